@@ -1,0 +1,1 @@
+//! Cost sheets and hard limits: multiply-accumulates, parameters, memory

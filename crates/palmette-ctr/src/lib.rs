@@ -1,0 +1,3 @@
+//! Click-through-rate models: spaces, supernets, baselines and recipes.
+
+pub mod nasrec;

@@ -1,0 +1,1 @@
+//! Click logs: schema, streaming ingestion, columnar shards, batches

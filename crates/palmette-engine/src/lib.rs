@@ -1,0 +1,1 @@
+//! The execution engine: elastic weights, typed operators, sparse optimisers

@@ -1,0 +1,1 @@
+//! Jagged tensors and jagged flash attention on CPU and GPU

@@ -1,0 +1,1 @@
+//! Search strategies, predictors and rank statistics over any space

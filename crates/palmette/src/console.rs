@@ -1,0 +1,77 @@
+//! What a person sees: output format, progress, errors.
+
+use std::io::{IsTerminal, Write};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Text for people.
+    #[default]
+    Text,
+    /// One JSON document for scripts.
+    Json,
+}
+
+/// Options of every verb.
+#[derive(Args, Clone, Debug)]
+pub struct ConsoleArgs {
+    /// Print results as text for people or as one JSON document
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub format: Format,
+    /// Do not draw progress bars
+    #[arg(long, global = true)]
+    pub quiet: bool,
+    /// Worker threads (default: all cores); results do not depend on it
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+/// Prints results, progress and errors as the user asked.
+#[derive(Clone, Debug)]
+pub struct Console {
+    /// The chosen output format.
+    pub format: Format,
+    /// Draw no progress.
+    pub quiet: bool,
+}
+
+impl Console {
+    /// Reads the options and sets up the thread pool.
+    pub fn new(args: &ConsoleArgs) -> Self {
+        Self { format: args.format, quiet: args.quiet }
+    }
+
+    /// Whether progress bars may be drawn: standard error is a terminal and nobody asked for quiet.
+    pub fn draws(&self) -> bool {
+        !self.quiet && std::io::stderr().is_terminal()
+    }
+
+    /// Prints a result: `text` for people, or `value` as JSON.
+    pub fn result<T: Serialize>(
+        &self,
+        value: &T,
+        text: impl FnOnce() -> String,
+    ) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        match self.format {
+            Format::Text => writeln!(out, "{}", text().trim_end())?,
+            Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(value)?)?,
+        }
+        Ok(())
+    }
+
+    /// One line of progress for people, on standard error.
+    pub fn note(&self, line: &str) {
+        if !self.quiet {
+            eprintln!("{line}");
+        }
+    }
+
+    /// Prints an error with its causes.
+    pub fn error(&self, error: &anyhow::Error) {
+        eprintln!("error: {error:#}");
+    }
+}
