@@ -35,3 +35,4 @@ assert!(svg.starts_with("<svg") && svg.contains("16 + 8 fields"));
 */
 
 pub mod drawing;
+pub mod onnx;
