@@ -293,6 +293,20 @@ impl Program {
         out
     }
 
+    /// Zeros, `[rows, width]`.
+    pub fn zero_rows(&mut self, width: usize) -> BufferId {
+        let out = self.add_buffer(Extent::Rows { width }, false);
+        self.ops.push(Op::Zeros(Zeros { out }));
+        out
+    }
+
+    /// Zeros, `[fields, rows, dim]`.
+    pub fn zero_fields(&mut self, fields: usize, dim: usize) -> BufferId {
+        let out = self.add_buffer(Extent::Fields { fields, dim }, false);
+        self.ops.push(Op::Zeros(Zeros { out }));
+        out
+    }
+
     /// The logit; must come last. See [`Head`].
     ///
     /// # Panics

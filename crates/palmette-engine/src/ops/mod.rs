@@ -12,6 +12,7 @@ mod merge;
 mod norm;
 mod outer;
 mod row_map;
+mod zeros;
 
 pub use add::{Add, Multiply};
 pub use attention::AttentionCore;
@@ -25,6 +26,7 @@ pub use merge::{FactorizationMachine, FieldSums, FieldsFromRows, RowsFromFields}
 pub use norm::AddNorm;
 pub use outer::Outer;
 pub use row_map::RowMap;
+pub use zeros::Zeros;
 
 use crate::Real;
 use crate::chunk::Chunk;
@@ -54,6 +56,7 @@ pub enum Op {
     FieldSums(FieldSums),
     Outer(Outer),
     Head(Head),
+    Zeros(Zeros),
 }
 
 /// What kind of work an operator is, for the time split of benchmarks.
@@ -89,6 +92,7 @@ macro_rules! each {
             Op::FieldSums($inner) => $body,
             Op::Outer($inner) => $body,
             Op::Head($inner) => $body,
+            Op::Zeros($inner) => $body,
         }
     };
 }
