@@ -104,7 +104,8 @@ impl Real for f32 {
         const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
         let x = if self > 88.3 { 88.3 } else { self };
         let x = if x < -87.3 { -87.3 } else { x };
-        let n = f32::mul_add(x, std::f32::consts::LOG2_E, SHIFT) - SHIFT;
+        let shifted = f32::mul_add(x, std::f32::consts::LOG2_E, SHIFT);
+        let n = shifted - SHIFT;
         let r = f32::mul_add(n, -0.693_359_4, x);
         let r = f32::mul_add(n, 2.121_944_4e-4, r);
         let p = f32::mul_add(1.987_569_1e-4, r, 1.398_199_9e-3);
@@ -113,7 +114,8 @@ impl Real for f32 {
         let p = f32::mul_add(p, r, 1.666_666_5e-1);
         let p = f32::mul_add(p, r, 0.5);
         let y = f32::mul_add(p * r, r, r) + 1.0;
-        let scale = f32::from_bits((((n as i32) + 127) << 23) as u32);
+        // The integer is in the low bits of the shifted sum; a cast would saturate, lane by lane.
+        let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
         y * scale
     }
 }

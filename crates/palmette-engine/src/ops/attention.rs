@@ -156,28 +156,25 @@ impl AttentionCore {
                 }
                 q.data.iter_mut().for_each(|q| *q *= scale);
                 for block in (0..fields).step_by(LANES) {
-                    self.query_block::<T, D>(
-                        &q,
-                        &k,
-                        &v,
-                        &g,
+                    let dq = query_block::<T, D>(
+                        [&q, &k, &v, &g],
                         block,
                         fields,
                         padded,
                         probabilities,
                         gradients,
-                        |l, dq| {
-                            if uses[0].grad {
-                                // SAFETY: one field of row `r` of the gradient.
-                                let t = unsafe {
-                                    slice_mut(targets[0].0.add((block + l) * targets[0].1 + at), D)
-                                };
-                                for c in 0..D {
-                                    put(&mut t[c], dq[c][l] * scale, uses[0].accumulate);
-                                }
-                            }
-                        },
                     );
+                    if !uses[0].grad {
+                        continue;
+                    }
+                    for l in 0..LANES.min(fields - block) {
+                        let start = (block + l) * targets[0].1 + at;
+                        // SAFETY: one field of row `r` of the gradient.
+                        let t = unsafe { slice_mut(targets[0].0.add(start), D) };
+                        for c in 0..D {
+                            put(&mut t[c], dq[c][l] * scale, uses[0].accumulate);
+                        }
+                    }
                 }
                 // Lanes past the last field hold queries that do not exist.
                 for j in 0..fields {
@@ -209,64 +206,57 @@ impl AttentionCore {
             }
         }
     }
+}
 
-    /// Probabilities and score gradients of sixteen queries against all keys, and their dQ.
-    #[inline(always)]
-    fn query_block<T: Real, const D: usize>(
-        &self,
-        q: &Head<'_, T>,
-        k: &Head<'_, T>,
-        v: &Head<'_, T>,
-        g: &Head<'_, T>,
-        block: usize,
-        fields: usize,
-        padded: usize,
-        probabilities: &mut [T],
-        gradients: &mut [T],
-        mut dq_of_lane: impl FnMut(usize, &[[T; LANES]; D]),
-    ) {
-        let (weights, _, sum) =
-            attend::<T, D>(q, k, v, block, fields, Some((&mut *probabilities, padded)));
-        let mut delta = [T::ZERO; LANES];
-        let mut inverse = [T::ZERO; LANES];
-        let live = LANES.min(fields - block);
+/// Probabilities and score gradients of sixteen queries against all keys, and their dQ.
+#[inline(always)]
+fn query_block<T: Real, const D: usize>(
+    [q, k, v, g]: [&Head<'_, T>; 4],
+    block: usize,
+    fields: usize,
+    padded: usize,
+    probabilities: &mut [T],
+    gradients: &mut [T],
+) -> [[T; LANES]; D] {
+    let (weights, _, sum) =
+        attend::<T, D>(q, k, v, block, fields, Some((&mut *probabilities, padded)));
+    let mut delta = [T::ZERO; LANES];
+    let mut inverse = [T::ZERO; LANES];
+    let live = LANES.min(fields - block);
+    for l in 0..LANES {
+        inverse[l] = if l < live { T::ONE / sum[l] } else { T::ZERO };
+    }
+    for c in 0..D {
+        let g = g.lanes(c, block);
         for l in 0..LANES {
-            inverse[l] = if l < live { T::ONE / sum[l] } else { T::ZERO };
-        }
-        for c in 0..D {
-            let g = g.lanes(c, block);
-            for l in 0..LANES {
-                delta[l] = g[l].mul_add(weights[c][l] * inverse[l], delta[l]);
-            }
-        }
-        let mut dq = [[T::ZERO; LANES]; D];
-        for j in 0..fields {
-            let p: &mut [T; LANES] =
-                probabilities[j * padded + block..].first_chunk_mut().expect("padded");
-            let ds: &mut [T; LANES] =
-                gradients[j * padded + block..].first_chunk_mut().expect("padded");
-            let mut dp = [T::ZERO; LANES];
-            for c in 0..D {
-                let (v, g) = (v.data[c * v.stride + j], g.lanes(c, block));
-                for l in 0..LANES {
-                    dp[l] = g[l].mul_add(v, dp[l]);
-                }
-            }
-            for l in 0..LANES {
-                p[l] *= inverse[l];
-                ds[l] = p[l] * (dp[l] - delta[l]);
-            }
-            for c in 0..D {
-                let k = k.data[c * k.stride + j];
-                for l in 0..LANES {
-                    dq[c][l] = ds[l].mul_add(k, dq[c][l]);
-                }
-            }
-        }
-        for l in 0..live {
-            dq_of_lane(l, &dq);
+            delta[l] = g[l].mul_add(weights[c][l] * inverse[l], delta[l]);
         }
     }
+    let mut dq = [[T::ZERO; LANES]; D];
+    for j in 0..fields {
+        let p: &mut [T; LANES] =
+            probabilities[j * padded + block..].first_chunk_mut().expect("padded");
+        let ds: &mut [T; LANES] =
+            gradients[j * padded + block..].first_chunk_mut().expect("padded");
+        let mut dp = [T::ZERO; LANES];
+        for c in 0..D {
+            let (v, g) = (v.data[c * v.stride + j], g.lanes(c, block));
+            for l in 0..LANES {
+                dp[l] = g[l].mul_add(v, dp[l]);
+            }
+        }
+        for l in 0..LANES {
+            p[l] *= inverse[l];
+            ds[l] = p[l] * (dp[l] - delta[l]);
+        }
+        for c in 0..D {
+            let k = k.data[c * k.stride + j];
+            for l in 0..LANES {
+                dq[c][l] = ds[l].mul_add(k, dq[c][l]);
+            }
+        }
+    }
+    dq
 }
 
 /// Sixteen queries against all keys: `sum_j e_j v_j`, the maximal score, and `sum_j e_j` with
@@ -284,19 +274,9 @@ fn attend<T: Real, const D: usize>(
     for c in 0..D {
         queries[c] = *q.lanes(c, block);
     }
-    let score = |j: usize| {
-        let mut s = [T::ZERO; LANES];
-        for c in 0..D {
-            let k = k.data[c * k.stride + j];
-            for l in 0..LANES {
-                s[l] = queries[c][l].mul_add(k, s[l]);
-            }
-        }
-        s
-    };
-    let mut maximum = score(0);
+    let mut maximum = score(&queries, k, 0);
     for j in 1..fields {
-        let s = score(j);
+        let s = score(&queries, k, j);
         for l in 0..LANES {
             maximum[l] = maximum[l].max(s[l]);
         }
@@ -304,7 +284,7 @@ fn attend<T: Real, const D: usize>(
     let mut sum = [T::ZERO; LANES];
     let mut weighted = [[T::ZERO; LANES]; D];
     for j in 0..fields {
-        let mut e = score(j);
+        let mut e = score(&queries, k, j);
         for l in 0..LANES {
             e[l] = (e[l] - maximum[l]).exp();
             sum[l] += e[l];
@@ -320,6 +300,23 @@ fn attend<T: Real, const D: usize>(
         }
     }
     (weighted, maximum, sum)
+}
+
+/// Scores of sixteen queries against key `j`.
+#[inline(always)]
+fn score<T: Real, const D: usize>(
+    queries: &[[T; LANES]; D],
+    k: &Head<'_, T>,
+    j: usize,
+) -> [T; LANES] {
+    let mut s = [T::ZERO; LANES];
+    for c in 0..D {
+        let k = k.data[c * k.stride + j];
+        for l in 0..LANES {
+            s[l] = queries[c][l].mul_add(k, s[l]);
+        }
+    }
+    s
 }
 
 /// Cuts `data` into parts of the given lengths.

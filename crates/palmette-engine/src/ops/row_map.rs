@@ -3,6 +3,7 @@
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::lanes::{LANES, put, update};
+use crate::matmul::{Strided, matmul};
 use crate::program::{BufferId, Program, SliceId, Span};
 
 /// `y[f, r, :] = relu?(W x[f, r, :] + b?)`.
@@ -121,52 +122,21 @@ impl RowMap {
         let source = batch.program.inputs[self.inputs.range()][0].buffer;
         let (x, x_stride) = batch.fields_of(source, self.dim_in);
         let (dy, dy_stride) = batch.field_grads_of(self.out, self.dim_out);
-        for o in 0..rows {
-            // SAFETY: the caller owns these rows of the gradient.
-            unsafe { slice_mut(grad.add(o * grad_stride), self.dim_in) }.fill(T::ZERO);
-        }
         for f in 0..fields {
-            // SAFETY: the batch's rows of field `f`, read only.
-            let (x, dy) = unsafe {
-                (
-                    slice(x.add(f * x_stride), batch.rows * self.dim_in),
-                    slice(dy.add(f * dy_stride), batch.rows * self.dim_out),
-                )
-            };
-            if self.dim_in == LANES && self.dim_out == LANES && rows == LANES && first == 0 {
-                // SAFETY: sixteen rows of sixteen elements.
-                unsafe { outer16(x, dy, grad, grad_stride) };
-                continue;
-            }
-            for (x, dy) in x.chunks_exact(self.dim_in).zip(dy.chunks_exact(self.dim_out)) {
-                for (o, &dy) in dy[first..first + rows].iter().enumerate() {
-                    // SAFETY: as above.
-                    let row = unsafe { slice_mut(grad.add(o * grad_stride), self.dim_in) };
-                    update(row, x, |x, g| x.mul_add(dy, g));
-                }
+            // SAFETY: the caller owns these rows of the gradient; operands are read only.
+            unsafe {
+                matmul(
+                    rows,
+                    self.dim_in,
+                    batch.rows,
+                    Strided { pointer: grad, row: grad_stride, col: 1 },
+                    f > 0,
+                    Strided::row_major(dy.add(f * dy_stride + first).cast_const(), self.dim_out)
+                        .transposed(),
+                    Strided::row_major(x.add(f * x_stride).cast_const(), self.dim_in),
+                );
             }
         }
-    }
-}
-
-/// `G += sum_r dy_r x_r^T` with G in sixteen registers.
-///
-/// # Safety
-/// `grad` must have sixteen rows of sixteen elements.
-#[inline(always)]
-unsafe fn outer16<T: Real>(x: &[T], dy: &[T], grad: *mut T, grad_stride: usize) {
-    let mut acc = [[T::ZERO; LANES]; LANES];
-    for (x, dy) in x.as_chunks::<LANES>().0.iter().zip(dy.as_chunks::<LANES>().0) {
-        for o in 0..LANES {
-            for i in 0..LANES {
-                acc[o][i] = dy[o].mul_add(x[i], acc[o][i]);
-            }
-        }
-    }
-    for (o, acc) in acc.iter().enumerate() {
-        // SAFETY: the caller's promise.
-        let row = unsafe { slice_mut(grad.add(o * grad_stride), LANES) };
-        update(row, acc, |a, g| g + a);
     }
 }
 
