@@ -3,17 +3,21 @@
 mod canonical;
 mod cost;
 mod json;
+mod limited;
 mod liveness;
 mod path;
 mod preset;
 mod space;
 mod supernet_path;
+#[cfg(test)]
+mod tests;
 
 pub use canonical::{canonical, canonical_key};
 pub use cost::{
     macs, macs_with_dead_code, params, params_with_dead_code, projected_fields, supernet_macs,
 };
 pub use json::{ArchitectureFile, JsonError};
+pub use limited::{ImpossibleLimits, LimitedSpace};
 pub use liveness::{BlockLiveness, liveness};
 pub use path::{
     Block, DenseOp, EMBEDDING_DIM, MAX_BLOCKS, MERGE_FIELDS, Path, Set, Shape, SparseOp,
