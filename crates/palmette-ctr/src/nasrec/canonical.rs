@@ -86,7 +86,7 @@ fn canonical_block(block: &Block, live: BlockLiveness, rename: impl Fn(Set) -> S
         dense_width: if live.dense_operator { block.dense_width } else { EMBEDDING_DIM as u16 },
         sparse_width: if live.sparse_operator { block.sparse_width } else { EMBEDDING_DIM as u16 },
         dense_to_sparse: block.dense_to_sparse && live.sparse_output,
-        sparse_to_dense: block.sparse_to_dense && live.dense_output,
+        sparse_to_dense: block.adds_pairs(live),
     }
 }
 

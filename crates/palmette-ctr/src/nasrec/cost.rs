@@ -117,7 +117,7 @@ fn standalone(path: &Path, shape: Shape, live: &[BlockLiveness]) -> Size {
         if live.sparse_output && block.dense_to_sparse {
             total += projection(d, MERGE_WIDTH);
         }
-        if live.dense_output && block.sparse_to_dense {
+        if block.adds_pairs(*live) {
             total += projection(E, d);
         }
     }
@@ -212,7 +212,7 @@ fn supernet_block(path: &Path, shape: Shape, block: &Block, live: BlockLiveness)
     if live.sparse_output && block.dense_to_sparse {
         macs += d * MERGE_WIDTH;
     }
-    if live.dense_output && block.sparse_to_dense {
+    if block.adds_pairs(live) {
         macs += E * d;
     }
     macs

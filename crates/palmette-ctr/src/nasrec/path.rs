@@ -159,6 +159,21 @@ impl Block {
         self.has_dense(DenseOp::SigmoidGating) || self.has_dense(DenseOp::Sum)
     }
 
+    /// Whether the dense-to-sparse merge reads the dense output itself, without a projection.
+    ///
+    /// The released code then takes a view, which the in-place addition of the
+    /// sparse-to-dense merge changes: with d = 128 alone the appended fields
+    /// include that term. Standalone networks compute what that code computes.
+    pub fn merge_is_a_view(&self) -> bool {
+        usize::from(self.dense_width) == EMBEDDING_DIM * MERGE_FIELDS
+    }
+
+    /// Whether the sparse-to-dense merge runs.
+    pub fn adds_pairs(&self, live: super::BlockLiveness) -> bool {
+        let through_view = live.sparse_output && self.dense_to_sparse && self.merge_is_a_view();
+        self.sparse_to_dense && (live.dense_output || through_view)
+    }
+
     /// Fields of this block's sparse output, the merge's included.
     pub fn output_fields(&self) -> usize {
         usize::from(self.sparse_width) + if self.dense_to_sparse { MERGE_FIELDS } else { 0 }
