@@ -81,20 +81,5 @@ fn gene_from_json(choice: &Choice, value: &Value) -> Result<u32, SpaceError> {
 
 /// The candidate with the smallest edit distance to `name`; empty if there is none.
 fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> String {
-    candidates.min_by_key(|candidate| edit_distance(name, candidate)).unwrap_or("").to_owned()
-}
-
-/// Levenshtein's distance over bytes.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substitute = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
+    candidates.min_by_key(|candidate| strsim::levenshtein(name, candidate)).unwrap_or("").to_owned()
 }

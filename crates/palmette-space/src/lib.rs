@@ -52,6 +52,8 @@ mod mutate;
 mod neighbours;
 mod sample;
 mod space;
+#[cfg(test)]
+mod tests;
 
 pub use build::SpaceBuilder;
 pub use cardinality::Cardinality;

@@ -5,12 +5,15 @@ mod compile;
 mod cost;
 mod golden;
 mod json;
+mod limited;
 mod liveness;
 mod network;
 mod path;
 mod preset;
 mod space;
 mod supernet_path;
+#[cfg(test)]
+mod tests;
 
 pub use canonical::{canonical, canonical_key};
 pub use cost::{
@@ -21,6 +24,7 @@ pub use golden::{
     check_golden,
 };
 pub use json::{ArchitectureFile, JsonError};
+pub use limited::{ImpossibleLimits, LimitedSpace};
 pub use liveness::{BlockLiveness, liveness};
 pub use network::{Arrangement, Form, LogicalTensor, MERGE_WIDTH, Network};
 pub use path::{

@@ -67,7 +67,7 @@ impl NasRecConfig {
 }
 
 /// Genes of a block, in their order.
-const GENES: usize = 10;
+pub(super) const GENES: usize = 10;
 
 /// A NASRec space: genotypes, paths and what both share.
 ///
@@ -114,6 +114,13 @@ impl NasRecSpace {
         &self.config
     }
 
+    /// Base-10 logarithm of the number of genotypes, with or without the choices of left and right
+    /// operands. Raise `max_sources` to the number of blocks to count subsets of any size.
+    pub fn log10_cardinality(&self, count_operands: bool) -> f64 {
+        let operands: f64 = (1..=self.config.blocks).map(|i| 2.0 * (i as f64).log10()).sum();
+        self.space.cardinality().log10() - if count_operands { 0.0 } else { operands }
+    }
+
     /// The path of a genotype.
     pub fn path(&self, genotype: &Genotype) -> Path {
         let config = &self.config;
@@ -130,6 +137,11 @@ impl NasRecSpace {
             sparse_to_dense: g[9] == 1,
         });
         Path { blocks: blocks.collect() }
+    }
+
+    /// A random candidate: source counts uniform in 1..=min(m, max), everything else uniform.
+    pub fn random_path(&self, rng: &mut ChaCha8Rng) -> Path {
+        self.path(&self.space.sample(rng))
     }
 
     /// The genotype of a path of this space; the error names the block's field that does not fit.
@@ -277,12 +289,5 @@ fn describe(block: &Block, gene: usize) -> String {
         7 => block.sparse_width.to_string(),
         8 => block.dense_to_sparse.to_string(),
         _ => block.sparse_to_dense.to_string(),
-    }
-}
-
-impl NasRecSpace {
-    /// A random candidate: source counts uniform in 1..=min(m, max), everything else uniform.
-    pub fn random_path(&self, rng: &mut ChaCha8Rng) -> Path {
-        self.path(&self.space.sample(rng))
     }
 }
