@@ -26,6 +26,7 @@ assert!(encoded.external.is_none());
 */
 
 mod encode;
+mod encoders;
 mod export;
 mod graph;
 mod inputs;
@@ -35,6 +36,7 @@ mod proto;
 use thiserror::Error;
 
 pub use encode::{Encoded, ExternalData, ExternalFile, Model};
+pub use encoders::{CategoricalField, DenseField, EncodersFile, FieldEncoder};
 pub use export::{Export, export};
 pub use graph::{Attribute, Dim, ElementType, GraphBuilder, Value};
 pub use inputs::DenseTransform;
