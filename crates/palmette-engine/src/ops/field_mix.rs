@@ -13,7 +13,8 @@ use crate::program::{BufferId, NORM_EPSILON, NormSlices, Program, SliceId, Span}
 #[derive(Clone, Debug)]
 pub struct FieldMix {
     pub(crate) inputs: Span,
-    pub(crate) weights: Span,
+    /// W_j, parallel to the inputs.
+    pub weights: Span,
     /// Output.
     pub out: BufferId,
     pub(crate) pre: BufferId,

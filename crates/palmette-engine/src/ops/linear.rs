@@ -15,7 +15,8 @@ use crate::program::{BufferId, NormSlices, Program, SliceId, Span};
 #[derive(Clone, Debug)]
 pub struct Linear {
     pub(crate) inputs: Span,
-    pub(crate) weights: Span,
+    /// W_j, parallel to the inputs.
+    pub weights: Span,
     /// Output.
     pub out: BufferId,
     /// Output of the products; differs from `out` under a norm.
