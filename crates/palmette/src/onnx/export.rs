@@ -90,6 +90,7 @@ impl<'a> Exporter<'a> {
             }
             Op::FieldSums(op) => (op.out, self.graph.sum_over(&x[0].value, 2)),
             Op::Outer(op) => (op.out, self.outer(op, &x)),
+            Op::Zeros(op) => (op.out, self.zeros(op.out)?),
             Op::Head(op) => return self.head(op, &x),
         };
         self.values.push((out, value));
@@ -257,6 +258,15 @@ impl<'a> Exporter<'a> {
         let b = self.graph.reshape(&x[1].value, &[0, 1, m, dim]);
         let products = self.graph.binary("Mul", &a, &b);
         self.graph.reshape(&products, &[0, n * m, dim])
+    }
+
+    fn zeros(&mut self, out: BufferId) -> Result<Value, OnnxError> {
+        let shape: Vec<i64> = match self.export.program.extent(out) {
+            Extent::Rows { width } => vec![width as i64],
+            Extent::Fields { fields, dim } => vec![fields as i64, dim as i64],
+        };
+        let (_, batch) = self.values.first().ok_or(OnnxError::Incomplete("input"))?;
+        Ok(self.graph.zeros(batch, &shape))
     }
 
     fn head(&mut self, op: &Head, x: &[Operand]) -> Result<(), OnnxError> {
