@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use palmette::onnx::{DenseTransform, Export, ExternalData, export};
+use palmette::onnx::{Export, ExternalData, export};
 use palmette_ctr::nasrec::{EMBEDDING_DIM, NasRecSpace, Network, Operators, Path, Shape};
+use palmette_data::DenseTransform;
 use palmette_engine::{
     Batch, Executor, Model, Optimizer, ParamStore, Program, Step, TableSpec, Tables, Trainable,
 };

@@ -1,5 +1,6 @@
 //! From a program of the engine to a graph: one function an operator.
 
+use palmette_data::DenseTransform;
 use palmette_engine::ops::{
     Add, AddNorm, AttentionCore, Embedding, FieldMix, Gate, Gram, Head, HeadPiece, Linear, Op,
     Outer, RowMap,
@@ -10,7 +11,7 @@ use super::{
     OnnxError,
     encode::Model as OnnxModel,
     graph::{Dim, GraphBuilder, Value},
-    inputs::{DenseTransform, dense, table_rows},
+    inputs::{dense, table_rows},
 };
 
 /// A trained model on its way out.
