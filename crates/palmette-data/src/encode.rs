@@ -11,7 +11,7 @@ use crate::input::{BLOCK_BYTES, Input, bad_row};
 use crate::interner::Interner;
 use crate::manifest::Encoders;
 use crate::number;
-use crate::parse::{CategoricalColumn, LABEL_ABSENT, Leniency, ParsedBlock, RowParser};
+use crate::parse::{CategoricalColumn, LABEL_ABSENT, ParsedBlock, Purpose, RowParser};
 use crate::profile::Profile;
 use crate::schema::Schema;
 
@@ -175,9 +175,8 @@ impl<'a> LogReader<'a> {
 }
 
 fn open_log(path: &Path, schema: &Schema) -> Result<OpenLog, DataError> {
-    // a log of new rows may come without the label; headerless files then have one column less
     let mut input = Input::open(path, schema, BLOCK_BYTES)?;
-    let parser = RowParser::new(schema, &input.names, path, Leniency { inputs_only: true })?;
+    let parser = RowParser::new(schema, &input.names, path, Purpose::Predict)?;
     input.project(&parser.used())?;
     let rows = input.header_rows;
     Ok(OpenLog { input, parser, rows })

@@ -4,6 +4,7 @@ Click logs: schema, streaming ingestion, columnar shards, batches.
 
 mod batch;
 mod dataset;
+mod encode;
 mod encoder;
 mod error;
 mod fit;
@@ -24,6 +25,7 @@ mod write;
 
 pub use batch::{Batch, RawBatch};
 pub use dataset::Dataset;
+pub use encode::{LogReader, RowEncoder};
 pub use encoder::{
     CategoricalEncoder, DenseTransform, IntegerBase, MIN_TABLE_ROWS, hash_value, table_index,
 };

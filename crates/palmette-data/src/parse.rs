@@ -132,11 +132,13 @@ struct RowState {
     problem: Option<(usize, RowProblem)>,
 }
 
-/// What the caller of a parser may leave out.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Leniency {
-    /// The file may lack the label, the weight and the kept columns (rows to predict).
-    pub inputs_only: bool,
+/// What rows are parsed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A dataset: every column of the schema must be there.
+    Prepare,
+    /// Predictions: only the model's inputs must be there; the label is read if it is.
+    Predict,
 }
 
 impl RowParser {
@@ -145,8 +147,9 @@ impl RowParser {
         schema: &Schema,
         names: &[String],
         file: &std::path::Path,
-        leniency: Leniency,
+        purpose: Purpose,
     ) -> Result<RowParser, DataError> {
+        let predict = purpose == Purpose::Predict;
         let width = names.len();
         let mut names = names.to_vec();
         if let Some(profile) = &schema.profile {
@@ -179,7 +182,7 @@ impl RowParser {
         }
         let extras = schema.extras();
         let mut label_optional = false;
-        if leniency.inputs_only {
+        if predict {
             match find(&schema.label.column) {
                 Ok(at) => uses.push((at, Use::Label)),
                 Err(_) => label_optional = true,
@@ -214,7 +217,7 @@ impl RowParser {
         uses.sort_by_key(|(at, _)| *at);
         let starts = (0..=names.len()).map(|i| uses.partition_point(|(at, _)| *at < i)).collect();
         let columns = Columns::new(schema, &extras);
-        let columns = match leniency.inputs_only {
+        let columns = match predict {
             true => Columns { weighted: false, extras: 0, ..columns },
             false => columns,
         };
@@ -232,14 +235,14 @@ impl RowParser {
             missing: schema.missing.iter().map(|text| text.trim().as_bytes().to_vec()).collect(),
             at_least: schema.label.at_least,
             drop_missing_label: schema.label.drop_missing,
-            label_optional: label_optional || leniency.inputs_only,
+            label_optional: label_optional || predict,
             time_format: schema.time.as_ref().map(|time| time.format).unwrap_or_default(),
             time_extra: extras.iter().position(|extra| extra.kind == ExtraKind::Time),
             time_parts: match &schema.time {
-                Some(time) if time.columns.len() > 1 && !leniency.inputs_only => time.columns.len(),
+                Some(time) if time.columns.len() > 1 && !predict => time.columns.len(),
                 _ => 0,
             },
-            routes: match leniency.inputs_only {
+            routes: match predict {
                 true => None,
                 false => routes(&schema.split),
             },

@@ -98,6 +98,8 @@ struct PartWriter {
     rows: u64,
     /// Rows routed so far.
     written: u64,
+    /// Shards opened so far.
+    opened: u64,
     open: Vec<OpenShard>,
 }
 
@@ -124,6 +126,7 @@ pub(crate) fn write_shards(
         split,
         rows: assignment.rows.get(split),
         written: 0,
+        opened: 0,
         open: Vec::new(),
     });
     let mut entries = Vec::new();
@@ -161,15 +164,15 @@ fn shard_name(split: Split, number: u64) -> String {
 impl PartWriter {
     /// Opens the shards that rows up to `end` need.
     fn open_shards(&mut self, dir: &Path, columns: Columns, end: u64) -> Result<(), DataError> {
-        let mut next = self.open.last().map_or(self.written / SHARD_ROWS, |shard| shard.number + 1);
-        while next * SHARD_ROWS < end {
+        while self.opened * SHARD_ROWS < end {
+            let next = self.opened;
             let rows = (self.rows - next * SHARD_ROWS).min(SHARD_ROWS);
             let path = temporary_name(&dir.join(shard_name(self.split, next)));
             let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
             let file = file.map_err(DataError::io("create", &path))?;
             let offsets = columns.offsets(rows);
             self.open.push(OpenShard { number: next, file, offsets, rows, exceptions: Vec::new() });
-            next += 1;
+            self.opened += 1;
         }
         Ok(())
     }

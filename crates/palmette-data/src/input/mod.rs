@@ -13,6 +13,10 @@ mod text;
 
 pub(crate) use record::Delimiter;
 
+/// Bytes of text a block. A quarter of a megabyte keeps a block's text and its columns in the
+/// second-level cache.
+pub(crate) const BLOCK_BYTES: usize = 1 << 18;
+
 /// Whole rows of one file, not yet parsed.
 #[derive(Debug)]
 pub(crate) struct Block {
@@ -94,7 +98,10 @@ impl Input {
         let delimiter = if format == FileFormat::Csv { Delimiter::CSV } else { Delimiter::TSV };
         let mut blocks = text::TextBlocks::new(path, reader, compression, delimiter, block_bytes);
         let (names, header_rows) = match &schema.columns {
-            Some(columns) => (columns.clone(), 0),
+            Some(columns) => {
+                blocks.skip_byte_order_mark()?;
+                (columns.clone(), 0)
+            }
             None => (blocks.header()?, 1),
         };
         Ok(Input { path: path.into(), names, header_rows, source: Source::Text(Box::new(blocks)) })

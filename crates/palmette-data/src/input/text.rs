@@ -11,6 +11,8 @@ use super::{Block, BlockRows, Delimiter, bad_row};
 /// The longest record: a quote that is never closed must not swallow the file.
 const MAX_RECORD_BYTES: usize = 16 << 20;
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Cuts a stream of text into blocks of whole records.
 pub(super) struct TextBlocks {
     path: PathBuf,
@@ -37,6 +39,18 @@ impl TextBlocks {
         Self { path, reader, compression, delimiter, block_bytes, carry, position: 0, finished: false }
     }
 
+    /// Skips the mark that some editors put before UTF-8 text.
+    pub fn skip_byte_order_mark(&mut self) -> Result<(), DataError> {
+        let mut bytes = std::mem::take(&mut self.carry);
+        while bytes.len() < BYTE_ORDER_MARK.len() && self.read_more(&mut bytes, 3)? {}
+        if bytes.starts_with(BYTE_ORDER_MARK) {
+            bytes.drain(..BYTE_ORDER_MARK.len());
+            self.position += BYTE_ORDER_MARK.len() as u64;
+        }
+        self.carry = bytes;
+        Ok(())
+    }
+
     /// Reads the column names.
     pub fn header(&mut self) -> Result<Vec<String>, DataError> {
         let mut bytes = std::mem::take(&mut self.carry);
@@ -48,8 +62,8 @@ impl TextBlocks {
                 None => break bytes.len(),
             }
         };
-        let mark = bytes.starts_with(b"\xef\xbb\xbf");
-        let record = without_line_end(&bytes[if mark { 3 } else { 0 }..end]);
+        let text = bytes[..end].strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes[..end]);
+        let record = without_line_end(text);
         let mut names = Vec::new();
         let mut valid = true;
         let mut push = |field: &[u8]| match std::str::from_utf8(field) {

@@ -8,18 +8,14 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use rayon::prelude::*;
 
 use crate::error::DataError;
-use crate::input::{Block, Input, bad_row};
-use crate::parse::{BadRecord, Leniency, ParsedBlock, RowParser};
+use crate::input::{BLOCK_BYTES, Block, Input, bad_row};
+use crate::parse::{BadRecord, Purpose, ParsedBlock, RowParser};
 use crate::profile::Profile;
 use crate::schema::Schema;
 use crate::shard::Columns;
 use crate::staging::{Chunk, ChunkInfo, Position, bad_rows_path, chunk_path, write_atomically};
 
 use super::{Observer, OnBadRow, PrepareOptions, QUARANTINE_FILE, Stage, check_stop};
-
-/// Bytes of text a block. A quarter of a megabyte keeps a block's text and columns in the
-/// second-level cache.
-const BLOCK_BYTES: usize = 1 << 18;
 
 /// The staged log.
 pub(super) struct Staged {
@@ -89,7 +85,7 @@ pub(super) fn stage(
     let mut unused_columns = Vec::new();
     for (number, path) in options.inputs.iter().enumerate() {
         let mut input = Input::open(path, schema, BLOCK_BYTES)?;
-        let parser = RowParser::new(schema, &input.names, path, Leniency::default())?;
+        let parser = RowParser::new(schema, &input.names, path, Purpose::Prepare)?;
         if number == 0 {
             unused_columns = parser.unused_names();
         }
