@@ -1,3 +1,4 @@
 //! Click-through-rate models: spaces, supernets, baselines and recipes.
 
+pub mod metrics;
 pub mod nasrec;

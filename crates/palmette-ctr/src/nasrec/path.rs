@@ -58,7 +58,9 @@ impl SparseOp {
 }
 
 /// A small set, stored as a bit mask.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Set(pub u32);
 
@@ -112,7 +114,7 @@ impl FromIterator<usize> for Set {
 /// A *path* is a superset of a genotype: operators, left and right are sets
 /// whose outputs are summed, so that any-path and full-path training steps are
 /// paths too. In a genotype each of the four has exactly one member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Block {
     /// Dense operators, bits in the order of [`DenseOp::ALL`].
     pub dense_ops: Set,
@@ -147,6 +149,31 @@ impl Block {
         self.sparse_ops.has(op as usize)
     }
 
+    /// Whether a dense operator reads the dense sources (FC or DP).
+    pub fn reads_dense_sources(&self) -> bool {
+        self.has_dense(DenseOp::Fc) || self.has_dense(DenseOp::DotProduct)
+    }
+
+    /// Whether a dense operator reads the left and right operands (SG or Sum).
+    pub fn is_binary(&self) -> bool {
+        self.has_dense(DenseOp::SigmoidGating) || self.has_dense(DenseOp::Sum)
+    }
+
+    /// Whether the dense-to-sparse merge reads the dense output itself, without a projection.
+    ///
+    /// The released code then takes a view, which the in-place addition of the
+    /// sparse-to-dense merge changes: with d = 128 alone the appended fields
+    /// include that term. Standalone networks compute what that code computes.
+    pub fn merge_is_a_view(&self) -> bool {
+        usize::from(self.dense_width) == EMBEDDING_DIM * MERGE_FIELDS
+    }
+
+    /// Whether the sparse-to-dense merge runs.
+    pub fn adds_pairs(&self, live: super::BlockLiveness) -> bool {
+        let through_view = live.sparse_output && self.dense_to_sparse && self.merge_is_a_view();
+        self.sparse_to_dense && (live.dense_output || through_view)
+    }
+
     /// Fields of this block's sparse output, the merge's included.
     pub fn output_fields(&self) -> usize {
         usize::from(self.sparse_width) + if self.dense_to_sparse { MERGE_FIELDS } else { 0 }
@@ -164,6 +191,16 @@ impl Path {
     /// Width of dense source `source` (0 = raw input).
     pub fn dense_width(&self, shape: Shape, source: usize) -> usize {
         if source == 0 { shape.dense } else { usize::from(self.blocks[source - 1].dense_width) }
+    }
+
+    /// Width of the concatenation of dense `sources`.
+    pub fn dense_concat(&self, shape: Shape, sources: Set) -> usize {
+        sources.iter().map(|source| self.dense_width(shape, source)).sum()
+    }
+
+    /// Fields of the concatenation of sparse `sources`.
+    pub fn sparse_concat(&self, shape: Shape, sources: Set) -> usize {
+        sources.iter().map(|source| self.sparse_fields(shape, source)).sum()
     }
 
     /// Fields of sparse source `source` (0 = raw input).

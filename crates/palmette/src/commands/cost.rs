@@ -1,10 +1,180 @@
+//! `palmette cost`: what an architecture costs, without data.
+
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use palmette_cost::{
+    CostSheet, Limits, MemoryModel, Metric, format_bytes, format_count, largest_table_cap,
+};
+use palmette_ctr::nasrec::{
+    ArchitectureFile, DatasetPreset, EMBEDDING_DIM, liveness, macs, macs_with_dead_code, params,
+    params_with_dead_code, supernet_macs,
+};
+use serde::Serialize;
 
 use crate::console::Console;
 
-#[derive(clap::Args)]
-pub struct Args {}
+const EXAMPLES: &str = "\
+Examples:
+  palmette cost best/arch.json --dataset criteo
+  palmette cost best/arch.json --dataset avazu --format json
+  palmette cost best/arch.json --dataset kdd12 --limit macs=1.5M --limit memory=2GiB
 
-pub fn run(_args: &Args, _console: &Console) -> anyhow::Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+Counts are those of the standalone network, per sample: dead code skipped, layer norm off, biases
+in `params`, not in `macs`. Memory is all parameters, tables included, with Adagrad's state, in f32.
+Exit code: 0, 1 if a limit is not met, 2 if the file cannot be read.";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Architecture in NASRec's published JSON format
+    #[arg(value_name = "ARCH.json")]
+    architecture: PathBuf,
+    /// Shape and table sizes to count for; no data is needed
+    #[arg(long, value_enum)]
+    dataset: Preset,
+    /// Rows that each table keeps at most (the search caps them at 500000)
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
+    table_cap: Option<u64>,
+    /// Hard limits to check: macs, params, total_params, memory [example: macs=1.5M]
+    #[arg(long, value_name = "NAME=VALUE", num_args = 1..)]
+    limit: Vec<String>,
+}
+
+/// The public click logs.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Preset {
+    /// Criteo Kaggle: 13 dense inputs, 26 categorical fields
+    Criteo,
+    /// Avazu: 1 dense input, 23 categorical fields
+    Avazu,
+    /// KDD Cup 2012 track 2: 3 dense inputs, 10 categorical fields
+    Kdd12,
+}
+
+impl Preset {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Criteo => "criteo",
+            Self::Avazu => "avazu",
+            Self::Kdd12 => "kdd12",
+        }
+    }
+}
+
+/// What is printed.
+#[derive(Serialize)]
+struct Report {
+    architecture: String,
+    dataset: &'static str,
+    /// Multiply-accumulates per sample without dead code.
+    macs: u64,
+    macs_with_dead_code: u64,
+    /// The same path as a part of the supernet.
+    supernet_macs: u64,
+    /// Network parameters without embedding tables and dead code.
+    params: u64,
+    params_with_dead_code: u64,
+    embedding_params: u64,
+    /// params + embedding_params.
+    total_params: u64,
+    /// Bytes of total_params with optimiser state.
+    memory: u64,
+    table_rows: u64,
+    dead_blocks: Vec<usize>,
+    /// Whether every limit is met; absent without limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    feasible: Option<bool>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    violations: Vec<String>,
+}
+
+pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
+    let limits = Limits::parse(&args.limit.join(" "))?;
+    let file = args.architecture.display();
+    let text = std::fs::read_to_string(&args.architecture)
+        .with_context(|| format!("cannot read the architecture {file}"))?;
+    let path = ArchitectureFile::parse(&text).with_context(|| file.to_string())?.path;
+    let preset = DatasetPreset::find(args.dataset.name()).context("a preset is missing")?;
+    let shape = preset.shape;
+
+    let cap = args.table_cap.unwrap_or(u64::MAX);
+    let table_rows: u64 = preset.table_rows.iter().map(|&rows| rows.min(cap)).sum();
+    let memory = MemoryModel::default();
+    let embedding_params = table_rows * EMBEDDING_DIM as u64;
+    let sheet = CostSheet::new(macs(&path, shape), params(&path, shape), embedding_params, &memory);
+    let violations = limits.violations(&sheet);
+    if violations.iter().any(|violation| violation.metric == Metric::Memory) {
+        note_table_cap(console, preset, &sheet, &limits, &memory);
+    }
+    let live = liveness(&path);
+    let report = Report {
+        architecture: file.to_string(),
+        dataset: preset.name,
+        macs: sheet.macs,
+        macs_with_dead_code: macs_with_dead_code(&path, shape),
+        supernet_macs: supernet_macs(&path, shape),
+        params: sheet.params,
+        params_with_dead_code: params_with_dead_code(&path, shape),
+        embedding_params,
+        total_params: sheet.total_params,
+        memory: sheet.memory,
+        table_rows,
+        dead_blocks: (1..=live.len()).filter(|&block| live[block - 1].is_dead()).collect(),
+        feasible: (!limits.is_empty()).then_some(violations.is_empty()),
+        violations: violations.iter().map(ToString::to_string).collect(),
+    };
+    console.result(&report, || report.text())?;
+    Ok(if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Says which table size would meet the memory limit, where one would.
+fn note_table_cap(
+    console: &Console,
+    preset: &DatasetPreset,
+    sheet: &CostSheet,
+    limits: &Limits,
+    memory: &MemoryModel,
+) {
+    let left = limits.get(Metric::Memory).and_then(|l| l.checked_sub(memory.bytes(sheet.params)));
+    let row = memory.bytes(EMBEDDING_DIM as u64);
+    match left.and_then(|left| largest_table_cap(preset.table_rows, left, row)) {
+        Some(cap) => console.note(&format!("memory would fit with --table-cap {cap}")),
+        None => console.note("memory would not fit with tables of one row either"),
+    }
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let mut lines = vec![
+            format!("{} on {}", self.architecture, self.dataset),
+            line("multiply-accumulates", &format_count(self.macs), "per sample, dead code skipped"),
+            line("  with dead code", &format_count(self.macs_with_dead_code), ""),
+            line("  in the supernet", &format_count(self.supernet_macs), ""),
+            line("parameters", &format_count(self.params), "of the network"),
+            line("  with dead code", &format_count(self.params_with_dead_code), ""),
+            line(
+                "  of tables",
+                &format_count(self.embedding_params),
+                &format!("{} rows of {EMBEDDING_DIM}", self.table_rows),
+            ),
+            line("  in total", &format_count(self.total_params), ""),
+            line("memory", &format_bytes(self.memory), "f32, with Adagrad's state"),
+        ];
+        if !self.dead_blocks.is_empty() {
+            let blocks: Vec<String> = self.dead_blocks.iter().map(usize::to_string).collect();
+            lines.push(line("dead blocks", &blocks.join(", "), "never reach the head"));
+        }
+        lines.extend(self.violations.iter().map(|violation| format!("infeasible: {violation}")));
+        if self.feasible == Some(true) {
+            lines.push("feasible: every limit is met".into());
+        }
+        lines.join("\n")
+    }
+}
+
+fn line(name: &str, value: &str, remark: &str) -> String {
+    format!("{name:<22} {value:>10}  {remark}").trim_end().to_owned()
 }

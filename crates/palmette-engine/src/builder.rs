@@ -1,0 +1,336 @@
+//! Building programs: one method an operator.
+
+use crate::ops::*;
+use crate::params::ParamId;
+use crate::program::{BufferId, Extent, NormSlices, Program, SliceId};
+
+/// What follows the products of [`Program::linear`] and [`Program::field_mix`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Epilogue {
+    /// b.
+    pub bias: Option<ParamId>,
+    /// Scale and shift of a layer normalisation.
+    pub norm: Option<(ParamId, ParamId)>,
+    /// Whether a ReLU comes last.
+    pub relu: bool,
+}
+
+/// How a buffer enters the logit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum HeadInput {
+    /// A trained weight: `[1, width]` for rows, `[fields, dim]` for fields.
+    Weight(ParamId),
+    /// The sum of all elements times a constant.
+    Constant(f64),
+}
+
+impl Program {
+    fn vector(&mut self, param: ParamId, len: usize) -> SliceId {
+        self.add_slice(param, 1, len, true, 0)
+    }
+
+    fn norm(
+        &mut self,
+        norm: Option<(ParamId, ParamId)>,
+        len: usize,
+        stats: Extent,
+    ) -> Option<NormSlices> {
+        norm.map(|(scale, shift)| NormSlices {
+            scale: self.vector(scale, len),
+            shift: self.vector(shift, len),
+            stats: self.add_buffer(stats, false),
+        })
+    }
+
+    fn trains(&self, buffer: BufferId) -> bool {
+        self.buffer(buffer).needs_grad
+    }
+
+    /// Channels of a fields buffer.
+    ///
+    /// # Panics
+    /// When `buffer` holds rows: a program is built by code, not by input.
+    pub fn dim(&self, buffer: BufferId) -> usize {
+        match self.extent(buffer) {
+            Extent::Fields { dim, .. } => dim,
+            Extent::Rows { .. } => panic!("a rows buffer has no channels"),
+        }
+    }
+
+    /// The batch's dense values, `[rows, width]`.
+    pub fn dense_input(&mut self, width: usize) -> BufferId {
+        let out = self.add_buffer(Extent::Rows { width }, false);
+        self.ops.push(Op::DenseInput(DenseInput { out }));
+        out
+    }
+
+    /// Rows of tables `first_table ..`, one a field of the batch, `[fields, rows, dim]`.
+    pub fn embedding(&mut self, first_table: usize, fields: usize, dim: usize) -> BufferId {
+        let out = self.add_buffer(Extent::Fields { fields, dim }, true);
+        self.ops.push(Op::Embedding(Embedding { out, first_table, dim }));
+        out
+    }
+
+    /// A fully connected layer over `sources` (buffer, weight block); see [`Linear`].
+    pub fn linear(
+        &mut self,
+        sources: &[(BufferId, ParamId)],
+        width: usize,
+        epilogue: Epilogue,
+    ) -> BufferId {
+        let inputs = self.add_inputs(sources.iter().map(|s| s.0));
+        let weights = self.add_weights(sources, width);
+        let out = self.add_buffer(Extent::Rows { width }, true);
+        let pre = match epilogue.norm {
+            Some(_) => self.add_buffer(Extent::Rows { width }, true),
+            None => out,
+        };
+        let bias = epilogue.bias.map(|b| self.vector(b, width));
+        let norm = self.norm(epilogue.norm, width, Extent::Rows { width: 2 });
+        self.ops.push(Op::Linear(Linear {
+            inputs,
+            weights,
+            out,
+            pre,
+            bias,
+            norm,
+            relu: epilogue.relu,
+        }));
+        out
+    }
+
+    fn add_weights(
+        &mut self,
+        sources: &[(BufferId, ParamId)],
+        width: usize,
+    ) -> crate::program::Span {
+        let start = self.weights.len() as u32;
+        for (j, &(buffer, param)) in sources.iter().enumerate() {
+            let slice = self.add_slice(param, width, self.width(buffer), false, j as u32);
+            self.weights.push(slice);
+        }
+        crate::program::Span { start, len: sources.len() as u32 }
+    }
+
+    /// A layer that mixes the field axis of `sources`; see [`FieldMix`].
+    pub fn field_mix(
+        &mut self,
+        sources: &[(BufferId, ParamId)],
+        fields: usize,
+        epilogue: Epilogue,
+    ) -> BufferId {
+        let dim = self.dim(sources[0].0);
+        let inputs = self.add_inputs(sources.iter().map(|s| s.0));
+        let weights = self.add_weights(sources, fields);
+        let extent = Extent::Fields { fields, dim };
+        let out = self.add_buffer(extent, true);
+        let pre = match epilogue.norm {
+            Some(_) => self.add_buffer(extent, true),
+            None => out,
+        };
+        let bias = epilogue.bias.map(|b| self.vector(b, fields));
+        let norm = self.norm(epilogue.norm, fields, Extent::Fields { fields: 2, dim });
+        self.ops.push(Op::FieldMix(FieldMix {
+            inputs,
+            weights,
+            out,
+            pre,
+            bias,
+            norm,
+            relu: epilogue.relu,
+            dim,
+        }));
+        out
+    }
+
+    /// A linear map of the channels; see [`RowMap`].
+    pub fn row_map(
+        &mut self,
+        x: BufferId,
+        weight: ParamId,
+        dim_out: usize,
+        bias: Option<ParamId>,
+        relu: bool,
+    ) -> BufferId {
+        let dim_in = self.dim(x);
+        let inputs = self.add_inputs([x]);
+        let weight = self.add_slice(weight, dim_out, dim_in, false, 0);
+        let out = self.add_buffer(Extent::Fields { fields: self.width(x), dim: dim_out }, true);
+        let bias = bias.map(|b| self.vector(b, dim_out));
+        self.ops.push(Op::RowMap(RowMap { inputs, weight, out, bias, relu, dim_in, dim_out }));
+        out
+    }
+
+    /// Dot products of all pairs of an optional vector and fields; see [`Gram`].
+    pub fn gram(&mut self, vector: Option<BufferId>, fields: &[BufferId]) -> BufferId {
+        let dim = self.dim(fields[0]);
+        let vectors =
+            usize::from(vector.is_some()) + fields.iter().map(|&f| self.width(f)).sum::<usize>();
+        let inputs = self.add_inputs(vector.into_iter().chain(fields.iter().copied()));
+        let out = self.add_buffer(Extent::Rows { width: vectors * (vectors - 1) / 2 }, true);
+        self.scratch_len = self.scratch_len.max(Gram::scratch_len(vectors, dim));
+        self.ops.push(Op::Gram(Gram { inputs, has_vector: vector.is_some(), out, dim, vectors }));
+        out
+    }
+
+    /// `sigmoid(u) * x`, continued with zeros to `width`; see [`Gate`].
+    pub fn gate(&mut self, u: BufferId, x: BufferId, width: usize) -> BufferId {
+        let inputs = self.add_inputs([u, x]);
+        let out = self.add_buffer(Extent::Rows { width }, true);
+        self.ops.push(Op::Gate(Gate { inputs, out }));
+        out
+    }
+
+    /// Sum of buffers, as wide as the widest; see [`Add`].
+    pub fn add(&mut self, terms: &[BufferId], relu: bool) -> BufferId {
+        let widest = terms.iter().copied().max_by_key(|&t| self.width(t)).unwrap_or(terms[0]);
+        let needs_grad = terms.iter().any(|&t| self.trains(t));
+        let extent = self.extent(widest);
+        let inputs = self.add_inputs(terms.iter().copied());
+        let out = self.add_buffer(extent, needs_grad);
+        self.ops.push(Op::Add(Add { inputs, out, relu }));
+        out
+    }
+
+    /// Element-wise product of two buffers of one shape; see [`Multiply`].
+    pub fn multiply(&mut self, a: BufferId, b: BufferId) -> BufferId {
+        assert_eq!(self.extent(a), self.extent(b), "factors have one shape");
+        let needs_grad = self.trains(a) || self.trains(b);
+        let extent = self.extent(a);
+        let inputs = self.add_inputs([a, b]);
+        let out = self.add_buffer(extent, needs_grad);
+        self.ops.push(Op::Multiply(Multiply { inputs, out }));
+        out
+    }
+
+    /// Multi-head attention over the fields; see [`AttentionCore`].
+    ///
+    /// # Panics
+    /// When the head dimension is none of 1, 2, 4, 8, 16.
+    pub fn attention(&mut self, q: BufferId, k: BufferId, v: BufferId, heads: usize) -> BufferId {
+        let extent = self.extent(q);
+        let (fields, dim) = (self.width(q), self.dim(q));
+        assert!(
+            dim % heads == 0 && [1, 2, 4, 8, 16].contains(&(dim / heads)),
+            "{dim} channels in {heads} heads: the head dimension must be 1, 2, 4, 8 or 16"
+        );
+        let inputs = self.add_inputs([q, k, v]);
+        let out = self.add_buffer(extent, true);
+        self.scratch_len = self.scratch_len.max(AttentionCore::scratch_len(fields, dim, heads));
+        self.ops.push(Op::Attention(AttentionCore { inputs, out, dim, heads }));
+        out
+    }
+
+    /// `norm(a + b)` over the channels; see [`AddNorm`].
+    pub fn add_norm(
+        &mut self,
+        a: BufferId,
+        b: BufferId,
+        scale: ParamId,
+        shift: ParamId,
+    ) -> BufferId {
+        let extent = self.extent(a);
+        let (fields, dim) = (self.width(a), self.dim(a));
+        let inputs = self.add_inputs([a, b]);
+        let out = self.add_buffer(extent, true);
+        let pre = self.add_buffer(extent, true);
+        let norm = NormSlices {
+            scale: self.vector(scale, dim),
+            shift: self.vector(shift, dim),
+            stats: self.add_buffer(Extent::Fields { fields, dim: 2 }, false),
+        };
+        self.ops.push(Op::AddNorm(AddNorm { inputs, out, pre, norm, dim }));
+        out
+    }
+
+    /// Reads a vector as fields of `dim` channels; see [`FieldsFromRows`].
+    pub fn fields_from_rows(&mut self, x: BufferId, dim: usize) -> BufferId {
+        let fields = self.width(x) / dim;
+        let needs_grad = self.trains(x);
+        let inputs = self.add_inputs([x]);
+        let out = self.add_buffer(Extent::Fields { fields, dim }, needs_grad);
+        self.ops.push(Op::FieldsFromRows(FieldsFromRows { inputs, out, dim }));
+        out
+    }
+
+    /// Flattens fields; see [`RowsFromFields`].
+    pub fn rows_from_fields(&mut self, x: BufferId) -> BufferId {
+        let (dim, needs_grad) = (self.dim(x), self.trains(x));
+        let width = self.width(x) * dim;
+        let inputs = self.add_inputs([x]);
+        let out = self.add_buffer(Extent::Rows { width }, needs_grad);
+        self.ops.push(Op::RowsFromFields(RowsFromFields { inputs, out, dim }));
+        out
+    }
+
+    /// The factorisation machine's pair term; see [`FactorizationMachine`].
+    pub fn factorization_machine(&mut self, fields: &[BufferId]) -> BufferId {
+        let dim = self.dim(fields[0]);
+        let inputs = self.add_inputs(fields.iter().copied());
+        let out = self.add_buffer(Extent::Rows { width: dim }, true);
+        let sums = self.add_buffer(Extent::Rows { width: dim }, false);
+        self.ops.push(Op::FactorizationMachine(FactorizationMachine { inputs, out, sums, dim }));
+        out
+    }
+
+    /// Sums over the channels; see [`FieldSums`].
+    pub fn field_sums(&mut self, x: BufferId) -> BufferId {
+        let (dim, needs_grad) = (self.dim(x), self.trains(x));
+        let width = self.width(x);
+        let inputs = self.add_inputs([x]);
+        let out = self.add_buffer(Extent::Rows { width }, needs_grad);
+        self.ops.push(Op::FieldSums(FieldSums { inputs, out, dim }));
+        out
+    }
+
+    /// Products of all pairs of fields; see [`Outer`].
+    pub fn outer(&mut self, x: BufferId, y: BufferId) -> BufferId {
+        let dim = self.dim(x);
+        let fields = self.width(x) * self.width(y);
+        let inputs = self.add_inputs([x, y]);
+        let out = self.add_buffer(Extent::Fields { fields, dim }, true);
+        self.ops.push(Op::Outer(Outer { inputs, out, dim }));
+        out
+    }
+
+    /// Zeros, `[rows, width]`.
+    pub fn zero_rows(&mut self, width: usize) -> BufferId {
+        let out = self.add_buffer(Extent::Rows { width }, false);
+        self.ops.push(Op::Zeros(Zeros { out }));
+        out
+    }
+
+    /// Zeros, `[fields, rows, dim]`.
+    pub fn zero_fields(&mut self, fields: usize, dim: usize) -> BufferId {
+        let out = self.add_buffer(Extent::Fields { fields, dim }, false);
+        self.ops.push(Op::Zeros(Zeros { out }));
+        out
+    }
+
+    /// The logit; must come last. See [`Head`].
+    ///
+    /// # Panics
+    /// With more than eight inputs.
+    pub fn head(&mut self, pieces: &[(BufferId, HeadInput)], bias: Option<ParamId>) -> BufferId {
+        assert!(pieces.len() <= 8, "the head takes at most eight inputs");
+        self.first_head_slice = self.slices.len();
+        let inputs = self.add_inputs(pieces.iter().map(|p| p.0));
+        let mut kinds = [None; 8];
+        for (kind, &(buffer, piece)) in kinds.iter_mut().zip(pieces) {
+            *kind = Some(match piece {
+                HeadInput::Constant(c) => HeadPiece::Fixed(c),
+                HeadInput::Weight(param) => {
+                    let (rows, cols) = match self.extent(buffer) {
+                        Extent::Rows { width } => (1, width),
+                        Extent::Fields { fields, dim } => (fields, dim),
+                    };
+                    HeadPiece::Trained(self.add_slice(param, rows, cols, true, 0))
+                }
+            });
+        }
+        let bias = bias.map(|b| self.vector(b, 1));
+        let out = self.add_buffer(Extent::Rows { width: 1 }, true);
+        self.ops.push(Op::Head(Head { inputs, pieces: kinds, out, bias }));
+        out
+    }
+}

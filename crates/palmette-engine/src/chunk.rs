@@ -1,0 +1,112 @@
+//! What an operator sees of a step: a chunk of the batch's rows.
+
+use crate::matmul::Strided;
+use crate::params::ParamStore;
+use crate::program::{BufferId, Program, SliceId};
+use crate::tables::Tables;
+use crate::{Batch, Real};
+
+/// Rows `first .. first + rows` of the batch, and where their numbers are.
+///
+/// Chunks of one step run on different threads and share the arenas through
+/// raw pointers; each touches only its own rows, its own partial sums and its
+/// own scratch, which is what makes the accesses of operators sound.
+pub(crate) struct Chunk<'a, T> {
+    pub program: &'a Program,
+    pub params: &'a ParamStore<T>,
+    pub tables: &'a Tables<T>,
+    pub batch: &'a Batch<'a, T>,
+    pub values: *mut T,
+    pub grads: *mut T,
+    pub partials: *mut T,
+    pub scratch: *mut T,
+    pub first: usize,
+    pub rows: usize,
+}
+
+impl<T: Real> Chunk<'_, T> {
+    /// Values of a rows buffer: pointer to this chunk's first row, and the stride between rows.
+    #[inline(always)]
+    pub fn rows_of(&self, id: BufferId) -> (*mut T, usize) {
+        let b = self.program.buffer(id);
+        // SAFETY: `place` reserved `rows * stride` elements at `offset`.
+        (unsafe { self.values.add(b.offset + self.first * b.stride) }, b.stride)
+    }
+
+    /// Gradients of a rows buffer.
+    #[inline(always)]
+    pub fn row_grads_of(&self, id: BufferId) -> (*mut T, usize) {
+        let b = self.program.buffer(id);
+        // SAFETY: the gradient arena has the layout of the values.
+        (unsafe { self.grads.add(b.offset + self.first * b.stride) }, b.stride)
+    }
+
+    /// Values of a fields buffer with `dim` channels: pointer to this chunk's first row of
+    /// field 0, and the stride between fields.
+    #[inline(always)]
+    pub fn fields_of(&self, id: BufferId, dim: usize) -> (*mut T, usize) {
+        let b = self.program.buffer(id);
+        // SAFETY: `place` reserved `fields * stride` elements at `offset`.
+        (unsafe { self.values.add(b.offset + self.first * dim) }, b.stride)
+    }
+
+    /// Gradients of a fields buffer.
+    #[inline(always)]
+    pub fn field_grads_of(&self, id: BufferId, dim: usize) -> (*mut T, usize) {
+        let b = self.program.buffer(id);
+        // SAFETY: the gradient arena has the layout of the values.
+        (unsafe { self.grads.add(b.offset + self.first * dim) }, b.stride)
+    }
+
+    /// A weight slice as a row-major matrix.
+    #[inline(always)]
+    pub fn weight(&self, id: SliceId) -> Strided<*const T> {
+        let slice = self.program.weight_slice(id);
+        let spec = self.params.layout().spec(slice.param);
+        debug_assert!(slice.rows <= spec.rows && slice.cols <= spec.cols);
+        let pointer = self.params.values.as_slice()[spec.offset..].as_ptr();
+        Strided::row_major(pointer, spec.stride)
+    }
+
+    /// The weights of a one-row slice.
+    #[inline(always)]
+    pub fn vector(&self, id: SliceId) -> &[T] {
+        let slice = self.program.weight_slice(id);
+        let spec = self.params.layout().spec(slice.param);
+        &self.params.values.as_slice()[spec.offset..spec.offset + slice.cols]
+    }
+
+    /// This chunk's partial sums for a slice.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)] // disjoint by construction: one slice, one operator, one chunk
+    pub fn partial(&self, id: SliceId) -> &mut [T] {
+        let slice = self.program.weight_slice(id);
+        let crate::program::GradSource::Partial { offset } = slice.source else {
+            unreachable!("the slice's gradient is a product over the batch")
+        };
+        // SAFETY: `add_slice` reserved these elements for this slice alone.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.partials.add(offset), slice.rows * slice.cols)
+        }
+    }
+}
+
+/// `len` elements from `pointer`.
+///
+/// # Safety
+/// As for [`std::slice::from_raw_parts`].
+#[inline(always)]
+pub(crate) unsafe fn slice<'a, T>(pointer: *const T, len: usize) -> &'a [T] {
+    // SAFETY: passed on to the caller.
+    unsafe { std::slice::from_raw_parts(pointer, len) }
+}
+
+/// `len` elements from `pointer`.
+///
+/// # Safety
+/// As for [`std::slice::from_raw_parts_mut`].
+#[inline(always)]
+pub(crate) unsafe fn slice_mut<'a, T>(pointer: *mut T, len: usize) -> &'a mut [T] {
+    // SAFETY: passed on to the caller.
+    unsafe { std::slice::from_raw_parts_mut(pointer, len) }
+}

@@ -1,0 +1,77 @@
+//! Where a batch enters a program.
+
+use crate::Real;
+use crate::chunk::{Chunk, slice_mut};
+use crate::program::{BufferId, Program, Span};
+
+/// Copies the batch's dense values: `y: [rows, nd]`. No gradient flows back.
+#[derive(Clone, Debug)]
+pub struct DenseInput {
+    /// Output.
+    pub out: BufferId,
+}
+
+impl DenseInput {
+    pub(crate) fn inputs(&self) -> Span {
+        Span::default()
+    }
+
+    pub(crate) fn macs(&self, _: &Program) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+        let width = chunk.program.width(self.out);
+        let (y, stride) = chunk.rows_of(self.out);
+        for r in 0..chunk.rows {
+            let start = (chunk.first + r) * width;
+            // SAFETY: row `r` of this chunk.
+            unsafe { slice_mut(y.add(r * stride), width) }
+                .copy_from_slice(&chunk.batch.dense[start..start + width]);
+        }
+    }
+
+    pub(crate) fn backward<T: Real>(&self, _: &Chunk<'_, T>) {}
+}
+
+/// Gathers rows of tables: `y[f, r, :] = table_{first + f}[ids[f, r]]`.
+///
+/// Shapes: `ids: [fields, rows]`, `y: [fields, rows, dim]`. The executor sums
+/// the gradients of equal rows in sample order and updates those rows alone.
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    /// Output.
+    pub out: BufferId,
+    /// Index of field 0's table among the model's tables.
+    pub first_table: usize,
+    /// Channels.
+    pub dim: usize,
+}
+
+impl Embedding {
+    pub(crate) fn inputs(&self) -> Span {
+        Span::default()
+    }
+
+    pub(crate) fn macs(&self, _: &Program) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+        let (y, stride) = chunk.fields_of(self.out, self.dim);
+        for f in 0..chunk.program.width(self.out) {
+            let table = chunk.tables.table(self.first_table + f);
+            let start = f * chunk.batch.rows + chunk.first;
+            let ids = &chunk.batch.ids[start..start + chunk.rows];
+            for (r, &id) in ids.iter().enumerate() {
+                // SAFETY: row `r` of field `f` of this chunk.
+                unsafe { slice_mut(y.add(f * stride + r * self.dim), self.dim) }
+                    .copy_from_slice(table.row(id as usize));
+            }
+        }
+    }
+
+    pub(crate) fn backward<T: Real>(&self, _: &Chunk<'_, T>) {}
+}

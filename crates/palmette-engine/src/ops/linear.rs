@@ -1,0 +1,181 @@
+//! Fully connected layer over several sources.
+
+use crate::Real;
+use crate::chunk::{Chunk, slice, slice_mut};
+use crate::lanes::update;
+use crate::matmul::{Strided, matmul};
+use crate::ops::norm::{norm_backward, norm_forward};
+use crate::program::{BufferId, NormSlices, Program, SliceId, Span};
+
+/// `y = relu?(norm?(sum_j W_j x_j + b?))`.
+///
+/// Shapes: `x_j: [rows, k_j]`, `W_j: [d, k_j]`, `y: [rows, d]`. The sources
+/// stand for one concatenated input; each has a block of columns of its own,
+/// which it keeps whichever other sources a path selects.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    pub(crate) inputs: Span,
+    /// W_j, parallel to the inputs.
+    pub weights: Span,
+    /// Output.
+    pub out: BufferId,
+    /// Output of the products; differs from `out` under a norm.
+    pub(crate) pre: BufferId,
+    /// b, if any.
+    pub bias: Option<SliceId>,
+    /// Layer normalisation over the d outputs, if any.
+    pub norm: Option<NormSlices>,
+    /// Whether a ReLU comes last.
+    pub relu: bool,
+}
+
+impl Linear {
+    pub(crate) fn inputs(&self) -> Span {
+        self.inputs
+    }
+
+    pub(crate) fn macs(&self, program: &Program) -> u64 {
+        program
+            .weights(self.weights)
+            .iter()
+            .map(|&w| program.slice(w))
+            .map(|(_, d, k)| (d * k) as u64)
+            .sum()
+    }
+
+    #[inline(always)]
+    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+        let width = chunk.program.width(self.out);
+        let (pre, pre_stride) = chunk.rows_of(self.pre);
+        let uses = &chunk.program.inputs[self.inputs.range()];
+        for (j, (input, &weight)) in
+            uses.iter().zip(chunk.program.weights(self.weights)).enumerate()
+        {
+            let (x, x_stride) = chunk.rows_of(input.buffer);
+            let inner = chunk.program.width(input.buffer);
+            // SAFETY: operands and output are different buffers of this chunk.
+            unsafe {
+                matmul(
+                    chunk.rows,
+                    width,
+                    inner,
+                    Strided { pointer: pre, row: pre_stride, col: 1 },
+                    j > 0,
+                    Strided::row_major(x.cast_const(), x_stride),
+                    chunk.weight(weight).transposed(),
+                );
+            }
+        }
+        let (out, out_stride) = chunk.rows_of(self.out);
+        for r in 0..chunk.rows {
+            // SAFETY: row `r` of this chunk; `z` and `y` are the same row when there is no norm.
+            let z = unsafe { slice_mut(pre.add(r * pre_stride), width) };
+            if let Some(bias) = self.bias {
+                update(z, chunk.vector(bias), |b, z| z + b);
+            }
+            match self.norm {
+                Some(norm) => {
+                    let y = unsafe { slice_mut(out.add(r * out_stride), width) };
+                    let (stats, stats_stride) = chunk.rows_of(norm.stats);
+                    let stats = unsafe { slice_mut(stats.add(r * stats_stride), 2) };
+                    norm_forward(
+                        z,
+                        chunk.vector(norm.scale),
+                        chunk.vector(norm.shift),
+                        self.relu,
+                        y,
+                        stats,
+                    );
+                }
+                None if self.relu => z.iter_mut().for_each(|z| *z = z.max(T::ZERO)),
+                None => {}
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+        let width = chunk.program.width(self.out);
+        let (dz, dz_stride) = chunk.row_grads_of(self.pre);
+        let (z, z_stride) = chunk.rows_of(self.pre);
+        let (y, y_stride) = chunk.rows_of(self.out);
+        let (dy, dy_stride) = chunk.row_grads_of(self.out);
+        for r in 0..chunk.rows {
+            // SAFETY: row `r` of this chunk in each buffer.
+            let (y, dy) = unsafe {
+                (slice(y.add(r * y_stride), width), slice_mut(dy.add(r * dy_stride), width))
+            };
+            if self.relu {
+                update(dy, y, |y, dy| if y > T::ZERO { dy } else { T::ZERO });
+            }
+            if let Some(norm) = self.norm {
+                let (z, dz) = unsafe {
+                    (slice(z.add(r * z_stride), width), slice_mut(dz.add(r * dz_stride), width))
+                };
+                let (stats, stats_stride) = chunk.rows_of(norm.stats);
+                let stats = unsafe { slice(stats.add(r * stats_stride), 2) };
+                norm_backward(
+                    z,
+                    stats,
+                    chunk.vector(norm.scale),
+                    dy,
+                    dz,
+                    chunk.partial(norm.scale),
+                    chunk.partial(norm.shift),
+                );
+            }
+            if let Some(bias) = self.bias {
+                let dz = unsafe { slice(dz.add(r * dz_stride), width) };
+                update(chunk.partial(bias), dz, |dz, db| db + dz);
+            }
+        }
+        let uses = &chunk.program.inputs[self.inputs.range()];
+        for (input, &weight) in uses.iter().zip(chunk.program.weights(self.weights)) {
+            if !input.grad {
+                continue;
+            }
+            let (dx, dx_stride) = chunk.row_grads_of(input.buffer);
+            let inner = chunk.program.width(input.buffer);
+            // SAFETY: gradients of different buffers.
+            unsafe {
+                matmul(
+                    chunk.rows,
+                    inner,
+                    width,
+                    Strided { pointer: dx, row: dx_stride, col: 1 },
+                    input.accumulate,
+                    Strided::row_major(dz.cast_const(), dz_stride),
+                    chunk.weight(weight),
+                );
+            }
+        }
+    }
+
+    /// Rows `first .. first + rows` of `dW_j = dz^T x_j` over the whole batch.
+    #[inline(always)]
+    pub(crate) fn weight_gradient<T: Real>(
+        &self,
+        batch: &Chunk<'_, T>,
+        input: usize,
+        first: usize,
+        rows: usize,
+        grad: *mut T,
+        grad_stride: usize,
+    ) {
+        let source = batch.program.inputs[self.inputs.range()][input].buffer;
+        let (x, x_stride) = batch.rows_of(source);
+        let (dz, dz_stride) = batch.row_grads_of(self.pre);
+        // SAFETY: the caller owns these rows of the gradient; operands are read only.
+        unsafe {
+            matmul(
+                rows,
+                batch.program.width(source),
+                batch.rows,
+                Strided { pointer: grad, row: grad_stride, col: 1 },
+                false,
+                Strided::row_major(dz.add(first).cast_const(), dz_stride).transposed(),
+                Strided::row_major(x.cast_const(), x_stride),
+            );
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The operators, one file each: formula, shapes, forward, backward, cost.
+
+mod add;
+mod attention;
+mod embedding;
+mod field_mix;
+mod gate;
+mod gram;
+mod head;
+mod linear;
+mod merge;
+mod norm;
+mod outer;
+mod row_map;
+mod zeros;
+
+pub use add::{Add, Multiply};
+pub use attention::AttentionCore;
+pub use embedding::{DenseInput, Embedding};
+pub use field_mix::FieldMix;
+pub use gate::Gate;
+pub use gram::Gram;
+pub use head::{Head, HeadPiece};
+pub use linear::Linear;
+pub use merge::{FactorizationMachine, FieldSums, FieldsFromRows, RowsFromFields};
+pub use norm::AddNorm;
+pub use outer::Outer;
+pub use row_map::RowMap;
+pub use zeros::Zeros;
+
+use crate::Real;
+use crate::chunk::Chunk;
+use crate::program::{Program, Span};
+
+/// A typed operator with explicit forward and backward.
+///
+/// Operators are plain structs in one enum, not boxed objects: building the
+/// program of a fresh path then allocates nothing.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)] // each variant is documented at its struct
+pub enum Op {
+    DenseInput(DenseInput),
+    Embedding(Embedding),
+    Linear(Linear),
+    FieldMix(FieldMix),
+    RowMap(RowMap),
+    Gram(Gram),
+    Gate(Gate),
+    Add(Add),
+    Multiply(Multiply),
+    Attention(AttentionCore),
+    AddNorm(AddNorm),
+    FieldsFromRows(FieldsFromRows),
+    RowsFromFields(RowsFromFields),
+    FactorizationMachine(FactorizationMachine),
+    FieldSums(FieldSums),
+    Outer(Outer),
+    Head(Head),
+    Zeros(Zeros),
+}
+
+/// What kind of work an operator is, for the time split of benchmarks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Matrix products and their epilogues.
+    Product,
+    /// Attention, its projections and norms.
+    Attention,
+    /// Gathering rows of tables.
+    Embedding,
+    /// Everything else.
+    Other,
+}
+
+macro_rules! each {
+    ($op:expr, $inner:ident => $body:expr) => {
+        match $op {
+            Op::DenseInput($inner) => $body,
+            Op::Embedding($inner) => $body,
+            Op::Linear($inner) => $body,
+            Op::FieldMix($inner) => $body,
+            Op::RowMap($inner) => $body,
+            Op::Gram($inner) => $body,
+            Op::Gate($inner) => $body,
+            Op::Add($inner) => $body,
+            Op::Multiply($inner) => $body,
+            Op::Attention($inner) => $body,
+            Op::AddNorm($inner) => $body,
+            Op::FieldsFromRows($inner) => $body,
+            Op::RowsFromFields($inner) => $body,
+            Op::FactorizationMachine($inner) => $body,
+            Op::FieldSums($inner) => $body,
+            Op::Outer($inner) => $body,
+            Op::Head($inner) => $body,
+            Op::Zeros($inner) => $body,
+        }
+    };
+}
+
+impl Op {
+    /// The span of inputs in the program's pool.
+    pub fn inputs(&self) -> Span {
+        each!(self, op => op.inputs())
+    }
+
+    /// Multiply-accumulates of one row's forward pass.
+    pub fn macs(&self, program: &Program) -> u64 {
+        each!(self, op => op.macs(program))
+    }
+
+    /// The kind of work.
+    pub fn work(&self) -> Work {
+        match self {
+            Op::Linear(_) | Op::FieldMix(_) | Op::Gram(_) => Work::Product,
+            Op::Attention(_) | Op::AddNorm(_) | Op::RowMap(_) => Work::Attention,
+            Op::Embedding(_) => Work::Embedding,
+            _ => Work::Other,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+        each!(self, op => op.forward(chunk))
+    }
+
+    /// Gradients of the inputs and partial sums of the small parameters.
+    #[inline(always)]
+    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+        each!(self, op => op.backward(chunk))
+    }
+}

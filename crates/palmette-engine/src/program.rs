@@ -1,0 +1,282 @@
+//! Programs: a network as a list of typed operators on virtual buffers.
+//!
+//! Shapes are static except the number of rows (the batch). A program owns no
+//! numbers: buffers are offsets into the executor's arenas, weights are slices
+//! of a [`ParamStore`](crate::ParamStore). Building one reuses the vectors of
+//! the last, so that a training step over fresh paths allocates nothing.
+
+use crate::ops::Op;
+use crate::params::ParamId;
+
+/// A virtual buffer of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BufferId(pub(crate) u32);
+
+/// What a buffer holds for every row of the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// A vector: `[rows, width]`, row-major.
+    Rows {
+        /// Elements a row.
+        width: usize,
+    },
+    /// A vector of `dim` channels for each field: `[fields, rows, dim]`.
+    ///
+    /// Fields come first, so that mixing fields is one wide product, `[s, n] x
+    /// [n, rows * dim]`, and concatenating along the fields moves nothing.
+    Fields {
+        /// Number of fields.
+        fields: usize,
+        /// Channels of a field.
+        dim: usize,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Buffer {
+    pub extent: Extent,
+    /// Whether anything trainable lies behind it.
+    pub needs_grad: bool,
+    /// Rows: elements from row to row. Fields: elements from field to field.
+    pub stride: usize,
+    pub offset: usize,
+    /// Whether any operator reads it; tables behind an unread embedding get no gradient.
+    pub read: bool,
+}
+
+/// One use of a buffer by an operator.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Input {
+    pub buffer: BufferId,
+    /// Whether backward must write a gradient for it.
+    pub grad: bool,
+    /// Whether that gradient adds to an earlier one.
+    pub accumulate: bool,
+}
+
+/// Consecutive entries of one of a program's pools.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    pub(crate) start: u32,
+    pub(crate) len: u32,
+}
+
+impl Span {
+    pub(crate) fn range(self) -> std::ops::Range<usize> {
+        self.start as usize..(self.start + self.len) as usize
+    }
+}
+
+/// Where the gradient of a weight slice comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum GradSource {
+    /// A product over the whole batch, done by operator `op` for its input `input`.
+    Product { op: u32, input: u32 },
+    /// The sum over chunks of what each chunk left at this offset.
+    Partial { offset: usize },
+}
+
+/// The part of a parameter that a program uses: its first `rows` rows and `cols` columns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WeightSlice {
+    pub param: ParamId,
+    pub rows: usize,
+    pub cols: usize,
+    /// Offset of the contiguous gradient `[rows, grad_stride]`.
+    pub grad: usize,
+    pub grad_stride: usize,
+    pub source: GradSource,
+}
+
+/// Index of a [`WeightSlice`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SliceId(pub(crate) u32);
+
+/// Layer normalisation of an operator's output: `y = (x - mean) / sqrt(var + 1e-5) * scale + shift`.
+#[derive(Clone, Copy, Debug)]
+pub struct NormSlices {
+    /// Scale, one an element of the normalised axis.
+    pub scale: SliceId,
+    /// Shift, likewise.
+    pub shift: SliceId,
+    /// Mean and reciprocal standard deviation.
+    pub(crate) stats: BufferId,
+}
+
+/// Added to the variance (PyTorch's default).
+pub const NORM_EPSILON: f64 = 1e-5;
+
+/// A network as a list of operators; see the [module](self).
+#[derive(Default)]
+pub struct Program {
+    pub(crate) buffers: Vec<Buffer>,
+    pub(crate) ops: Vec<Op>,
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) weights: Vec<SliceId>,
+    pub(crate) slices: Vec<WeightSlice>,
+    /// Elements of each chunk's partial sums.
+    pub(crate) partial_len: usize,
+    pub(crate) grad_len: usize,
+    pub(crate) scratch_len: usize,
+    pub(crate) arena_len: usize,
+    pub(crate) rows: usize,
+    pub(crate) first_head_slice: usize,
+    seen: Vec<bool>,
+}
+
+impl Program {
+    /// An empty program.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Forgets everything but the memory it occupies.
+    pub fn clear(&mut self) {
+        self.buffers.clear();
+        self.ops.clear();
+        self.inputs.clear();
+        self.weights.clear();
+        self.slices.clear();
+        self.partial_len = 0;
+        self.grad_len = 0;
+        self.scratch_len = 0;
+        self.first_head_slice = 0;
+        self.arena_len = 0;
+    }
+
+    /// Multiply-accumulates of one row's forward pass, products only.
+    pub fn macs(&self) -> u64 {
+        self.ops.iter().map(|op| op.macs(self)).sum()
+    }
+
+    /// Weights that a row passes through, embeddings not counted.
+    pub fn active_params(&self) -> u64 {
+        self.slices.iter().map(|s| (s.rows * s.cols) as u64).sum()
+    }
+
+    /// Operators, in order.
+    pub fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// What `buffer` holds.
+    pub fn extent(&self, buffer: BufferId) -> Extent {
+        self.buffers[buffer.0 as usize].extent
+    }
+
+    /// Width of a rows buffer, or fields of a fields buffer.
+    pub fn width(&self, buffer: BufferId) -> usize {
+        match self.extent(buffer) {
+            Extent::Rows { width } => width,
+            Extent::Fields { fields, .. } => fields,
+        }
+    }
+
+    /// Buffers read by an operator.
+    pub fn inputs(&self, span: Span) -> impl ExactSizeIterator<Item = BufferId> + '_ {
+        self.inputs[span.range()].iter().map(|input| input.buffer)
+    }
+
+    /// Weight slices of an operator with several inputs, parallel to its inputs.
+    pub fn weights(&self, span: Span) -> &[SliceId] {
+        &self.weights[span.range()]
+    }
+
+    /// Parameter, rows and columns of a weight slice.
+    pub fn slice(&self, id: SliceId) -> (ParamId, usize, usize) {
+        let s = &self.slices[id.0 as usize];
+        (s.param, s.rows, s.cols)
+    }
+
+    /// All weight slices.
+    pub fn slice_ids(&self) -> impl Iterator<Item = SliceId> + use<> {
+        (0..self.slices.len() as u32).map(SliceId)
+    }
+
+    pub(crate) fn buffer(&self, id: BufferId) -> &Buffer {
+        &self.buffers[id.0 as usize]
+    }
+
+    pub(crate) fn weight_slice(&self, id: SliceId) -> &WeightSlice {
+        &self.slices[id.0 as usize]
+    }
+
+    pub(crate) fn add_buffer(&mut self, extent: Extent, needs_grad: bool) -> BufferId {
+        let id = BufferId(self.buffers.len() as u32);
+        self.buffers.push(Buffer { extent, needs_grad, stride: 0, offset: 0, read: false });
+        id
+    }
+
+    pub(crate) fn add_inputs(&mut self, buffers: impl IntoIterator<Item = BufferId>) -> Span {
+        let start = self.inputs.len();
+        for buffer in buffers {
+            self.inputs.push(Input { buffer, grad: false, accumulate: false });
+        }
+        Span { start: start as u32, len: (self.inputs.len() - start) as u32 }
+    }
+
+    pub(crate) fn add_slice(
+        &mut self,
+        param: ParamId,
+        rows: usize,
+        cols: usize,
+        partial: bool,
+        input: u32,
+    ) -> SliceId {
+        let id = SliceId(self.slices.len() as u32);
+        let source = if partial {
+            let offset = self.partial_len;
+            self.partial_len += (rows * cols).next_multiple_of(16);
+            GradSource::Partial { offset }
+        } else {
+            GradSource::Product { op: self.ops.len() as u32, input }
+        };
+        let grad_stride = if rows == 1 { cols } else { cols.next_multiple_of(16) };
+        self.slices.push(WeightSlice {
+            param,
+            rows,
+            cols,
+            grad: self.grad_len,
+            grad_stride,
+            source,
+        });
+        self.grad_len += (rows * grad_stride).next_multiple_of(16);
+        id
+    }
+
+    /// Gives every buffer its place for `rows` rows and finds which gradients add up.
+    pub fn place(&mut self, rows: usize) {
+        self.rows = rows;
+        let mut offset = 0;
+        for buffer in &mut self.buffers {
+            buffer.offset = offset;
+            match buffer.extent {
+                Extent::Rows { width } => {
+                    buffer.stride = crate::params::padded(width);
+                    offset += rows * buffer.stride;
+                }
+                Extent::Fields { fields, dim } => {
+                    // An odd number of cache lines from field to field: the fields of one row
+                    // then spread over all sets of the first-level cache.
+                    let lines = (rows * dim).div_ceil(16);
+                    buffer.stride = (lines | 1) * 16;
+                    offset += fields * buffer.stride;
+                }
+            }
+        }
+        self.arena_len = offset;
+        self.seen.clear();
+        self.seen.resize(self.buffers.len(), false);
+        for op in self.ops.iter().rev() {
+            for input in &mut self.inputs[op.inputs().range()] {
+                let index = input.buffer.0 as usize;
+                input.grad = self.buffers[index].needs_grad;
+                input.accumulate = self.seen[index];
+                self.seen[index] = true;
+            }
+        }
+        for (buffer, &read) in self.buffers.iter_mut().zip(&self.seen) {
+            buffer.read = read;
+        }
+    }
+}

@@ -1,0 +1,66 @@
+use palmette_random::ChaCha8Rng;
+
+use crate::{Genotype, Space};
+
+/// What a strategy searches: a space, and what only its owner knows about it.
+///
+/// The defaults make a plain [`Space`] a domain in which every genotype is
+/// feasible and differs from every other. A domain with hard limits overrides
+/// [`is_feasible`](Self::is_feasible) and [`repair`](Self::repair); one in which
+/// several genotypes are the same network overrides [`key`](Self::key).
+pub trait Domain: Sync {
+    /// The space of the genotypes.
+    fn space(&self) -> &Space;
+
+    /// Draws a genotype, feasible or not.
+    fn sample(&self, rng: &mut ChaCha8Rng) -> Genotype {
+        self.space().sample(rng)
+    }
+
+    /// Changes one thing.
+    fn mutate(&self, parent: &Genotype, rng: &mut ChaCha8Rng) -> Genotype {
+        self.space().mutate(parent, rng)
+    }
+
+    /// Genotypes one step away.
+    fn neighbours(&self, genotype: &Genotype) -> Vec<Genotype> {
+        self.space().neighbours(genotype)
+    }
+
+    /// Equal for genotypes that are the same network, different otherwise (to 128 bits).
+    fn key(&self, genotype: &Genotype) -> u128 {
+        key_of(genotype.genes())
+    }
+
+    /// Whether the genotype is within the hard limits.
+    fn is_feasible(&self, _genotype: &Genotype) -> bool {
+        true
+    }
+
+    /// A feasible genotype near an infeasible one, or `None` where the domain knows none.
+    fn repair(&self, _genotype: &Genotype, _rng: &mut ChaCha8Rng) -> Option<Genotype> {
+        None
+    }
+
+    /// Number of distinct feasible keys where it is known; a strategy stops there.
+    fn distinct(&self) -> Option<u128> {
+        None
+    }
+}
+
+impl Domain for Space {
+    fn space(&self) -> &Space {
+        self
+    }
+
+    fn distinct(&self) -> Option<u128> {
+        self.cardinality().exact()
+    }
+}
+
+/// A stable 128-bit hash of a list of genes (xxh3).
+pub fn key_of(genes: &[u32]) -> u128 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    genes.iter().for_each(|gene| hasher.update(&gene.to_le_bytes()));
+    hasher.digest128()
+}
