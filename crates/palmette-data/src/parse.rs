@@ -122,6 +122,18 @@ impl ParsedBlock {
     pub fn rows(&self) -> usize {
         self.labels.len()
     }
+
+    /// Bytes in use.
+    pub fn bytes(&self) -> u64 {
+        let texts = self.categorical.iter().map(|column| match column {
+            CategoricalColumn::Values(values) => 4 * values.len(),
+            CategoricalColumn::Texts(column) => 4 * column.numbers.len() + column.texts.bytes(),
+        });
+        let cells = self.rows() * (1 + 4 * self.dense.len() + 8 * self.extras.len())
+            + 4 * self.weights.len()
+            + self.routes.len();
+        (cells + texts.sum::<usize>()) as u64
+    }
 }
 
 /// The state of the row being parsed.

@@ -112,7 +112,7 @@ impl VocabularyReader {
     /// Reads further texts into `texts` until it uses `memory` bytes; returns the value of the
     /// first one, or `None` at the end. The missing value is the empty text.
     pub fn next_piece(&mut self, texts: &mut Interner, memory: u64) -> Result<Option<u64>, DataError> {
-        texts.clear();
+        *texts = Interner::default();
         let first = self.read;
         // a growth doubles the vectors
         while (texts.bytes() as u64) < memory / 3 || texts.len() == 0 {

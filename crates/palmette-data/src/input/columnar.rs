@@ -6,6 +6,8 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -36,17 +38,36 @@ pub(super) struct ParquetBlocks {
     reader: Option<ParquetRecordBatchReader>,
     /// Rows behind the last block's end.
     position: u64,
+    total_rows: u64,
+    bytes: u64,
+    consumed: Arc<AtomicU64>,
 }
 
 impl ParquetBlocks {
-    pub fn open(path: &Path) -> Result<(Self, Vec<String>), DataError> {
+    /// Opens a file of `bytes` bytes; `consumed` is set to the share of them that has been read.
+    pub fn open(
+        path: &Path,
+        bytes: u64,
+        consumed: Arc<AtomicU64>,
+    ) -> Result<(Self, Vec<String>), DataError> {
         let builder = builder(path)?;
         let names: Vec<String> = builder.schema().fields().iter().map(|f| f.name().clone()).collect();
-        if builder.metadata().file_metadata().num_rows() == 0 {
+        let total_rows = builder.metadata().file_metadata().num_rows().max(0) as u64;
+        if total_rows == 0 {
             return Err(DataError::EmptyFile { file: path.into() });
         }
         let used = vec![true; names.len()];
-        Ok((Self { path: path.into(), names: names.clone(), used, reader: None, position: 0 }, names))
+        let blocks = Self {
+            path: path.into(),
+            names: names.clone(),
+            used,
+            reader: None,
+            position: 0,
+            total_rows,
+            bytes,
+            consumed,
+        };
+        Ok((blocks, names))
     }
 
     /// Reads only these columns; the fields of the others stay empty.
@@ -62,6 +83,13 @@ impl ParquetBlocks {
             }
         }
         self.used = used.to_vec();
+        Ok(())
+    }
+
+    /// Reads all columns of types that are fields.
+    pub fn project_supported(&mut self) -> Result<(), DataError> {
+        let builder = builder(&self.path)?;
+        self.used = builder.schema().fields().iter().map(|f| supported(f.data_type())).collect();
         Ok(())
     }
 
@@ -82,6 +110,8 @@ impl ParquetBlocks {
         };
         self.reader = Some(reader);
         self.position += batch.num_rows() as u64;
+        let share = self.position as f64 / self.total_rows as f64;
+        self.consumed.store((share * self.bytes as f64) as u64, Ordering::Relaxed);
         let rows = self.render(&batch);
         Ok(Some(Block { rows, end: self.position }))
     }

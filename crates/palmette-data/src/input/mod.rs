@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{DataError, RowProblem};
 use crate::schema::{FileFormat, Schema};
@@ -24,6 +26,15 @@ pub(crate) struct Block {
     pub rows: BlockRows,
     /// The position behind the last row: bytes of decompressed text, or rows of Parquet.
     pub end: u64,
+}
+
+impl Block {
+    /// Bytes of the rows' text.
+    pub fn bytes(&self) -> u64 {
+        match &self.rows {
+            BlockRows::Text { bytes, .. } | BlockRows::Fields { bytes, .. } => bytes.len() as u64,
+        }
+    }
 }
 
 /// The rows of a block.
@@ -55,7 +66,23 @@ pub(crate) struct Input {
     pub names: Vec<String>,
     /// Header rows before the first row (0 or 1).
     pub header_rows: u64,
+    /// Bytes of the file that have been read, for progress; shared with whoever watches.
+    pub consumed: Arc<AtomicU64>,
     source: Source,
+}
+
+/// Counts what is read of a file.
+struct Counted {
+    file: File,
+    consumed: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.consumed.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
 }
 
 enum Source {
@@ -80,11 +107,14 @@ impl Input {
             Some(format) => format,
             None => detect(path, &magic)?,
         };
+        let consumed = Arc::new(AtomicU64::new(0));
         if format == FileFormat::Parquet {
-            let (blocks, names) = columnar::ParquetBlocks::open(path)?;
-            return Ok(Input { path: path.into(), names, header_rows: 0, source: Source::Parquet(Box::new(blocks)) });
+            let (blocks, names) = columnar::ParquetBlocks::open(path, metadata.len(), consumed.clone())?;
+            let source = Source::Parquet(Box::new(blocks));
+            return Ok(Input { path: path.into(), names, header_rows: 0, consumed, source });
         }
         let file = File::open(path).map_err(DataError::io("open", path))?;
+        let file = Counted { file, consumed: consumed.clone() };
         let (compression, reader): (_, Box<dyn Read + Send>) = match magic[..] {
             [0x1f, 0x8b, ..] => {
                 (Some("gzip"), Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(1 << 18, file))))
@@ -104,7 +134,8 @@ impl Input {
             }
             None => (blocks.header()?, 1),
         };
-        Ok(Input { path: path.into(), names, header_rows, source: Source::Text(Box::new(blocks)) })
+        let source = Source::Text(Box::new(blocks));
+        Ok(Input { path: path.into(), names, header_rows, consumed, source })
     }
 
     /// The next block, or `None` at the end of the file.
@@ -120,6 +151,14 @@ impl Input {
         match &mut self.source {
             Source::Text(_) => Ok(()),
             Source::Parquet(blocks) => blocks.project(used),
+        }
+    }
+
+    /// Leaves out columns of types that are no fields (lists, maps).
+    pub fn project_supported(&mut self) -> Result<(), DataError> {
+        match &mut self.source {
+            Source::Text(_) => Ok(()),
+            Source::Parquet(blocks) => blocks.project_supported(),
         }
     }
 

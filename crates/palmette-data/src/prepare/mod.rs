@@ -17,6 +17,8 @@ use crate::write::{Remaps, vocabulary_paths, write_shards};
 
 mod stage;
 
+pub(crate) use stage::chunk_bytes;
+
 /// The file of bad rows inside a dataset, one JSON object a line.
 pub const QUARANTINE_FILE: &str = "quarantine.jsonl";
 
@@ -247,7 +249,7 @@ pub(crate) fn check_stop(observer: &dyn Observer) -> Result<(), DataError> {
     if observer.stop() { Err(DataError::Interrupted) } else { Ok(()) }
 }
 
-fn check_options(options: &PrepareOptions) -> Result<(), DataError> {
+pub(crate) fn check_options(options: &PrepareOptions) -> Result<(), DataError> {
     if options.inputs.is_empty() {
         return Err(DataError::Options("no input file".into()));
     }

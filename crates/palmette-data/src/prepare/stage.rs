@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use rayon::prelude::*;
@@ -50,7 +51,7 @@ struct Stager<'a> {
     options: &'a PrepareOptions,
     staging: &'a Path,
     columns: Columns,
-    chunk_rows: u64,
+    bytes: u64,
     chunks: Vec<Chunk>,
     file_rows: Vec<u64>,
     /// Blocks of the next chunk.
@@ -106,17 +107,15 @@ pub(super) fn stage(
 
 impl<'a> Stager<'a> {
     fn new(options: &'a PrepareOptions, staging: &'a Path, columns: Columns) -> Self {
-        // a chunk is held once parsed and once more per column while it is copied
-        let chunk_rows = (options.memory / 8 / (columns.row_bytes() + 8)).clamp(1 << 12, 1 << 18);
         Self {
             options,
             staging,
             columns,
-            chunk_rows,
             chunks: Vec::new(),
             file_rows: Vec::new(),
             blocks: Vec::new(),
             rows: 0,
+            bytes: 0,
             info: ChunkInfo::default(),
             bad_lines: Vec::new(),
             bad_total: 0,
@@ -146,6 +145,7 @@ impl<'a> Stager<'a> {
     ) -> Result<(), DataError> {
         let width = 2 * rayon::current_num_threads();
         let (path, header_rows) = (input.path.clone(), input.header_rows);
+        let consumed = input.consumed.clone();
         let (send, receive) = sync_channel::<Result<Block, DataError>>(width);
         std::thread::scope(|scope| {
             scope.spawn(move || {
@@ -171,7 +171,7 @@ impl<'a> Stager<'a> {
                 if let Some(error) = error {
                     return Err(error);
                 }
-                advance(self.position.offset, self.total_rows())?;
+                advance(consumed.load(Ordering::Relaxed), self.total_rows())?;
             }
             Ok(())
         })?;
@@ -197,8 +197,10 @@ impl<'a> Stager<'a> {
         self.position.offset = block.end;
         self.info.dropped += block.dropped;
         self.rows += block.rows() as u64;
+        self.bytes += block.bytes();
         self.blocks.push(block);
-        if self.rows >= self.chunk_rows { self.write_chunk() } else { Ok(()) }
+        let full = self.rows >= CHUNK_ROWS || self.bytes >= chunk_bytes(self.options.memory);
+        if full { self.write_chunk() } else { Ok(()) }
     }
 
     fn take_bad_row(&mut self, path: &Path, row: u64, bad: BadRecord) -> Result<(), DataError> {
@@ -245,8 +247,18 @@ impl<'a> Stager<'a> {
         self.chunks.push(Chunk::write(&path, self.columns, &self.blocks, info)?);
         self.blocks.clear();
         self.rows = 0;
+        self.bytes = 0;
         Ok(())
     }
+}
+
+/// The most rows of a staged chunk: its columns are read one by one, a megabyte each.
+pub(crate) const CHUNK_ROWS: u64 = 1 << 18;
+
+/// Bytes of a staged chunk. Its vectors may have grown to twice what they hold and its texts are
+/// held a second time while dictionaries are merged; the rest is for blocks on their way.
+pub(crate) fn chunk_bytes(memory: u64) -> u64 {
+    memory / 8
 }
 
 /// Up to `width` blocks, and the error that ended the reading; `None` at the end.

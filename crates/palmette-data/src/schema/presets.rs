@@ -94,10 +94,17 @@ impl Schema {
     }
 }
 
-fn base(name: &str, format: FileFormat, label: &str) -> Schema {
+impl Schema {
+    /// A schema for looking at files of which nothing is known.
+    pub(crate) fn anything() -> Schema {
+        base("", None, "")
+    }
+}
+
+fn base(name: &str, format: impl Into<Option<FileFormat>>, label: &str) -> Schema {
     Schema {
         name: name.into(),
-        format: Some(format),
+        format: format.into(),
         columns: None,
         missing: Vec::new(),
         label: LabelRule { column: label.into(), at_least: None, drop_missing: false },
