@@ -32,7 +32,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let output = dir.join("dataset");
         let _ = std::fs::remove_dir_all(&output);
         let start = Instant::now();
-        let dataset = prepare(&PrepareOptions::new(schema.clone(), vec![log.clone()], output), &())?;
+        let dataset =
+            prepare(&PrepareOptions::new(schema.clone(), vec![log.clone()], output), &())?;
         let seconds = start.elapsed().as_secs_f64();
         let prepared: usize = Split::ALL.iter().map(|&split| dataset.rows(split)).sum();
         assert_eq!(prepared as u64, rows);

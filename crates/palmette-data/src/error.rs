@@ -74,7 +74,9 @@ pub enum DataError {
         available: String,
     },
     /// A Parquet column of a type that is no field of a log.
-    #[error("{file}: column `{column}` has the Parquet type {found}; use numbers, booleans, text, dates or timestamps")]
+    #[error(
+        "{file}: column `{column}` has the Parquet type {found}; use numbers, booleans, text, dates or timestamps"
+    )]
     UnsupportedColumnType {
         /// The input file.
         file: PathBuf,
@@ -147,13 +149,19 @@ pub enum RowProblem {
     #[error("label `{0}` is not a number; accepted are 0 and 1")]
     LabelNotNumeric(String),
     /// A label that is a number, but neither 0 nor 1.
-    #[error("label {0} is outside {{0, 1}}; for counts or ratings set `at_least` in the schema's label")]
+    #[error(
+        "label {0} is outside {{0, 1}}; for counts or ratings set `at_least` in the schema's label"
+    )]
     LabelOutside(String),
     /// No label.
-    #[error("the label is missing; to leave out unlabelled rows set `missing = \"drop\"` in the schema's label")]
+    #[error(
+        "the label is missing; to leave out unlabelled rows set `missing = \"drop\"` in the schema's label"
+    )]
     LabelMissing,
     /// A numeric field that is no finite number.
-    #[error("`{0}` is not a finite number; add it to the schema's `missing` list if it means a missing value")]
+    #[error(
+        "`{0}` is not a finite number; add it to the schema's `missing` list if it means a missing value"
+    )]
     NotANumber(String),
     /// A categorical field that its modulo encoder cannot read.
     #[error("`{value}` is not {expected}; use the encoder `dictionary` or `hash` for such values")]
@@ -199,10 +207,7 @@ impl DataError {
 }
 
 /// The name among `known` nearest to `name`, if it is near enough to be a slip of the finger.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (name.chars().count() / 3).max(1);
     known
         .into_iter()
@@ -234,6 +239,9 @@ mod tests {
             problem: RowProblem::LabelOutside("2".into()),
         };
         let text = error.to_string();
-        assert!(text.starts_with("log.tsv: row 7, field `click`: label 2 is outside {0, 1}"), "{text}");
+        assert!(
+            text.starts_with("log.tsv: row 7, field `click`: label 2 is outside {0, 1}"),
+            "{text}"
+        );
     }
 }

@@ -62,8 +62,15 @@ pub fn estimate(options: &PrepareOptions) -> Result<Estimate, DataError> {
         while text_bytes < budget.max(1) {
             let Some(block) = input.next_block()? else { break };
             let parsed = parser.parse(&block, profile.as_ref());
-            if let (Some(bad), crate::prepare::OnBadRow::Stop) = (parsed.bad.first(), options.on_bad_row) {
-                return Err(crate::input::bad_row(path, rows + bad.record + 1, bad.field.clone(), bad.problem.clone()));
+            if let (Some(bad), crate::prepare::OnBadRow::Stop) =
+                (parsed.bad.first(), options.on_bad_row)
+            {
+                return Err(crate::input::bad_row(
+                    path,
+                    rows + bad.record + 1,
+                    bad.field.clone(),
+                    bad.problem.clone(),
+                ));
             }
             rows += parsed.records;
             text_bytes += block.bytes();
@@ -72,7 +79,9 @@ pub fn estimate(options: &PrepareOptions) -> Result<Estimate, DataError> {
                 .categorical
                 .iter()
                 .map(|column| match column {
-                    CategoricalColumn::Texts(texts) => texts.texts.texts().map(|text| text.len() as u64 + 12).sum(),
+                    CategoricalColumn::Texts(texts) => {
+                        texts.texts.texts().map(|text| text.len() as u64 + 12).sum()
+                    }
                     CategoricalColumn::Values(_) => 0,
                 })
                 .sum::<u64>();
@@ -95,7 +104,12 @@ struct Sample {
 }
 
 impl Sample {
-    fn extrapolate(&self, options: &PrepareOptions, columns: Columns, total_bytes: u64) -> Estimate {
+    fn extrapolate(
+        &self,
+        options: &PrepareOptions,
+        columns: Columns,
+        total_bytes: u64,
+    ) -> Estimate {
         let scale = (total_bytes as f64 / self.file_bytes.max(1) as f64).max(1.0);
         let rows = (self.rows as f64 * scale).round() as u64;
         let threads = rayon::current_num_threads();
@@ -104,8 +118,13 @@ impl Sample {
         let parsing = self.time.as_secs_f64() * scale / threads as f64;
         let writing = (dataset_bytes + texts) as f64 / (COLUMN_BYTES_PER_SECOND * threads as f64);
         let chunk = chunk_bytes(options.memory).min(dataset_bytes + texts);
-        let tables = options.schema.categorical.iter().map(|field| 16 * u64::from(field.rows.unwrap_or(0)).min(rows));
-        let table = tables.max().unwrap_or_default().max(4 * texts / columns.categorical.max(1) as u64);
+        let tables = options
+            .schema
+            .categorical
+            .iter()
+            .map(|field| 16 * u64::from(field.rows.unwrap_or(0)).min(rows));
+        let table =
+            tables.max().unwrap_or_default().max(4 * texts / columns.categorical.max(1) as u64);
         let memory = BASE_MEMORY + 2 * chunk + table * threads as u64;
         Estimate {
             rows,

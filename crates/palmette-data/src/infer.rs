@@ -25,8 +25,18 @@ const USUAL_MISSING: [&str; 8] = ["NA", "N/A", "NaN", "nan", "NULL", "null", "No
 
 /// Names that usually are the label's, best first.
 const LABEL_NAMES: [&str; 12] = [
-    "label", "click", "clicked", "is_click", "is_clicked", "target", "y", "is_attributed", "conversion",
-    "converted", "is_converted", "outcome",
+    "label",
+    "click",
+    "clicked",
+    "is_click",
+    "is_clicked",
+    "target",
+    "y",
+    "is_attributed",
+    "conversion",
+    "converted",
+    "is_converted",
+    "outcome",
 ];
 
 /// What was seen of a column.
@@ -73,9 +83,10 @@ impl ColumnStatistics {
     fn role(&self) -> Role {
         let name = self.name.to_lowercase();
         let distinct = self.texts.len();
-        let named_id = ["id", "code", "type", "category", "channel", "device", "ip", "os", "app", "zip"]
-            .iter()
-            .any(|end| name == *end || name.ends_with(&format!("_{end}")));
+        let named_id =
+            ["id", "code", "type", "category", "channel", "device", "ip", "os", "app", "zip"]
+                .iter()
+                .any(|end| name == *end || name.ends_with(&format!("_{end}")));
         if self.present == 0 {
             return Role::Ignore("always missing");
         }
@@ -122,7 +133,9 @@ pub fn infer(path: &Path) -> Result<String, DataError> {
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     let mut text = format!("# Inferred from {file}; check the lines marked with `?`.\n");
     if headerless && columns.len() == 40 {
-        text.push_str("# ? 40 columns without a header: for Criteo's log use the preset `criteo` instead.\n");
+        text.push_str(
+            "# ? 40 columns without a header: for Criteo's log use the preset `criteo` instead.\n",
+        );
     }
     let quote = |name: &str| toml::Value::from(name).to_string();
     let list = |names: &[&str]| {
@@ -174,11 +187,17 @@ pub fn infer(path: &Path) -> Result<String, DataError> {
     let _ = writeln!(text, "encoder = {{ kind = \"dictionary\", min_count = 5 }}");
     match times.first() {
         Some(time) => {
-            let _ = writeln!(text, "time = {}\n\n# The latest rows test. Other splits: random, column, group.", quote(time));
+            let _ = writeln!(
+                text,
+                "time = {}\n\n# The latest rows test. Other splits: random, column, group.",
+                quote(time)
+            );
             text.push_str("[split]\nby = \"time\"\nfractions = [0.8, 0.1, 0.1]\n");
         }
         None => {
-            text.push_str("\n# Other splits: time (name the `time` column above), column, group.\n");
+            text.push_str(
+                "\n# Other splits: time (name the `time` column above), column, group.\n",
+            );
             text.push_str("[split]\nby = \"random\"\nfractions = [0.8, 0.1, 0.1]\nseed = 2018\n");
         }
     }
@@ -205,7 +224,10 @@ fn look(path: &Path) -> Result<(Vec<ColumnStatistics>, bool, Vec<&'static str>),
     let mut markers = Vec::new();
     let mut rows = 0;
     if headerless {
-        columns.iter_mut().zip(&first).for_each(|(column, text)| column.see(text.as_bytes(), &mut markers));
+        columns
+            .iter_mut()
+            .zip(&first)
+            .for_each(|(column, text)| column.see(text.as_bytes(), &mut markers));
         rows += 1;
     }
     let mut scratch = Vec::new();
@@ -215,7 +237,8 @@ fn look(path: &Path) -> Result<(Vec<ColumnStatistics>, bool, Vec<&'static str>),
             BlockRows::Text { bytes, delimiter } => {
                 let mut at = 0;
                 while at < bytes.len() {
-                    let end = record_end(&bytes[at..], *delimiter).map_or(bytes.len(), |end| at + end);
+                    let end =
+                        record_end(&bytes[at..], *delimiter).map_or(bytes.len(), |end| at + end);
                     let record = without_line_end(&bytes[at..end]);
                     at = end;
                     rows += 1;
@@ -247,7 +270,9 @@ fn look(path: &Path) -> Result<(Vec<ColumnStatistics>, bool, Vec<&'static str>),
 /// The label: by name, else a column of zeros and ones.
 fn label(columns: &[ColumnStatistics]) -> Option<usize> {
     let by_name = LABEL_NAMES.iter().find_map(|name| {
-        columns.iter().position(|column| column.name.eq_ignore_ascii_case(name) && column.numbers == column.present)
+        columns.iter().position(|column| {
+            column.name.eq_ignore_ascii_case(name) && column.numbers == column.present
+        })
     });
     by_name.or_else(|| {
         columns.iter().position(|column| {
@@ -269,7 +294,9 @@ fn ranges(names: &[&str]) -> Vec<String> {
     while at < names.len() {
         let mut run = 1;
         if let Some((stem, number)) = parts(names[at]) {
-            while names.get(at + run).and_then(|name| parts(name)) == Some((stem.clone(), number + run as u32)) {
+            while names.get(at + run).and_then(|name| parts(name))
+                == Some((stem.clone(), number + run as u32))
+            {
                 run += 1;
             }
         }
@@ -304,7 +331,13 @@ mod tests {
         let mut text = String::from("row,when,clicked,price,site,user_id,constant\n");
         for i in 0..2_000 {
             let price = if i % 7 == 0 { "NA".to_string() } else { format!("{}.5", i % 90) };
-            text.push_str(&format!("r{i},2020-01-{:02},{},{price},s{},{},k\n", i % 28 + 1, i % 2, i % 9, i % 300));
+            text.push_str(&format!(
+                "r{i},2020-01-{:02},{},{price},s{},{},k\n",
+                i % 28 + 1,
+                i % 2,
+                i % 9,
+                i % 300
+            ));
         }
         std::fs::write(&path, text).unwrap();
         let inferred = infer(&path).unwrap();

@@ -21,7 +21,10 @@ impl Interner {
 
     /// Bytes in use.
     pub fn bytes(&self) -> usize {
-        self.arena.capacity() + 8 * self.ends.capacity() + 4 * self.hashes.capacity() + 4 * self.slots.capacity()
+        self.arena.capacity()
+            + 8 * self.ends.capacity()
+            + 4 * self.hashes.capacity()
+            + 4 * self.slots.capacity()
     }
 
     /// The text of a number.

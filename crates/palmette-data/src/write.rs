@@ -46,7 +46,12 @@ impl Remaps {
     }
 
     /// The cells of chunk `number`, or `None` for a column without a dictionary.
-    fn read(&self, column: usize, number: usize, chunk: &Chunk) -> Result<Option<Vec<u8>>, DataError> {
+    fn read(
+        &self,
+        column: usize,
+        number: usize,
+        chunk: &Chunk,
+    ) -> Result<Option<Vec<u8>>, DataError> {
         let Some((path, starts)) = &self.columns[column] else { return Ok(None) };
         let mut cells = vec![0; 4 * chunk.texts(column)];
         let file = File::open(path).map_err(DataError::io("open", path))?;
@@ -168,7 +173,8 @@ impl PartWriter {
             let next = self.opened;
             let rows = (self.rows - next * SHARD_ROWS).min(SHARD_ROWS);
             let path = temporary_name(&dir.join(shard_name(self.split, next)));
-            let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+            let file =
+                File::options().read(true).write(true).create(true).truncate(true).open(&path);
             let file = file.map_err(DataError::io("create", &path))?;
             let offsets = columns.offsets(rows);
             self.open.push(OpenShard { number: next, file, offsets, rows, exceptions: Vec::new() });
@@ -269,7 +275,11 @@ fn copy_cells<const W: usize>(
 }
 
 /// Gives the exceptions of a chunk to the shards of their rows.
-fn route_exceptions(parts: &mut [PartWriter; 3], chunk: &Chunk, routes: &[u8]) -> Result<(), DataError> {
+fn route_exceptions(
+    parts: &mut [PartWriter; 3],
+    chunk: &Chunk,
+    routes: &[u8],
+) -> Result<(), DataError> {
     let exceptions = chunk.exceptions()?;
     if exceptions.is_empty() {
         return Ok(());

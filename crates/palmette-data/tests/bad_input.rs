@@ -27,25 +27,57 @@ fn wrong_column_count() {
 
 #[test]
 fn labels() {
-    check(SMALL, "click,x,c\n1,2,a\nyes,3,b\n", "log.csv: row 3, field `click`: label `yes` is not a number");
+    check(
+        SMALL,
+        "click,x,c\n1,2,a\nyes,3,b\n",
+        "log.csv: row 3, field `click`: label `yes` is not a number",
+    );
     check(SMALL, "click,x,c\n2,2,a\n", "log.csv: row 2, field `click`: label 2 is outside {0, 1}");
-    check(SMALL, "click,x,c\n0.5,2,a\n", "log.csv: row 2, field `click`: label 0.5 is outside {0, 1}");
+    check(
+        SMALL,
+        "click,x,c\n0.5,2,a\n",
+        "log.csv: row 2, field `click`: label 0.5 is outside {0, 1}",
+    );
     check(SMALL, "click,x,c\n,2,a\n", "log.csv: row 2, field `click`: the label is missing");
-    check(SMALL, "click,x,c\nnan,2,a\n", "log.csv: row 2, field `click`: label `nan` is not a number");
+    check(
+        SMALL,
+        "click,x,c\nnan,2,a\n",
+        "log.csv: row 2, field `click`: label `nan` is not a number",
+    );
 }
 
 #[test]
 fn fields_that_encoders_cannot_read() {
-    check(SMALL, "click,x,c\n1,1e999,a\n", "log.csv: row 2, field `x`: `1e999` is not a finite number");
+    check(
+        SMALL,
+        "click,x,c\n1,1e999,a\n",
+        "log.csv: row 2, field `x`: `1e999` is not a finite number",
+    );
     check(SMALL, "click,x,c\n1,two,a\n", "log.csv: row 2, field `x`: `two` is not a finite number");
     let hex = format!("{SMALL}\nencoder = {{ kind = \"modulo\", base = \"hex\" }}");
-    check(&hex, "click,x,c\n1,2,xyz\n", "log.csv: row 2, field `c`: `xyz` is not a hexadecimal integer");
+    check(
+        &hex,
+        "click,x,c\n1,2,xyz\n",
+        "log.csv: row 2, field `c`: `xyz` is not a hexadecimal integer",
+    );
     let time = format!("{SMALL}\ntime = \"t\"");
-    check(&time, "click,x,c,t\n1,2,a,yesterday\n", "log.csv: row 2, field `t`: `yesterday` is not a time of the form `2013-10-01`");
+    check(
+        &time,
+        "click,x,c,t\n1,2,a,yesterday\n",
+        "log.csv: row 2, field `t`: `yesterday` is not a time of the form `2013-10-01`",
+    );
     let weight = format!("{SMALL}\nweight = \"w\"");
-    check(&weight, "click,x,c,w\n1,2,a,-1\n", "log.csv: row 2, field `w`: `-1` is not a sample weight");
+    check(
+        &weight,
+        "click,x,c,w\n1,2,a,-1\n",
+        "log.csv: row 2, field `w`: `-1` is not a sample weight",
+    );
     let split = format!("{SMALL}\n[split]\ncolumn = \"s\"\ntrain = [\"a\"]");
-    check(&split, "click,x,c,s\n1,2,a,b\n", "log.csv: row 2, field `s`: `b` is not listed under train");
+    check(
+        &split,
+        "click,x,c,s\n1,2,a,b\n",
+        "log.csv: row 2, field `s`: `b` is not listed under train",
+    );
 }
 
 #[test]
@@ -64,7 +96,11 @@ fn empty_files() {
 
 #[test]
 fn missing_columns_are_suggested() {
-    check(SMALL, "click,x,d\n1,2,a\n", "log.csv: no column `c` (did you mean `d`?); the file has: click, x, d");
+    check(
+        SMALL,
+        "click,x,d\n1,2,a\n",
+        "log.csv: no column `c` (did you mean `d`?); the file has: click, x, d",
+    );
     check(SMALL, "clik,x,c\n1,2,a\n", "log.csv: no column `click` (did you mean `clik`?)");
     let ignore = format!("{SMALL}\nignore = [\"leak\"]");
     check(&ignore, "click,x,c\n1,2,a\n", "log.csv: no column `leak`; the file has");
@@ -91,7 +127,9 @@ fn truncated_compressed_files() {
     for (name, bytes) in [("log.tsv.gz", gzip), ("log.tsv.zst", zstd)] {
         for cut in [bytes.len() / 2, bytes.len() - 3] {
             let path = write(dir.path(), name, &bytes[..cut]);
-            let error = run(dir.path(), Schema::preset("criteo").unwrap(), &[path]).unwrap_err().to_string();
+            let error = run(dir.path(), Schema::preset("criteo").unwrap(), &[path])
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(&format!("{name}: damaged or truncated")), "{error}");
         }
     }
@@ -107,11 +145,17 @@ fn truncated_parquet_files() {
 
 #[test]
 fn parts_without_rows() {
-    let time = format!("{SMALL}\ntime = \"t\"\n[split]\nvalidation_from = \"2020-01-01\"\ntest_from = \"2021-01-01\"");
+    let time = format!(
+        "{SMALL}\ntime = \"t\"\n[split]\nvalidation_from = \"2020-01-01\"\ntest_from = \"2021-01-01\""
+    );
     check(&time, "click,x,c,t\n1,2,a,2019-05-05\n", "the validation part would be empty");
     let same = format!("{SMALL}\ntime = \"t\"");
     let rows = "1,2,a,2019-05-05\n".repeat(20);
-    check(&same, format!("click,x,c,t\n{rows}"), "the train part would be empty: so many rows have the earliest time (2019-05-05)");
+    check(
+        &same,
+        format!("click,x,c,t\n{rows}"),
+        "the train part would be empty: so many rows have the earliest time (2019-05-05)",
+    );
 }
 
 #[test]
@@ -145,6 +189,17 @@ fn quarantine_sets_bad_rows_aside() {
     assert!(error.contains("row 89: 2 columns, expected 3"), "{error}");
 }
 
+/// The reading thread used to wait for ever when a bad row ended the parsing before it.
+#[test]
+fn a_bad_row_at_the_start_of_a_long_file_ends_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!("2\n{}", criteo_text(20_000, 3));
+    let path = write(dir.path(), "log.tsv", text);
+    let error =
+        run(dir.path(), Schema::preset("criteo").unwrap(), &[path]).unwrap_err().to_string();
+    assert!(error.contains("log.tsv: row 1: 1 columns, expected 40"), "{error}");
+}
+
 #[test]
 fn damaged_shards_are_found_by_their_hash() {
     let dir = tempfile::tempdir().unwrap();
@@ -161,4 +216,24 @@ fn damaged_shards_are_found_by_their_hash() {
     std::fs::write(&shard, &bytes[..middle]).unwrap();
     let error = palmette_data::Dataset::open(dataset.dir()).unwrap_err().to_string();
     assert!(error.contains("validation-00000.shard: damaged"), "{error}");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(200))]
+
+    /// Whatever the bytes, the answer is a dataset or an error.
+    #[test]
+    fn no_file_panics(bytes: Vec<u8>, rows in "([01x]?,[0-9.,\"a\n]{0,6},[a-c\"]?\r?\n){0,8}", name in 0usize..4) {
+        let dir = tempfile::tempdir().unwrap();
+        let name = ["log.csv", "log.tsv", "log.csv.gz", "log.parquet"][name];
+        let content = [b"click,x,c\n".as_slice(), rows.as_bytes(), &bytes].concat();
+        for content in [&content, &bytes] {
+            let path = write(dir.path(), name, content);
+            let mut options = PrepareOptions::new(schema(SMALL), vec![path], dir.path().join("out"));
+            options.overwrite = true;
+            options.on_bad_row = OnBadRow::Quarantine { max_bad: 1_000 };
+            let _ = prepare(&options, &());
+            let _ = palmette_data::infer(&options.inputs[0]);
+        }
+    }
 }

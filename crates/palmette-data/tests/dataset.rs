@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{contents, criteo_text, run, schema, write};
 use palmette_data::{
-    Batch, DataError, Dataset, LogReader, Observer, PrepareOptions, RawBatch, RowEncoder, Schema, Split,
-    Stage, prepare, table_index,
+    Batch, DataError, Dataset, LogReader, Observer, PrepareOptions, RawBatch, RowEncoder, Schema,
+    Split, Stage, prepare, table_index,
 };
 
 /// All rows of a part, raw.
@@ -34,8 +34,10 @@ fn rows(batch: &RawBatch) -> Vec<Row> {
 
 /// What the rows of a Criteo text must become, by the plainest code.
 fn criteo_rows(text: &str) -> Vec<Row> {
-    let number = |field: &str| if field.is_empty() { f32::NAN } else { field.parse::<f32>().unwrap() };
-    let id = |field: &str| if field.is_empty() { -1 } else { i64::from_str_radix(field, 16).unwrap() };
+    let number =
+        |field: &str| if field.is_empty() { f32::NAN } else { field.parse::<f32>().unwrap() };
+    let id =
+        |field: &str| if field.is_empty() { -1 } else { i64::from_str_radix(field, 16).unwrap() };
     text.lines()
         .map(|line| {
             let fields: Vec<&str> = line.split('\t').collect();
@@ -143,7 +145,10 @@ fn output_does_not_depend_on_memory_threads_blocks_or_compression() {
         let dataset = pool.install(|| prepare(&options, &())).unwrap();
         fingerprints.push(dataset.fingerprint());
     }
-    assert!(fingerprints.iter().all(|fingerprint| *fingerprint == fingerprints[0]), "{fingerprints:?}");
+    assert!(
+        fingerprints.iter().all(|fingerprint| *fingerprint == fingerprints[0]),
+        "{fingerprints:?}"
+    );
 }
 
 #[test]
@@ -177,7 +182,9 @@ fn dictionaries_are_fitted_on_the_training_part() {
 #[test]
 fn hashes_are_stable() {
     let dir = tempfile::tempdir().unwrap();
-    let schema = schema("label = \"y\"\ncategorical = [\"c\"]\nencoder = \"hash\"\n[split]\nfractions = [1.0, 0.0, 0.0]");
+    let schema = schema(
+        "label = \"y\"\ncategorical = [\"c\"]\nencoder = \"hash\"\n[split]\nfractions = [1.0, 0.0, 0.0]",
+    );
     let path = write(dir.path(), "log.csv", "y,c\n1,abc\n0,\n1, abc \n");
     let dataset = run(dir.path(), schema, &[path]).unwrap();
     // python: xxhash.xxh3_64_intdigest(b"abc") & 0xffffffff
@@ -196,7 +203,8 @@ fn time_splits_by_fraction_and_boundary() {
     let path = write(dir.path(), "log.csv", text);
     let base = "label = \"y\"\ncategorical = [\"c\"]\ntime = [\"year\", \"month\", \"day\"]\n";
     let by_fraction = run(&dir.path().join("a"), schema(base), &[path.clone()]).unwrap();
-    let boundaries = format!("{base}[split]\nvalidation_from = \"2013-10-09\"\ntest_from = \"2013-10-10\"");
+    let boundaries =
+        format!("{base}[split]\nvalidation_from = \"2013-10-09\"\ntest_from = \"2013-10-10\"");
     let by_boundary = run(&dir.path().join("b"), schema(&boundaries), &[path]).unwrap();
     for dataset in [by_fraction, by_boundary] {
         let counts = Split::ALL.map(|split| dataset.rows(split));
@@ -214,14 +222,19 @@ fn groups_never_straddle() {
         text.push_str(&format!("{},a,u{}\n", i % 2, i * 31 % 400));
     }
     let path = write(dir.path(), "log.csv", text);
-    let schema = schema("label = \"y\"\ncategorical = [\"c\"]\ngroup = \"user\"\n[split]\nby = \"group\"");
+    let schema =
+        schema("label = \"y\"\ncategorical = [\"c\"]\ngroup = \"user\"\n[split]\nby = \"group\"");
     let dataset = run(dir.path(), schema, &[path]).unwrap();
     let keys = Split::ALL.map(|split| -> std::collections::BTreeSet<u64> {
         dataset.extra_keys(split, "user").unwrap().into_iter().collect()
     });
     assert!(keys.iter().all(|keys| keys.len() > 20));
     assert_eq!(keys.iter().map(|keys| keys.len()).sum::<usize>(), 400);
-    assert!(keys[0].is_disjoint(&keys[1]) && keys[0].is_disjoint(&keys[2]) && keys[1].is_disjoint(&keys[2]));
+    assert!(
+        keys[0].is_disjoint(&keys[1])
+            && keys[0].is_disjoint(&keys[2])
+            && keys[1].is_disjoint(&keys[2])
+    );
 }
 
 #[test]
@@ -231,7 +244,11 @@ fn kept_columns_weights_and_label_rules() {
         "label = { column = \"stars\", at_least = 4, missing = \"drop\" }\ncategorical = [\"c\"]\nmissing = [\"NA\"]\n\
          weight = \"w\"\nbaseline = \"p\"\nkeep = [\"k\"]\ngroup = \"c\"\n[split]\nfractions = [1.0, 0.0, 0.0]",
     );
-    let path = write(dir.path(), "log.csv", "stars,c,w,p,k\n5,a,2,0.5,1\n3,b,0.5,0.25,NA\nNA,c,broken,,\n4,NA,1,1,7\n");
+    let path = write(
+        dir.path(),
+        "log.csv",
+        "stars,c,w,p,k\n5,a,2,0.5,1\n3,b,0.5,0.25,NA\nNA,c,broken,,\n4,NA,1,1,7\n",
+    );
     let dataset = run(dir.path(), schema, &[path]).unwrap();
     assert_eq!(dataset.labels(Split::Train), [1.0, 0.0, 1.0]);
     assert_eq!(dataset.manifest().dropped, 1);
@@ -249,9 +266,12 @@ fn kept_columns_weights_and_label_rules() {
 #[test]
 fn kdd12_joins_its_profiles() {
     let dir = tempfile::tempdir().unwrap();
-    let log = write(dir.path(), "training.txt",
+    let log = write(
+        dir.path(),
+        "training.txt",
         "2\t3\t4298118681424644510\t7686695\t385\t3\t3\t1601\t5521\t7709\t576\t490234\n\
-         0\t1\t12057878999086460853\t9\t1\t1\t1\t2\t3\t4\t5\t77\n");
+         0\t1\t12057878999086460853\t9\t1\t1\t1\t2\t3\t4\t5\t77\n",
+    );
     let profile = write(dir.path(), "userid_profile.txt", "490234\t1\t5\n1\t2\t3\n");
     let mut schema = Schema::preset("kdd12").unwrap();
     schema.split = palmette_data::SplitRule::Random { fractions: [1.0, 0.0, 0.0], seed: 1 };
@@ -279,13 +299,16 @@ fn kdd12_joins_its_profiles() {
 fn newer_days_take_the_encoders_of_an_earlier_dataset() {
     let dir = tempfile::tempdir().unwrap();
     let text = |schema_split: &str| {
-        schema(&format!("label = \"y\"\ncategorical = [\"c\", \"d\"]\ndense = [\"x\"]\ntransform = \"standard\"\n\
-                 [column.d]\nencoder = \"hash\"\n[split]\nfractions = {schema_split}"))
+        schema(&format!(
+            "label = \"y\"\ncategorical = [\"c\", \"d\"]\ndense = [\"x\"]\ntransform = \"standard\"\n\
+                 [column.d]\nencoder = \"hash\"\n[split]\nfractions = {schema_split}"
+        ))
     };
     let old = write(dir.path(), "old.csv", "y,c,d,x\n1,b,q,1\n0,a,r,3\n0,b,s,5\n");
     let new = write(dir.path(), "new.csv", "y,c,d,x\n1,a,q,7\n0,z,,\n");
     let base = run(&dir.path().join("old"), text("[1.0, 0.0, 0.0]"), &[old]).unwrap();
-    let mut options = PrepareOptions::new(text("[1.0, 0.0, 0.0]"), vec![new.clone()], dir.path().join("new"));
+    let mut options =
+        PrepareOptions::new(text("[1.0, 0.0, 0.0]"), vec![new.clone()], dir.path().join("new"));
     options.encoders_from = Some(base.dir().to_path_buf());
     let newer = prepare(&options, &()).unwrap();
     assert_eq!(newer.manifest().encoders, base.manifest().encoders);
@@ -321,7 +344,9 @@ struct StopAfter(AtomicU64);
 
 impl Observer for StopAfter {
     fn progress(&self, _: Stage, _: u64, _: u64, _: u64) {
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(1)));
+        let _ = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(1)));
     }
 
     fn stop(&self) -> bool {
@@ -341,7 +366,8 @@ fn an_interrupted_run_continues_to_the_same_bytes() {
     let mut schema = Schema::preset("criteo").unwrap();
     schema.categorical[3].encoder = palmette_data::EncoderRule::Dictionary { min_count: 2 };
     let options = |name: &str| {
-        let mut options = PrepareOptions::new(schema.clone(), inputs.clone(), dir.path().join(name));
+        let mut options =
+            PrepareOptions::new(schema.clone(), inputs.clone(), dir.path().join(name));
         options.memory = 64 << 20;
         options.on_bad_row = palmette_data::OnBadRow::Quarantine { max_bad: 10 };
         options

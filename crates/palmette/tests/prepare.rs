@@ -49,7 +49,8 @@ fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
             let path = entry.unwrap().path();
             match path.is_dir() {
                 true => waiting.push(path),
-                false => files.push((path.strip_prefix(dir).unwrap().into(), std::fs::read(&path).unwrap())),
+                false => files
+                    .push((path.strip_prefix(dir).unwrap().into(), std::fs::read(&path).unwrap())),
             }
         }
     }
@@ -82,7 +83,8 @@ fn bad_input_is_an_error_with_file_row_and_field() {
     std::fs::write(dir.path().join("s.toml"), "label = \"y\"\ncategorical = [\"c\"]\n").unwrap();
     std::fs::write(dir.path().join("bad.csv"), "y,c\n1,a\n3,b\n").unwrap();
     std::fs::write(dir.path().join("empty.csv"), "").unwrap();
-    std::fs::write(dir.path().join("typo.toml"), "label = \"y\"\ncategoricall = [\"c\"]\n").unwrap();
+    std::fs::write(dir.path().join("typo.toml"), "label = \"y\"\ncategoricall = [\"c\"]\n")
+        .unwrap();
     let check = |schema: &str, input: &str, expect: &str| {
         let output = palmette(dir.path(), &["prepare", "--schema", schema, input, "-o", "out"]);
         assert_eq!(output.status.code(), Some(2));
@@ -93,7 +95,11 @@ fn bad_input_is_an_error_with_file_row_and_field() {
     check("s.toml", "bad.csv", "error: bad.csv: row 3, field `y`: label 3 is outside {0, 1}");
     check("s.toml", "empty.csv", "error: empty.csv: the file has no rows");
     check("s.toml", "nowhere.csv", "cannot open nowhere.csv");
-    check("typo.toml", "bad.csv", "typo.toml: unknown key `categoricall`; did you mean `categorical`?");
+    check(
+        "typo.toml",
+        "bad.csv",
+        "typo.toml: unknown key `categoricall`; did you mean `categorical`?",
+    );
     check("criteoo", "bad.csv", "did you mean `criteo`?");
     check("kdd12", "bad.csv", "--profile");
 }
@@ -107,12 +113,18 @@ fn quarantine_goes_on_up_to_a_limit() {
     std::fs::write(dir.path().join("log.csv"), log).unwrap();
     let run = |max: &str, out: &str| {
         let args = ["--on-bad-row=quarantine", "--max-bad", max, "-o", out];
-        palmette(dir.path(), &[&["prepare", "--schema", "s.toml", "log.csv"][..], &args[..]].concat())
+        palmette(
+            dir.path(),
+            &[&["prepare", "--schema", "s.toml", "log.csv"][..], &args[..]].concat(),
+        )
     };
     let output = run("5", "a");
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("5 bad rows in quarantine.jsonl"));
-    assert_eq!(std::fs::read_to_string(dir.path().join("a/quarantine.jsonl")).unwrap().lines().count(), 5);
+    assert_eq!(
+        std::fs::read_to_string(dir.path().join("a/quarantine.jsonl")).unwrap().lines().count(),
+        5
+    );
     let output = run("4", "b");
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("5 bad rows, more than the 4 allowed"));
@@ -122,7 +134,17 @@ fn quarantine_goes_on_up_to_a_limit() {
 fn dry_run_writes_nothing_and_comes_close() {
     let dir = tempfile::tempdir().unwrap();
     criteo(dir.path(), "train.txt", 3_000);
-    let args = ["prepare", "--schema", "criteo", "train.txt", "-o", "data", "--dry-run", "--format", "json"];
+    let args = [
+        "prepare",
+        "--schema",
+        "criteo",
+        "train.txt",
+        "-o",
+        "data",
+        "--dry-run",
+        "--format",
+        "json",
+    ];
     let output = palmette(dir.path(), &args);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let estimate: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -137,12 +159,19 @@ fn an_inferred_schema_prepares_its_log() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = String::from("click,price,site,when\n");
     for i in 0..500 {
-        log.push_str(&format!("{},{}.25,s{},2024-03-{:02}\n", i % 3 % 2, i % 60, i % 11, i / 20 + 1));
+        log.push_str(&format!(
+            "{},{}.25,s{},2024-03-{:02}\n",
+            i % 3 % 2,
+            i % 60,
+            i % 11,
+            i / 20 + 1
+        ));
     }
     std::fs::write(dir.path().join("log.csv"), log).unwrap();
     let output = palmette(dir.path(), &["prepare", "--infer", "log.csv", "-o", "log.toml"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    let output = palmette(dir.path(), &["prepare", "--schema", "log.toml", "log.csv", "-o", "data"]);
+    let output =
+        palmette(dir.path(), &["prepare", "--schema", "log.toml", "log.csv", "-o", "data"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(Dataset::open(&dir.path().join("data")).unwrap().rows(Split::Train), 400);
     // a file that exists is not overwritten by accident
@@ -197,7 +226,8 @@ fn a_killed_run_continues_to_the_same_bytes() {
     let output = palmette(dir.path(), &args("killed"));
     assert!(output.status.success(), "{}", text(&output.stderr));
     let (expect, got) = (contents(&dir.path().join("whole")), contents(&dir.path().join("killed")));
-    let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
+    let names =
+        |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(n, _)| n.clone()).collect::<Vec<_>>();
     assert_eq!(names(&got), names(&expect));
     assert!(got == expect);
 }
@@ -210,14 +240,21 @@ fn memory_is_bounded_for_an_input_larger_than_it() {
     use std::io::Write;
     let dir = tempfile::tempdir().unwrap();
     let budget = 96u64 << 20;
-    let mut file = std::io::BufWriter::new(std::fs::File::create(dir.path().join("log.tsv")).unwrap());
+    let mut file =
+        std::io::BufWriter::new(std::fs::File::create(dir.path().join("log.tsv")).unwrap());
     writeln!(file, "y\ta\tb\tc\td\tx").unwrap();
     let mut bytes = 0;
     let mut i = 0u64;
     while bytes < 2 * budget {
         // two dictionaries, a modulo and a hash column, all but the last different in every row
         let h = i.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let line = format!("{}\t{h:016x}-a-long-value-of-a-dictionary\tv{:x}\t{:08x}\tw{:x}\t{i}\n", i % 2, h >> 20, h as u32, i % 1000);
+        let line = format!(
+            "{}\t{h:016x}-a-long-value-of-a-dictionary\tv{:x}\t{:08x}\tw{:x}\t{i}\n",
+            i % 2,
+            h >> 20,
+            h as u32,
+            i % 1000
+        );
         bytes += line.len() as u64;
         file.write_all(line.as_bytes()).unwrap();
         i += 1;
@@ -234,13 +271,20 @@ fn memory_is_bounded_for_an_input_larger_than_it() {
         "exec {} prepare --schema s.toml log.tsv -o out --memory 96MiB",
         env!("CARGO_BIN_EXE_palmette")
     );
-    let mut child = Command::new("sh").current_dir(dir.path()).args(["-c", &script]).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = Command::new("sh")
+        .current_dir(dir.path())
+        .args(["-c", &script])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     let status_path = format!("/proc/{}/status", child.id());
     let mut peak = 0u64;
     let status = loop {
         if let Ok(status) = std::fs::read_to_string(&status_path) {
             let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|n| n.trim().parse::<u64>().ok());
+            let kib = line
+                .and_then(|line| line.trim().strip_suffix(" kB"))
+                .and_then(|n| n.trim().parse::<u64>().ok());
             peak = peak.max(kib.unwrap_or(0) << 10);
         }
         if let Some(status) = child.try_wait().unwrap() {
@@ -264,7 +308,8 @@ fn memory_is_bounded_for_an_input_larger_than_it() {
 #[test]
 fn example_schemas_prepare_their_data() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let shared = std::env::var_os("PALMETTE_SHARED").map_or(workspace.join("../shared"), PathBuf::from);
+    let shared =
+        std::env::var_os("PALMETTE_SHARED").map_or(workspace.join("../shared"), PathBuf::from);
     let data = shared.join("data/ctr");
     if !data.exists() {
         println!("skipped: {} is not there", data.display());
@@ -277,7 +322,8 @@ fn example_schemas_prepare_their_data() {
     ] {
         let schema = workspace.join(format!("examples/schemas/{name}.toml"));
         let input = data.join(format!("{name}.parquet"));
-        let args = ["prepare", "--schema", schema.to_str().unwrap(), input.to_str().unwrap(), "-o", name];
+        let args =
+            ["prepare", "--schema", schema.to_str().unwrap(), input.to_str().unwrap(), "-o", name];
         let output = palmette(dir.path(), &args);
         assert!(output.status.success(), "{}", text(&output.stderr));
         let dataset = Dataset::open(&dir.path().join(name)).unwrap();

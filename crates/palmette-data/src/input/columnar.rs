@@ -51,7 +51,8 @@ impl ParquetBlocks {
         consumed: Arc<AtomicU64>,
     ) -> Result<(Self, Vec<String>), DataError> {
         let builder = builder(path)?;
-        let names: Vec<String> = builder.schema().fields().iter().map(|f| f.name().clone()).collect();
+        let names: Vec<String> =
+            builder.schema().fields().iter().map(|f| f.name().clone()).collect();
         let total_rows = builder.metadata().file_metadata().num_rows().max(0) as u64;
         if total_rows == 0 {
             return Err(DataError::EmptyFile { file: path.into() });
@@ -131,8 +132,11 @@ impl ParquetBlocks {
     fn render(&self, batch: &RecordBatch) -> BlockRows {
         let width = self.names.len();
         let mut columns = batch.columns().iter();
-        let cells: Vec<Option<Cells>> =
-            self.used.iter().map(|used| used.then(|| columns.next()).flatten().map(|c| Cells::new(c))).collect();
+        let cells: Vec<Option<Cells>> = self
+            .used
+            .iter()
+            .map(|used| used.then(|| columns.next()).flatten().map(|c| Cells::new(c)))
+            .collect();
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(batch.num_rows() * width);
         for row in 0..batch.num_rows() {
@@ -157,8 +161,9 @@ fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, DataErr
 }
 
 fn supported(kind: &DataType) -> bool {
-    use DataType::{Boolean, Date32, Timestamp, Utf8, LargeUtf8, Utf8View};
-    kind.is_integer() || matches!(kind, DataType::Float32 | DataType::Float64)
+    use DataType::{Boolean, Date32, LargeUtf8, Timestamp, Utf8, Utf8View};
+    kind.is_integer()
+        || matches!(kind, DataType::Float32 | DataType::Float64)
         || matches!(kind, Boolean | Date32 | Timestamp(..) | Utf8 | LargeUtf8 | Utf8View)
 }
 
@@ -184,7 +189,10 @@ impl<'a> Cells<'a> {
         macro_rules! seconds {
             ($kind:ty, $unit:expr) => {{
                 let values = array.as_primitive::<$kind>();
-                Cells::Seconds(array, Box::new(|row| i64::from(values.value(row)).div_euclid($unit)))
+                Cells::Seconds(
+                    array,
+                    Box::new(|row| i64::from(values.value(row)).div_euclid($unit)),
+                )
             }};
         }
         match array.data_type() {
@@ -207,9 +215,15 @@ impl<'a> Cells<'a> {
                 Cells::Seconds(array, Box::new(|row| i64::from(values.value(row)) * 86_400))
             }
             DataType::Timestamp(TimeUnit::Second, _) => seconds!(TimestampSecondType, 1),
-            DataType::Timestamp(TimeUnit::Millisecond, _) => seconds!(TimestampMillisecondType, 1_000),
-            DataType::Timestamp(TimeUnit::Microsecond, _) => seconds!(TimestampMicrosecondType, 1_000_000),
-            DataType::Timestamp(TimeUnit::Nanosecond, _) => seconds!(TimestampNanosecondType, 1_000_000_000),
+            DataType::Timestamp(TimeUnit::Millisecond, _) => {
+                seconds!(TimestampMillisecondType, 1_000)
+            }
+            DataType::Timestamp(TimeUnit::Microsecond, _) => {
+                seconds!(TimestampMicrosecondType, 1_000_000)
+            }
+            DataType::Timestamp(TimeUnit::Nanosecond, _) => {
+                seconds!(TimestampNanosecondType, 1_000_000_000)
+            }
             DataType::Utf8 => {
                 let values = array.as_string::<i32>();
                 Cells::Texts(array, Box::new(|row| values.value(row)))
@@ -229,7 +243,9 @@ impl<'a> Cells<'a> {
     /// Appends the text of a row; nothing for null and NaN. Writing to a vector cannot fail.
     fn render(&self, row: usize, out: &mut Vec<u8>) {
         match self {
-            Cells::Integers(array, value) if array.is_valid(row) => drop(write!(out, "{}", value(row))),
+            Cells::Integers(array, value) if array.is_valid(row) => {
+                drop(write!(out, "{}", value(row)))
+            }
             Cells::Singles(array) if array.is_valid(row) && !array.value(row).is_nan() => {
                 drop(write!(out, "{}", array.value(row)));
             }

@@ -96,7 +96,10 @@ impl Input {
         let mut file = File::open(path).map_err(DataError::io("open", path))?;
         let metadata = file.metadata().map_err(DataError::io("read", path))?;
         if metadata.is_dir() {
-            return Err(DataError::Options(format!("{}: a directory, not a log; name its files", path.display())));
+            return Err(DataError::Options(format!(
+                "{}: a directory, not a log; name its files",
+                path.display()
+            )));
         }
         let mut magic = Vec::new();
         (&mut file).take(4).read_to_end(&mut magic).map_err(DataError::io("read", path))?;
@@ -109,16 +112,21 @@ impl Input {
         };
         let consumed = Arc::new(AtomicU64::new(0));
         if format == FileFormat::Parquet {
-            let (blocks, names) = columnar::ParquetBlocks::open(path, metadata.len(), consumed.clone())?;
+            let (blocks, names) =
+                columnar::ParquetBlocks::open(path, metadata.len(), consumed.clone())?;
             let source = Source::Parquet(Box::new(blocks));
             return Ok(Input { path: path.into(), names, header_rows: 0, consumed, source });
         }
         let file = File::open(path).map_err(DataError::io("open", path))?;
         let file = Counted { file, consumed: consumed.clone() };
         let (compression, reader): (_, Box<dyn Read + Send>) = match magic[..] {
-            [0x1f, 0x8b, ..] => {
-                (Some("gzip"), Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(1 << 18, file))))
-            }
+            [0x1f, 0x8b, ..] => (
+                Some("gzip"),
+                Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(
+                    1 << 18,
+                    file,
+                ))),
+            ),
             [0x28, 0xb5, 0x2f, 0xfd] => {
                 let decoder = zstd::Decoder::new(file).map_err(DataError::io("read", path))?;
                 (Some("zstd"), Box::new(decoder))
@@ -176,8 +184,10 @@ fn detect(path: &Path, magic: &[u8]) -> Result<FileFormat, DataError> {
     if magic == b"PAR1" {
         return Ok(FileFormat::Parquet);
     }
-    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let name = [".gz", ".zst", ".zstd"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+    let name =
+        path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let name =
+        [".gz", ".zst", ".zstd"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
     match name.rsplit('.').next() {
         Some("csv") => Ok(FileFormat::Csv),
         Some("tsv" | "txt" | "tab") => Ok(FileFormat::Tsv),
@@ -189,6 +199,11 @@ fn detect(path: &Path, magic: &[u8]) -> Result<FileFormat, DataError> {
 }
 
 /// An error for one row of a file.
-pub(crate) fn bad_row(file: &Path, row: u64, field: Option<String>, problem: RowProblem) -> DataError {
+pub(crate) fn bad_row(
+    file: &Path,
+    row: u64,
+    field: Option<String>,
+    problem: RowProblem,
+) -> DataError {
     DataError::BadRow { file: file.into(), row, field, problem }
 }

@@ -36,7 +36,16 @@ impl TextBlocks {
         block_bytes: usize,
     ) -> Self {
         let (path, carry) = (path.into(), Vec::new());
-        Self { path, reader, compression, delimiter, block_bytes, carry, position: 0, finished: false }
+        Self {
+            path,
+            reader,
+            compression,
+            delimiter,
+            block_bytes,
+            carry,
+            position: 0,
+            finished: false,
+        }
     }
 
     /// Skips the mark that some editors put before UTF-8 text.
@@ -58,7 +67,9 @@ impl TextBlocks {
             match record_end(&bytes, self.delimiter) {
                 Some(end) => break end,
                 None if self.read_more(&mut bytes, 1 << 12)? => self.check_length(&bytes, 0)?,
-                None if bytes.is_empty() => return Err(DataError::EmptyFile { file: self.path.clone() }),
+                None if bytes.is_empty() => {
+                    return Err(DataError::EmptyFile { file: self.path.clone() });
+                }
                 None => break bytes.len(),
             }
         };
@@ -103,7 +114,10 @@ impl TextBlocks {
         };
         self.carry = bytes.split_off(end);
         self.position += end as u64;
-        Ok(Some(Block { rows: BlockRows::Text { bytes, delimiter: self.delimiter }, end: self.position }))
+        Ok(Some(Block {
+            rows: BlockRows::Text { bytes, delimiter: self.delimiter },
+            end: self.position,
+        }))
     }
 
     /// Goes on from a position in the text.
@@ -131,7 +145,11 @@ impl TextBlocks {
         let room = wanted.saturating_sub(bytes.len()).max(1 << 12);
         let read = (&mut self.reader).take(room as u64).read_to_end(bytes);
         let read = read.map_err(|source| match self.compression {
-            Some(what) => DataError::DamagedInput { file: self.path.clone(), what, problem: source.to_string() },
+            Some(what) => DataError::DamagedInput {
+                file: self.path.clone(),
+                what,
+                problem: source.to_string(),
+            },
             None => DataError::Io { action: "read", path: self.path.clone(), source },
         })?;
         self.finished = read < room;

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::error::DataError;
 use crate::input::{BLOCK_BYTES, Block, Input, bad_row};
-use crate::parse::{BadRecord, Purpose, ParsedBlock, RowParser};
+use crate::parse::{BadRecord, ParsedBlock, Purpose, RowParser};
 use crate::profile::Profile;
 use crate::schema::Schema;
 use crate::shard::Columns;
@@ -125,7 +125,9 @@ impl<'a> Stager<'a> {
 
     /// Takes over the chunks of an interrupted run.
     fn resume(&mut self) -> Result<(), DataError> {
-        while let Some(chunk) = Chunk::open(&chunk_path(self.staging, self.chunks.len()), self.columns)? {
+        while let Some(chunk) =
+            Chunk::open(&chunk_path(self.staging, self.chunks.len()), self.columns)?
+        {
             self.position = chunk.info.next;
             self.file_rows.extend(&chunk.info.finished_files);
             self.bad_total += chunk.info.bad;
@@ -148,6 +150,8 @@ impl<'a> Stager<'a> {
         let consumed = input.consumed.clone();
         let (send, receive) = sync_channel::<Result<Block, DataError>>(width);
         std::thread::scope(|scope| {
+            // dropped on every way out, so that the reading thread never waits for nobody
+            let receive = receive;
             scope.spawn(move || {
                 loop {
                     let (block, last) = match input.next_block() {
@@ -188,7 +192,12 @@ impl<'a> Stager<'a> {
         self.chunks.iter().map(|chunk| chunk.info.rows).sum::<u64>() + self.rows
     }
 
-    fn take(&mut self, mut block: ParsedBlock, path: &Path, header_rows: u64) -> Result<(), DataError> {
+    fn take(
+        &mut self,
+        mut block: ParsedBlock,
+        path: &Path,
+        header_rows: u64,
+    ) -> Result<(), DataError> {
         for bad in std::mem::take(&mut block.bad) {
             let row = header_rows + self.position.records + bad.record + 1;
             self.take_bad_row(path, row, bad)?;
@@ -223,7 +232,13 @@ impl<'a> Stager<'a> {
             return Ok(());
         }
         let quarantine = self.options.output.join(QUARANTINE_FILE);
-        write_atomically(&quarantine, &self.bad_lines)?;
+        let mut lines = Vec::new();
+        for number in (0..self.chunks.len()).filter(|&number| self.chunks[number].info.bad > 0) {
+            let part = bad_rows_path(self.staging, number);
+            lines.extend(std::fs::read(&part).map_err(DataError::io("read", &part))?);
+        }
+        lines.append(&mut self.bad_lines);
+        write_atomically(&quarantine, &lines)?;
         Err(DataError::TooManyBadRows {
             count: self.bad_total,
             limit: max_bad,

@@ -126,17 +126,14 @@ fn dense(name: impl Into<String>) -> DenseField {
 }
 
 fn modulo(name: impl Into<String>, base: IntegerBase, rows: u32) -> CategoricalField {
-    CategoricalField {
-        name: name.into(),
-        encoder: EncoderRule::Modulo { base },
-        rows: Some(rows),
-    }
+    CategoricalField { name: name.into(), encoder: EncoderRule::Modulo { base }, rows: Some(rows) }
 }
 
 fn criteo() -> Schema {
     let integers = (1..=13).map(|i| format!("I{i}"));
     let categories = (1..=26).map(|i| format!("C{i}"));
-    let columns = std::iter::once("label".to_string()).chain(integers.clone()).chain(categories.clone());
+    let columns =
+        std::iter::once("label".to_string()).chain(integers.clone()).chain(categories.clone());
     Schema {
         columns: Some(columns.collect()),
         dense: integers.map(dense).collect(),

@@ -43,7 +43,11 @@ pub fn schema(text: &str) -> Schema {
 }
 
 /// Prepares `inputs` under `dir/out`.
-pub fn run(dir: &Path, schema: Schema, inputs: &[PathBuf]) -> Result<Dataset, palmette_data::DataError> {
+pub fn run(
+    dir: &Path,
+    schema: Schema,
+    inputs: &[PathBuf],
+) -> Result<Dataset, palmette_data::DataError> {
     prepare(&PrepareOptions::new(schema, inputs.to_vec(), dir.join("out")), &() as &dyn Observer)
 }
 
@@ -57,7 +61,10 @@ pub fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
             if path.is_dir() {
                 waiting.push(path);
             } else {
-                files.push((path.strip_prefix(dir).unwrap().to_path_buf(), std::fs::read(&path).unwrap()));
+                files.push((
+                    path.strip_prefix(dir).unwrap().to_path_buf(),
+                    std::fs::read(&path).unwrap(),
+                ));
             }
         }
     }

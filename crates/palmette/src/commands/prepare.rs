@@ -309,7 +309,8 @@ mod tests {
 
     #[test]
     fn sizes() {
-        let check = |text: &str, expect: Option<u64>| assert_eq!(parse_bytes(text).ok(), expect, "{text}");
+        let check =
+            |text: &str, expect: Option<u64>| assert_eq!(parse_bytes(text).ok(), expect, "{text}");
         check("1GiB", Some(1 << 30));
         check("512 MiB", Some(512 << 20));
         check("1.5g", Some(3 << 29));
