@@ -158,6 +158,15 @@ impl<T: Real> ParamStore<T> {
         Ok(())
     }
 
+    /// Forgets the optimiser's state of one parameter.
+    pub fn reset_state_of(&mut self, id: ParamId) {
+        let spec = self.layout.spec(id);
+        let place = spec.offset..spec.offset + spec.rows * spec.stride;
+        for state in &mut self.state {
+            state.as_mut_slice()[place.clone()].fill(T::ZERO);
+        }
+    }
+
     /// Bytes of values and state.
     pub fn bytes(&self) -> u64 {
         ((1 + self.state.len()) * self.layout.len * size_of::<T>()) as u64

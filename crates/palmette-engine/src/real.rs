@@ -47,6 +47,8 @@ pub trait Real:
     fn nan() -> Self;
     /// Little-endian bytes, appended.
     fn write_le(self, out: &mut Vec<u8>);
+    /// From as many little-endian bytes; missing ones are zero.
+    fn read_le(bytes: &[u8]) -> Self;
 
     /// `1 / (1 + exp(-self))`.
     #[inline(always)]
@@ -90,6 +92,11 @@ macro_rules! shared {
         }
         fn write_le(self, out: &mut Vec<u8>) {
             out.extend_from_slice(&self.to_le_bytes());
+        }
+        fn read_le(bytes: &[u8]) -> Self {
+            let mut own = [0u8; size_of::<$type>()];
+            own.iter_mut().zip(bytes).for_each(|(own, byte)| *own = *byte);
+            <$type>::from_le_bytes(own)
         }
     };
 }
