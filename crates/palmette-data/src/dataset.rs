@@ -66,11 +66,19 @@ impl Dataset {
         let refuse = |problem: String| DataError::NotADataset { dir: dir.into(), problem };
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && dir.join(crate::staging::STAGING_DIR).exists() => {
-                return Err(refuse("preparing it was interrupted; give the same `palmette prepare` command again".into()));
+            Err(e)
+                if e.kind() == std::io::ErrorKind::NotFound
+                    && dir.join(crate::staging::STAGING_DIR).exists() =>
+            {
+                return Err(refuse(
+                    "preparing it was interrupted; give the same `palmette prepare` command again"
+                        .into(),
+                ));
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(refuse(format!("no {MANIFEST_FILE} here; make a dataset with `palmette prepare`")));
+                return Err(refuse(format!(
+                    "no {MANIFEST_FILE} here; make a dataset with `palmette prepare`"
+                )));
             }
             Err(e) => return Err(DataError::io("read", &path)(e)),
         };
@@ -88,7 +96,8 @@ impl Dataset {
     }
 
     fn from_manifest(dir: &Path, manifest: Manifest) -> Result<Dataset, DataError> {
-        let columns = Columns::of_encoders(&manifest.encoders, manifest.weighted, manifest.extras.len());
+        let columns =
+            Columns::of_encoders(&manifest.encoders, manifest.weighted, manifest.extras.len());
         let mut parts = [Vec::new(), Vec::new(), Vec::new()];
         for entry in &manifest.shards {
             let shard = open_shard(&dir.join(&entry.file), entry.rows, entry.bytes, columns)?;
@@ -198,7 +207,8 @@ impl Dataset {
         // a run of rows that lie in one shard is filled column by column
         while start < rows.len() {
             let shard = rows[start] as usize / shard_rows;
-            let run = rows[start..].iter().take_while(|&&row| row as usize / shard_rows == shard).count();
+            let run =
+                rows[start..].iter().take_while(|&&row| row as usize / shard_rows == shard).count();
             let first = shard * shard_rows;
             let pick = |i: usize| rows[start + i] as usize - first;
             self.fill_run(&shards[shard], run, pick, table_rows, start, batch);

@@ -11,7 +11,7 @@ use crate::input::{BLOCK_BYTES, Input, bad_row};
 use crate::interner::Interner;
 use crate::manifest::Encoders;
 use crate::number;
-use crate::parse::{CategoricalColumn, LABEL_ABSENT, Leniency, ParsedBlock, RowParser};
+use crate::parse::{CategoricalColumn, LABEL_ABSENT, ParsedBlock, Purpose, RowParser};
 use crate::profile::Profile;
 use crate::schema::Schema;
 
@@ -32,7 +32,8 @@ impl RowEncoder {
             vocabularies.push(match &field.vocabulary {
                 Some(entry) => {
                     let mut texts = Interner::default();
-                    VocabularyReader::open(&dataset.dir().join(&entry.file))?.next_piece(&mut texts, u64::MAX)?;
+                    VocabularyReader::open(&dataset.dir().join(&entry.file))?
+                        .next_piece(&mut texts, u64::MAX)?;
                     Some(texts)
                 }
                 None => None,
@@ -76,10 +77,12 @@ impl RowEncoder {
         }
         let Some(text) = present else { return Ok(-1) };
         match self.encoders.categorical[field].encoder {
-            CategoricalEncoder::Modulo { base } => base.parse(text).map(i64::from).ok_or_else(|| {
-                let value = String::from_utf8_lossy(text).into_owned();
-                RowProblem::NotAnInteger { value, expected: base.expected() }
-            }),
+            CategoricalEncoder::Modulo { base } => {
+                base.parse(text).map(i64::from).ok_or_else(|| {
+                    let value = String::from_utf8_lossy(text).into_owned();
+                    RowProblem::NotAnInteger { value, expected: base.expected() }
+                })
+            }
             CategoricalEncoder::Hash => Ok(i64::from(hash_value(text))),
             CategoricalEncoder::Dictionary { .. } => Ok(-1),
         }
@@ -88,7 +91,8 @@ impl RowEncoder {
     /// The trimmed text, unless it means a missing value.
     fn present<'a>(&self, text: &'a str) -> Option<&'a [u8]> {
         let text = number::trimmed(text.as_bytes());
-        let missing = text.is_empty() || self.encoders.missing.iter().any(|m| m.trim().as_bytes() == text);
+        let missing =
+            text.is_empty() || self.encoders.missing.iter().any(|m| m.trim().as_bytes() == text);
         (!missing).then_some(text)
     }
 
@@ -103,7 +107,8 @@ impl RowEncoder {
                 batch.dense[at] = dense.transform.apply(raw.dense[at]);
             }
             for (field, &table) in table_rows.iter().enumerate() {
-                batch.ids[field * raw.rows + row] = table_index(raw.values[row * fields + field], table);
+                batch.ids[field * raw.rows + row] =
+                    table_index(raw.values[row * fields + field], table);
             }
         }
         batch.labels.copy_from_slice(&raw.labels);
@@ -165,7 +170,12 @@ impl<'a> LogReader<'a> {
             };
             let mut parsed = log.parser.parse(&block, self.profile.as_ref());
             if let Some(bad) = parsed.bad.drain(..).next() {
-                return Err(bad_row(&log.input.path, log.rows + bad.record + 1, bad.field, bad.problem));
+                return Err(bad_row(
+                    &log.input.path,
+                    log.rows + bad.record + 1,
+                    bad.field,
+                    bad.problem,
+                ));
             }
             log.rows += parsed.records;
             self.encoder.collect(&parsed, batch);
@@ -175,9 +185,8 @@ impl<'a> LogReader<'a> {
 }
 
 fn open_log(path: &Path, schema: &Schema) -> Result<OpenLog, DataError> {
-    // a log of new rows may come without the label; headerless files then have one column less
     let mut input = Input::open(path, schema, BLOCK_BYTES)?;
-    let parser = RowParser::new(schema, &input.names, path, Leniency { inputs_only: true })?;
+    let parser = RowParser::new(schema, &input.names, path, Purpose::Predict)?;
     input.project(&parser.used())?;
     let rows = input.header_rows;
     Ok(OpenLog { input, parser, rows })
@@ -201,12 +210,22 @@ impl RowEncoder {
             let mut put = |row: usize, value: i64| batch.values[row * fields + field] = value;
             match (column, &self.vocabularies[field]) {
                 (CategoricalColumn::Values(values), _) => {
-                    values.iter().enumerate().for_each(|(row, &stored)| put(row, i64::from(stored) - 1));
+                    values
+                        .iter()
+                        .enumerate()
+                        .for_each(|(row, &stored)| put(row, i64::from(stored) - 1));
                 }
                 (CategoricalColumn::Texts(texts), Some(vocabulary)) => {
-                    let found: Vec<i64> =
-                        texts.texts.texts().map(|text| vocabulary.find(text).map_or(-1, i64::from)).collect();
-                    texts.numbers.iter().enumerate().for_each(|(row, &n)| put(row, found[n as usize]));
+                    let found: Vec<i64> = texts
+                        .texts
+                        .texts()
+                        .map(|text| vocabulary.find(text).map_or(-1, i64::from))
+                        .collect();
+                    texts
+                        .numbers
+                        .iter()
+                        .enumerate()
+                        .for_each(|(row, &n)| put(row, found[n as usize]));
                 }
                 (CategoricalColumn::Texts(_), None) => {}
             }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use strsim::osa_distance;
 use thiserror::Error;
 
 /// An error of this crate.
@@ -73,7 +74,9 @@ pub enum DataError {
         available: String,
     },
     /// A Parquet column of a type that is no field of a log.
-    #[error("{file}: column `{column}` has the Parquet type {found}; use numbers, booleans, text, dates or timestamps")]
+    #[error(
+        "{file}: column `{column}` has the Parquet type {found}; use numbers, booleans, text, dates or timestamps"
+    )]
     UnsupportedColumnType {
         /// The input file.
         file: PathBuf,
@@ -146,13 +149,19 @@ pub enum RowProblem {
     #[error("label `{0}` is not a number; accepted are 0 and 1")]
     LabelNotNumeric(String),
     /// A label that is a number, but neither 0 nor 1.
-    #[error("label {0} is outside {{0, 1}}; for counts or ratings set `at_least` in the schema's label")]
+    #[error(
+        "label {0} is outside {{0, 1}}; for counts or ratings set `at_least` in the schema's label"
+    )]
     LabelOutside(String),
     /// No label.
-    #[error("the label is missing; to leave out unlabelled rows set `missing = \"drop\"` in the schema's label")]
+    #[error(
+        "the label is missing; to leave out unlabelled rows set `missing = \"drop\"` in the schema's label"
+    )]
     LabelMissing,
     /// A numeric field that is no finite number.
-    #[error("`{0}` is not a finite number; add it to the schema's `missing` list if it means a missing value")]
+    #[error(
+        "`{0}` is not a finite number; add it to the schema's `missing` list if it means a missing value"
+    )]
     NotANumber(String),
     /// A categorical field that its modulo encoder cannot read.
     #[error("`{value}` is not {expected}; use the encoder `dictionary` or `hash` for such values")]
@@ -198,37 +207,14 @@ impl DataError {
 }
 
 /// The name among `known` nearest to `name`, if it is near enough to be a slip of the finger.
-pub(crate) fn nearest<'a>(
-    name: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (name.chars().count() / 3).max(1);
     known
         .into_iter()
-        .map(|candidate| (edit_distance(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .map(|candidate| (osa_distance(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
         .filter(|(distance, _)| *distance <= limit)
         .min()
         .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein distance with transpositions of neighbours counted once.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut before: Vec<usize> = Vec::new();
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let substitution = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = substitution.min(last[j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(before[j - 2] + 1);
-            }
-            row.push(best);
-        }
-        before = std::mem::replace(&mut last, row);
-    }
-    last[b.len()]
 }
 
 #[cfg(test)]
@@ -253,6 +239,9 @@ mod tests {
             problem: RowProblem::LabelOutside("2".into()),
         };
         let text = error.to_string();
-        assert!(text.starts_with("log.tsv: row 7, field `click`: label 2 is outside {0, 1}"), "{text}");
+        assert!(
+            text.starts_with("log.tsv: row 7, field `click`: label 2 is outside {0, 1}"),
+            "{text}"
+        );
     }
 }

@@ -93,8 +93,8 @@ pub struct VocabularyEntry {
 /// The contract of a raw input, which an exported model has to keep: a dense value is its number
 /// as `f32`, or NaN where missing, *before* its transform; a categorical value is `v` of
 /// [`CategoricalEncoder`] in `-1..=4294967295`, *before* [`table_index`](crate::table_index).
-/// Fields are trimmed of spaces and tabs; a field is missing where it is then empty or equal to
-/// one of `missing`.
+/// A field that begins or ends with a space or a tab is trimmed of ASCII white space; it is missing
+/// where it is then empty or equal to one of `missing`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Encoders {

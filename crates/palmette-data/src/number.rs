@@ -154,7 +154,9 @@ mod tests {
 
     #[test]
     fn hex_of_every_length() {
-        let check = |text: &str, expect: Option<u32>| assert_eq!(parse_hex_u32(text.as_bytes()), expect, "{text}");
+        let check = |text: &str, expect: Option<u32>| {
+            assert_eq!(parse_hex_u32(text.as_bytes()), expect, "{text}")
+        };
         check("68fd1e64", Some(0x68fd_1e64));
         check("FFFFFFFF", Some(u32::MAX));
         check("00000000", Some(0));

@@ -24,7 +24,12 @@ pub(crate) struct Profile {
 
 impl Profile {
     /// Reads a profile within `memory` bytes.
-    pub fn read(path: &Path, rule: &ProfileRule, schema: &Schema, memory: u64) -> Result<Profile, DataError> {
+    pub fn read(
+        path: &Path,
+        rule: &ProfileRule,
+        schema: &Schema,
+        memory: u64,
+    ) -> Result<Profile, DataError> {
         let width = rule.columns.len() + 1;
         let names = std::iter::once(rule.key.clone()).chain(rule.columns.iter().cloned());
         let schema = Schema { columns: Some(names.collect()), ..schema.clone() };
@@ -34,7 +39,10 @@ impl Profile {
         let mut scratch = Vec::new();
         while let Some(block) = input.next_block()? {
             let BlockRows::Text { bytes, delimiter } = &block.rows else {
-                return Err(DataError::Options(format!("{}: a profile must be a text file", path.display())));
+                return Err(DataError::Options(format!(
+                    "{}: a profile must be a text file",
+                    path.display()
+                )));
             };
             let mut at = 0;
             while at < bytes.len() {
@@ -53,9 +61,15 @@ impl Profile {
                 let key = key(&record[..cut]).ok_or_else(|| {
                     let value = String::from_utf8_lossy(&record[..cut]).into_owned();
                     let expected = "a decimal integer below 268435456";
-                    bad_row(path, row, Some(rule.key.clone()), RowProblem::NotAnInteger { value, expected })
+                    bad_row(
+                        path,
+                        row,
+                        Some(rule.key.clone()),
+                        RowProblem::NotAnInteger { value, expected },
+                    )
                 })?;
-                let combination = profile.combinations.intern(record.get(cut + 1..).unwrap_or_default());
+                let combination =
+                    profile.combinations.intern(record.get(cut + 1..).unwrap_or_default());
                 if profile.by_key.len() <= key {
                     profile.grow(key, memory, path)?;
                 }
@@ -89,7 +103,11 @@ impl Profile {
 
     /// Column `column` of an entry.
     pub fn text(&self, entry: u32, column: usize) -> &[u8] {
-        self.combinations.text(entry as usize).split(|&b| b == b'\t').nth(column).unwrap_or_default()
+        self.combinations
+            .text(entry as usize)
+            .split(|&b| b == b'\t')
+            .nth(column)
+            .unwrap_or_default()
     }
 }
 

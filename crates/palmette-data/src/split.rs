@@ -61,14 +61,19 @@ enum Router {
     Time(i64, i64),
     /// A dealer of each label for each of the eight sets of parts.
     Routes(Vec<[Dealer; 2]>),
-    Groups { seed: u64, bounds: [f64; 2], extra: usize },
+    Groups {
+        seed: u64,
+        bounds: [f64; 2],
+        extra: usize,
+    },
 }
 
 impl Assignment {
     /// Decides the part of every row.
     pub fn make(dir: &Path, schema: &Schema, chunks: &[Chunk]) -> Result<Assignment, DataError> {
         let extras = schema.extras();
-        let time = extras.iter().position(|extra| extra.kind == ExtraKind::Time).unwrap_or_default();
+        let time =
+            extras.iter().position(|extra| extra.kind == ExtraKind::Time).unwrap_or_default();
         let mut router = router(schema, chunks, time)?;
         let path = dir.join("assignment");
         let mut file = AtomicFile::create(&path)?;
@@ -81,12 +86,16 @@ impl Assignment {
             parts.clear();
             match &mut router {
                 Router::Stratified(dealers) => {
-                    parts.extend(labels.iter().map(|&label| dealers[usize::from(label & 1)].next()));
+                    parts
+                        .extend(labels.iter().map(|&label| dealers[usize::from(label & 1)].next()));
                 }
                 Router::Time(validation_from, test_from) => {
                     chunk.read::<8>(Column::Extra(time), &mut cells)?;
-                    let times = cells.as_chunks::<8>().0.iter().map(|cell| i64::from_le_bytes(*cell));
-                    parts.extend(times.map(|t| u8::from(t >= *validation_from) + u8::from(t >= *test_from)));
+                    let times =
+                        cells.as_chunks::<8>().0.iter().map(|cell| i64::from_le_bytes(*cell));
+                    parts.extend(
+                        times.map(|t| u8::from(t >= *validation_from) + u8::from(t >= *test_from)),
+                    );
                 }
                 Router::Routes(dealers) => {
                     chunk.routes(&mut cells)?;
@@ -95,13 +104,16 @@ impl Assignment {
                         debug_assert!(route != ROUTE_DROP);
                         match route {
                             1 | 2 | 4 => route.trailing_zeros() as u8,
-                            shared => dealers[usize::from(shared & 7)][usize::from(label & 1)].next(),
+                            shared => {
+                                dealers[usize::from(shared & 7)][usize::from(label & 1)].next()
+                            }
                         }
                     }));
                 }
                 Router::Groups { seed, bounds, extra } => {
                     chunk.read::<8>(Column::Extra(*extra), &mut cells)?;
-                    let keys = cells.as_chunks::<8>().0.iter().map(|cell| u64::from_le_bytes(*cell));
+                    let keys =
+                        cells.as_chunks::<8>().0.iter().map(|cell| u64::from_le_bytes(*cell));
                     parts.extend(keys.map(|key| {
                         let unit = stream(*seed, "data/split/group", key).unit();
                         u8::from(unit >= bounds[0]) + u8::from(unit >= bounds[1])
@@ -116,7 +128,9 @@ impl Assignment {
         }
         file.finish()?;
         if rows.iter().any(|&rows| rows > u64::from(u32::MAX)) {
-            return Err(DataError::Options("a part has more than 4294967295 rows; prepare the log in pieces".into()));
+            return Err(DataError::Options(
+                "a part has more than 4294967295 rows; prepare the log in pieces".into(),
+            ));
         }
         let rows = SplitCounts::from_array(rows);
         let positives = SplitCounts::from_array(positives);
@@ -138,15 +152,19 @@ fn router(schema: &Schema, chunks: &[Chunk], time: usize) -> Result<Router, Data
     };
     Ok(match &schema.split {
         SplitRule::Random { fractions, seed } => {
-            let shares = granularity(*fractions)
-                .ok_or_else(|| DataError::Options("split: fractions need at most three decimals".into()))?;
+            let shares = granularity(*fractions).ok_or_else(|| {
+                DataError::Options("split: fractions need at most three decimals".into())
+            })?;
             Router::Stratified(stratified(*seed, "random", shares))
         }
-        SplitRule::TimeBoundaries { validation_from, test_from } => Router::Time(*validation_from, *test_from),
+        SplitRule::TimeBoundaries { validation_from, test_from } => {
+            Router::Time(*validation_from, *test_from)
+        }
         SplitRule::TimeFractions { fractions } => {
             let total: u64 = chunks.iter().map(|chunk| chunk.info.rows).sum();
             let validation_from = time_at_rank(chunks, time, rank(total, fractions[0]), total)?;
-            let test_from = time_at_rank(chunks, time, rank(total, fractions[0] + fractions[1]), total)?;
+            let test_from =
+                time_at_rank(chunks, time, rank(total, fractions[0] + fractions[1]), total)?;
             if validation_from == Some(time_at_rank(chunks, time, 0, total)?.unwrap_or_default()) {
                 return Err(DataError::EmptySplit {
                     split: "train",
@@ -188,7 +206,12 @@ fn rank(total: u64, fraction: f64) -> u64 {
 /// The time of the row at `rank` in order of time, or `None` behind the last row.
 ///
 /// Four passes over the column fix 16 bits of the answer each, so no times are held in memory.
-fn time_at_rank(chunks: &[Chunk], time: usize, rank: u64, total: u64) -> Result<Option<i64>, DataError> {
+fn time_at_rank(
+    chunks: &[Chunk],
+    time: usize,
+    rank: u64,
+    total: u64,
+) -> Result<Option<i64>, DataError> {
     if rank >= total {
         return Ok(None);
     }

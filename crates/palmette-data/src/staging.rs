@@ -98,7 +98,8 @@ impl AtomicFile {
 
     pub fn finish(mut self) -> Result<(), DataError> {
         self.writer.flush().map_err(DataError::io("write", &self.temporary))?;
-        std::fs::rename(&self.temporary, &self.path).map_err(DataError::io("rename", &self.temporary))
+        std::fs::rename(&self.temporary, &self.path)
+            .map_err(DataError::io("rename", &self.temporary))
     }
 }
 
@@ -151,8 +152,10 @@ impl Chunk {
         mut info: ChunkInfo,
     ) -> Result<Chunk, DataError> {
         info.rows = blocks.iter().map(|block| block.rows() as u64).sum();
-        let merged: Vec<Option<MergedTexts>> =
-            (0..columns.categorical).into_par_iter().map(|column| merge_texts(blocks, column)).collect();
+        let merged: Vec<Option<MergedTexts>> = (0..columns.categorical)
+            .into_par_iter()
+            .map(|column| merge_texts(blocks, column))
+            .collect();
         let offsets = columns.offsets(info.rows);
         let mut file = AtomicFile::create(path)?;
         file.write(&[0; HEADER_BYTES as usize])?;
@@ -162,9 +165,15 @@ impl Chunk {
                 bytes.clear();
                 match column {
                     Column::Label => bytes.extend_from_slice(&block.labels),
-                    Column::Weight => bytes.extend(block.weights.iter().flat_map(|x| x.to_le_bytes())),
-                    Column::Dense(i) => bytes.extend(block.dense[i].iter().flat_map(|x| x.to_le_bytes())),
-                    Column::Extra(i) => bytes.extend(block.extras[i].iter().flat_map(|x| x.to_le_bytes())),
+                    Column::Weight => {
+                        bytes.extend(block.weights.iter().flat_map(|x| x.to_le_bytes()))
+                    }
+                    Column::Dense(i) => {
+                        bytes.extend(block.dense[i].iter().flat_map(|x| x.to_le_bytes()))
+                    }
+                    Column::Extra(i) => {
+                        bytes.extend(block.extras[i].iter().flat_map(|x| x.to_le_bytes()))
+                    }
                     Column::Categorical(i) => match (&block.categorical[i], &merged[i]) {
                         (CategoricalColumn::Texts(texts), Some(merged)) => {
                             let remap = &merged.remaps[number];
@@ -229,7 +238,8 @@ impl Chunk {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(DataError::io("open", path)(e)),
         };
-        let damaged = || DataError::Damaged { file: path.into(), problem: "it has no footer".into() };
+        let damaged =
+            || DataError::Damaged { file: path.into(), problem: "it has no footer".into() };
         let length = file.metadata().map_err(DataError::io("read", path))?.len();
         let mut tail = [0; 16];
         let at = length.checked_sub(16).ok_or_else(damaged)?;
@@ -245,7 +255,11 @@ impl Chunk {
     }
 
     /// Reads the cells of a column into `cells`.
-    pub fn read<const W: usize>(&self, column: Column, cells: &mut Vec<u8>) -> Result<(), DataError> {
+    pub fn read<const W: usize>(
+        &self,
+        column: Column,
+        cells: &mut Vec<u8>,
+    ) -> Result<(), DataError> {
         debug_assert_eq!(column.width(), W as u64);
         let at = self.offsets[self.columns.position(column)];
         self.read_at(at, self.info.rows * W as u64, cells)

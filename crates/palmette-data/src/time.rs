@@ -25,7 +25,9 @@ impl TimeFormat {
     /// The form, for error messages.
     pub(crate) fn expected(self) -> &'static str {
         match self {
-            TimeFormat::Iso => "`2013-10-01` or `2013-10-01T09:30:00Z` (set the time's `format` to number, yymmddhh or yyyymmdd if that is how it is written)",
+            TimeFormat::Iso => {
+                "`2013-10-01` or `2013-10-01T09:30:00Z` (set the time's `format` to number, yymmddhh or yyyymmdd if that is how it is written)"
+            }
             TimeFormat::Number => "a number",
             TimeFormat::Yymmddhh => "yymmddhh, as 14102100",
             TimeFormat::Yyyymmdd => "yyyymmdd, as 20131001",

@@ -46,7 +46,12 @@ impl Remaps {
     }
 
     /// The cells of chunk `number`, or `None` for a column without a dictionary.
-    fn read(&self, column: usize, number: usize, chunk: &Chunk) -> Result<Option<Vec<u8>>, DataError> {
+    fn read(
+        &self,
+        column: usize,
+        number: usize,
+        chunk: &Chunk,
+    ) -> Result<Option<Vec<u8>>, DataError> {
         let Some((path, starts)) = &self.columns[column] else { return Ok(None) };
         let mut cells = vec![0; 4 * chunk.texts(column)];
         let file = File::open(path).map_err(DataError::io("open", path))?;
@@ -98,6 +103,8 @@ struct PartWriter {
     rows: u64,
     /// Rows routed so far.
     written: u64,
+    /// Shards opened so far.
+    opened: u64,
     open: Vec<OpenShard>,
 }
 
@@ -124,6 +131,7 @@ pub(crate) fn write_shards(
         split,
         rows: assignment.rows.get(split),
         written: 0,
+        opened: 0,
         open: Vec::new(),
     });
     let mut entries = Vec::new();
@@ -161,15 +169,16 @@ fn shard_name(split: Split, number: u64) -> String {
 impl PartWriter {
     /// Opens the shards that rows up to `end` need.
     fn open_shards(&mut self, dir: &Path, columns: Columns, end: u64) -> Result<(), DataError> {
-        let mut next = self.open.last().map_or(self.written / SHARD_ROWS, |shard| shard.number + 1);
-        while next * SHARD_ROWS < end {
+        while self.opened * SHARD_ROWS < end {
+            let next = self.opened;
             let rows = (self.rows - next * SHARD_ROWS).min(SHARD_ROWS);
             let path = temporary_name(&dir.join(shard_name(self.split, next)));
-            let file = File::options().read(true).write(true).create(true).truncate(true).open(&path);
+            let file =
+                File::options().read(true).write(true).create(true).truncate(true).open(&path);
             let file = file.map_err(DataError::io("create", &path))?;
             let offsets = columns.offsets(rows);
             self.open.push(OpenShard { number: next, file, offsets, rows, exceptions: Vec::new() });
-            next += 1;
+            self.opened += 1;
         }
         Ok(())
     }
@@ -266,7 +275,11 @@ fn copy_cells<const W: usize>(
 }
 
 /// Gives the exceptions of a chunk to the shards of their rows.
-fn route_exceptions(parts: &mut [PartWriter; 3], chunk: &Chunk, routes: &[u8]) -> Result<(), DataError> {
+fn route_exceptions(
+    parts: &mut [PartWriter; 3],
+    chunk: &Chunk,
+    routes: &[u8],
+) -> Result<(), DataError> {
     let exceptions = chunk.exceptions()?;
     if exceptions.is_empty() {
         return Ok(());

@@ -41,6 +41,10 @@ pub struct Console {
 impl Console {
     /// Reads the options and sets up the thread pool.
     pub fn new(args: &ConsoleArgs) -> Self {
+        if let Some(threads) = args.threads {
+            // this only fails if the pool exists, and nothing has run before
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global();
+        }
         Self { format: args.format, quiet: args.quiet }
     }
 

@@ -41,7 +41,9 @@ impl SortedCounts {
     /// Numbers of the texts, sorted by text.
     fn order(&self) -> Vec<u32> {
         let mut order: Vec<u32> = (0..self.texts.len() as u32).collect();
-        order.sort_unstable_by(|&a, &b| self.texts.text(a as usize).cmp(self.texts.text(b as usize)));
+        order.sort_unstable_by(|&a, &b| {
+            self.texts.text(a as usize).cmp(self.texts.text(b as usize))
+        });
         order
     }
 

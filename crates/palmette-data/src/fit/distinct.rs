@@ -150,7 +150,9 @@ mod tests {
     #[test]
     fn counts_exactly_with_and_without_spilling() {
         let dir = tempfile::tempdir().unwrap();
-        for (memory, range) in [(1 << 30, 5_000), (1 << 12, 50_000), (1 << 12, u64::from(u32::MAX) - 1)] {
+        for (memory, range) in
+            [(1 << 30, 5_000), (1 << 12, 50_000), (1 << 12, u64::from(u32::MAX) - 1)]
+        {
             let mut random = stream(3, "test/distinct", range);
             let mut counter = DistinctCounter::new(dir.path(), 0, memory);
             let mut expect = BTreeSet::new();

@@ -48,8 +48,12 @@ pub(crate) fn fit(input: &FitInput, advance: &(dyn Fn() + Sync)) -> Result<Encod
     let dense = dense.collect::<Result<_, _>>()?;
     let categorical = input.schema.categorical.par_iter().enumerate().map(|(column, field)| {
         let fitted = match field.encoder {
-            EncoderRule::Dictionary { min_count } => vocabulary::fit(input, column, field, min_count),
-            EncoderRule::Modulo { base } => fit_values(input, column, field, CategoricalEncoder::Modulo { base }),
+            EncoderRule::Dictionary { min_count } => {
+                vocabulary::fit(input, column, field, min_count)
+            }
+            EncoderRule::Modulo { base } => {
+                fit_values(input, column, field, CategoricalEncoder::Modulo { base })
+            }
             EncoderRule::Hash => fit_values(input, column, field, CategoricalEncoder::Hash),
         };
         advance();
@@ -117,7 +121,10 @@ fn fit_dense(
                 })?;
             }
             let deviation = if count == 0 { 0.0 } else { (squares / count as f64).sqrt() };
-            DenseTransform::Standard { mean, deviation: if deviation > 0.0 { deviation } else { 1.0 } }
+            DenseTransform::Standard {
+                mean,
+                deviation: if deviation > 0.0 { deviation } else { 1.0 },
+            }
         }
     };
     let present = count > 0;

@@ -111,13 +111,19 @@ impl VocabularyReader {
 
     /// Reads further texts into `texts` until it uses `memory` bytes; returns the value of the
     /// first one, or `None` at the end. The missing value is the empty text.
-    pub fn next_piece(&mut self, texts: &mut Interner, memory: u64) -> Result<Option<u64>, DataError> {
-        texts.clear();
+    pub fn next_piece(
+        &mut self,
+        texts: &mut Interner,
+        memory: u64,
+    ) -> Result<Option<u64>, DataError> {
+        *texts = Interner::default();
         let first = self.read;
         // a growth doubles the vectors
         while (texts.bytes() as u64) < memory / 3 || texts.len() == 0 {
             self.line.clear();
-            if self.reader.read_line(&mut self.line).map_err(DataError::io("read", &self.path))? == 0 {
+            if self.reader.read_line(&mut self.line).map_err(DataError::io("read", &self.path))?
+                == 0
+            {
                 break;
             }
             let damaged = |problem: String| DataError::Damaged { file: self.path.clone(), problem };

@@ -6,6 +6,8 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -36,17 +38,37 @@ pub(super) struct ParquetBlocks {
     reader: Option<ParquetRecordBatchReader>,
     /// Rows behind the last block's end.
     position: u64,
+    total_rows: u64,
+    bytes: u64,
+    consumed: Arc<AtomicU64>,
 }
 
 impl ParquetBlocks {
-    pub fn open(path: &Path) -> Result<(Self, Vec<String>), DataError> {
+    /// Opens a file of `bytes` bytes; `consumed` is set to the share of them that has been read.
+    pub fn open(
+        path: &Path,
+        bytes: u64,
+        consumed: Arc<AtomicU64>,
+    ) -> Result<(Self, Vec<String>), DataError> {
         let builder = builder(path)?;
-        let names: Vec<String> = builder.schema().fields().iter().map(|f| f.name().clone()).collect();
-        if builder.metadata().file_metadata().num_rows() == 0 {
+        let names: Vec<String> =
+            builder.schema().fields().iter().map(|f| f.name().clone()).collect();
+        let total_rows = builder.metadata().file_metadata().num_rows().max(0) as u64;
+        if total_rows == 0 {
             return Err(DataError::EmptyFile { file: path.into() });
         }
         let used = vec![true; names.len()];
-        Ok((Self { path: path.into(), names: names.clone(), used, reader: None, position: 0 }, names))
+        let blocks = Self {
+            path: path.into(),
+            names: names.clone(),
+            used,
+            reader: None,
+            position: 0,
+            total_rows,
+            bytes,
+            consumed,
+        };
+        Ok((blocks, names))
     }
 
     /// Reads only these columns; the fields of the others stay empty.
@@ -62,6 +84,13 @@ impl ParquetBlocks {
             }
         }
         self.used = used.to_vec();
+        Ok(())
+    }
+
+    /// Reads all columns of types that are fields.
+    pub fn project_supported(&mut self) -> Result<(), DataError> {
+        let builder = builder(&self.path)?;
+        self.used = builder.schema().fields().iter().map(|f| supported(f.data_type())).collect();
         Ok(())
     }
 
@@ -82,6 +111,8 @@ impl ParquetBlocks {
         };
         self.reader = Some(reader);
         self.position += batch.num_rows() as u64;
+        let share = self.position as f64 / self.total_rows as f64;
+        self.consumed.store((share * self.bytes as f64) as u64, Ordering::Relaxed);
         let rows = self.render(&batch);
         Ok(Some(Block { rows, end: self.position }))
     }
@@ -101,8 +132,11 @@ impl ParquetBlocks {
     fn render(&self, batch: &RecordBatch) -> BlockRows {
         let width = self.names.len();
         let mut columns = batch.columns().iter();
-        let cells: Vec<Option<Cells>> =
-            self.used.iter().map(|used| used.then(|| columns.next()).flatten().map(|c| Cells::new(c))).collect();
+        let cells: Vec<Option<Cells>> = self
+            .used
+            .iter()
+            .map(|used| used.then(|| columns.next()).flatten().map(|c| Cells::new(c)))
+            .collect();
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(batch.num_rows() * width);
         for row in 0..batch.num_rows() {
@@ -127,8 +161,9 @@ fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, DataErr
 }
 
 fn supported(kind: &DataType) -> bool {
-    use DataType::{Boolean, Date32, Timestamp, Utf8, LargeUtf8, Utf8View};
-    kind.is_integer() || matches!(kind, DataType::Float32 | DataType::Float64)
+    use DataType::{Boolean, Date32, LargeUtf8, Timestamp, Utf8, Utf8View};
+    kind.is_integer()
+        || matches!(kind, DataType::Float32 | DataType::Float64)
         || matches!(kind, Boolean | Date32 | Timestamp(..) | Utf8 | LargeUtf8 | Utf8View)
 }
 
@@ -154,7 +189,10 @@ impl<'a> Cells<'a> {
         macro_rules! seconds {
             ($kind:ty, $unit:expr) => {{
                 let values = array.as_primitive::<$kind>();
-                Cells::Seconds(array, Box::new(|row| i64::from(values.value(row)).div_euclid($unit)))
+                Cells::Seconds(
+                    array,
+                    Box::new(|row| i64::from(values.value(row)).div_euclid($unit)),
+                )
             }};
         }
         match array.data_type() {
@@ -177,9 +215,15 @@ impl<'a> Cells<'a> {
                 Cells::Seconds(array, Box::new(|row| i64::from(values.value(row)) * 86_400))
             }
             DataType::Timestamp(TimeUnit::Second, _) => seconds!(TimestampSecondType, 1),
-            DataType::Timestamp(TimeUnit::Millisecond, _) => seconds!(TimestampMillisecondType, 1_000),
-            DataType::Timestamp(TimeUnit::Microsecond, _) => seconds!(TimestampMicrosecondType, 1_000_000),
-            DataType::Timestamp(TimeUnit::Nanosecond, _) => seconds!(TimestampNanosecondType, 1_000_000_000),
+            DataType::Timestamp(TimeUnit::Millisecond, _) => {
+                seconds!(TimestampMillisecondType, 1_000)
+            }
+            DataType::Timestamp(TimeUnit::Microsecond, _) => {
+                seconds!(TimestampMicrosecondType, 1_000_000)
+            }
+            DataType::Timestamp(TimeUnit::Nanosecond, _) => {
+                seconds!(TimestampNanosecondType, 1_000_000_000)
+            }
             DataType::Utf8 => {
                 let values = array.as_string::<i32>();
                 Cells::Texts(array, Box::new(|row| values.value(row)))
@@ -199,7 +243,9 @@ impl<'a> Cells<'a> {
     /// Appends the text of a row; nothing for null and NaN. Writing to a vector cannot fail.
     fn render(&self, row: usize, out: &mut Vec<u8>) {
         match self {
-            Cells::Integers(array, value) if array.is_valid(row) => drop(write!(out, "{}", value(row))),
+            Cells::Integers(array, value) if array.is_valid(row) => {
+                drop(write!(out, "{}", value(row)))
+            }
             Cells::Singles(array) if array.is_valid(row) && !array.value(row).is_nan() => {
                 drop(write!(out, "{}", array.value(row)));
             }

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{DataError, RowProblem};
 use crate::schema::{FileFormat, Schema};
@@ -13,6 +15,10 @@ mod text;
 
 pub(crate) use record::Delimiter;
 
+/// Bytes of text a block. A quarter of a megabyte keeps a block's text and its columns in the
+/// second-level cache.
+pub(crate) const BLOCK_BYTES: usize = 1 << 18;
+
 /// Whole rows of one file, not yet parsed.
 #[derive(Debug)]
 pub(crate) struct Block {
@@ -20,6 +26,15 @@ pub(crate) struct Block {
     pub rows: BlockRows,
     /// The position behind the last row: bytes of decompressed text, or rows of Parquet.
     pub end: u64,
+}
+
+impl Block {
+    /// Bytes of the rows' text.
+    pub fn bytes(&self) -> u64 {
+        match &self.rows {
+            BlockRows::Text { bytes, .. } | BlockRows::Fields { bytes, .. } => bytes.len() as u64,
+        }
+    }
 }
 
 /// The rows of a block.
@@ -51,7 +66,23 @@ pub(crate) struct Input {
     pub names: Vec<String>,
     /// Header rows before the first row (0 or 1).
     pub header_rows: u64,
+    /// Bytes of the file that have been read, for progress; shared with whoever watches.
+    pub consumed: Arc<AtomicU64>,
     source: Source,
+}
+
+/// Counts what is read of a file.
+struct Counted {
+    file: File,
+    consumed: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.consumed.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
 }
 
 enum Source {
@@ -65,7 +96,10 @@ impl Input {
         let mut file = File::open(path).map_err(DataError::io("open", path))?;
         let metadata = file.metadata().map_err(DataError::io("read", path))?;
         if metadata.is_dir() {
-            return Err(DataError::Options(format!("{}: a directory, not a log; name its files", path.display())));
+            return Err(DataError::Options(format!(
+                "{}: a directory, not a log; name its files",
+                path.display()
+            )));
         }
         let mut magic = Vec::new();
         (&mut file).take(4).read_to_end(&mut magic).map_err(DataError::io("read", path))?;
@@ -76,15 +110,23 @@ impl Input {
             Some(format) => format,
             None => detect(path, &magic)?,
         };
+        let consumed = Arc::new(AtomicU64::new(0));
         if format == FileFormat::Parquet {
-            let (blocks, names) = columnar::ParquetBlocks::open(path)?;
-            return Ok(Input { path: path.into(), names, header_rows: 0, source: Source::Parquet(Box::new(blocks)) });
+            let (blocks, names) =
+                columnar::ParquetBlocks::open(path, metadata.len(), consumed.clone())?;
+            let source = Source::Parquet(Box::new(blocks));
+            return Ok(Input { path: path.into(), names, header_rows: 0, consumed, source });
         }
         let file = File::open(path).map_err(DataError::io("open", path))?;
+        let file = Counted { file, consumed: consumed.clone() };
         let (compression, reader): (_, Box<dyn Read + Send>) = match magic[..] {
-            [0x1f, 0x8b, ..] => {
-                (Some("gzip"), Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(1 << 18, file))))
-            }
+            [0x1f, 0x8b, ..] => (
+                Some("gzip"),
+                Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(
+                    1 << 18,
+                    file,
+                ))),
+            ),
             [0x28, 0xb5, 0x2f, 0xfd] => {
                 let decoder = zstd::Decoder::new(file).map_err(DataError::io("read", path))?;
                 (Some("zstd"), Box::new(decoder))
@@ -94,10 +136,14 @@ impl Input {
         let delimiter = if format == FileFormat::Csv { Delimiter::CSV } else { Delimiter::TSV };
         let mut blocks = text::TextBlocks::new(path, reader, compression, delimiter, block_bytes);
         let (names, header_rows) = match &schema.columns {
-            Some(columns) => (columns.clone(), 0),
+            Some(columns) => {
+                blocks.skip_byte_order_mark()?;
+                (columns.clone(), 0)
+            }
             None => (blocks.header()?, 1),
         };
-        Ok(Input { path: path.into(), names, header_rows, source: Source::Text(Box::new(blocks)) })
+        let source = Source::Text(Box::new(blocks));
+        Ok(Input { path: path.into(), names, header_rows, consumed, source })
     }
 
     /// The next block, or `None` at the end of the file.
@@ -116,6 +162,14 @@ impl Input {
         }
     }
 
+    /// Leaves out columns of types that are no fields (lists, maps).
+    pub fn project_supported(&mut self) -> Result<(), DataError> {
+        match &mut self.source {
+            Source::Text(_) => Ok(()),
+            Source::Parquet(blocks) => blocks.project_supported(),
+        }
+    }
+
     /// Goes on from the `end` of an earlier block.
     pub fn skip_to(&mut self, end: u64) -> Result<(), DataError> {
         match &mut self.source {
@@ -130,8 +184,10 @@ fn detect(path: &Path, magic: &[u8]) -> Result<FileFormat, DataError> {
     if magic == b"PAR1" {
         return Ok(FileFormat::Parquet);
     }
-    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let name = [".gz", ".zst", ".zstd"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+    let name =
+        path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let name =
+        [".gz", ".zst", ".zstd"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
     match name.rsplit('.').next() {
         Some("csv") => Ok(FileFormat::Csv),
         Some("tsv" | "txt" | "tab") => Ok(FileFormat::Tsv),
@@ -143,6 +199,11 @@ fn detect(path: &Path, magic: &[u8]) -> Result<FileFormat, DataError> {
 }
 
 /// An error for one row of a file.
-pub(crate) fn bad_row(file: &Path, row: u64, field: Option<String>, problem: RowProblem) -> DataError {
+pub(crate) fn bad_row(
+    file: &Path,
+    row: u64,
+    field: Option<String>,
+    problem: RowProblem,
+) -> DataError {
     DataError::BadRow { file: file.into(), row, field, problem }
 }

@@ -140,7 +140,8 @@ mod tests {
             let end = record_end(&text[at..], Delimiter::CSV).map_or(text.len(), |end| at + end);
             let mut fields = Vec::new();
             let record = without_line_end(&text[at..end]);
-            let _ = split_fields(record, Delimiter::CSV, &mut Vec::new(), |f| fields.push(f.to_vec()));
+            let _ =
+                split_fields(record, Delimiter::CSV, &mut Vec::new(), |f| fields.push(f.to_vec()));
             records.push(fields);
             at = end;
         }
@@ -150,10 +151,8 @@ mod tests {
     #[test]
     fn quoted_fields() {
         let check = |text: &str, expect: &[&[&str]]| {
-            let expect: Vec<Vec<Vec<u8>>> = expect
-                .iter()
-                .map(|r| r.iter().map(|f| f.as_bytes().to_vec()).collect())
-                .collect();
+            let expect: Vec<Vec<Vec<u8>>> =
+                expect.iter().map(|r| r.iter().map(|f| f.as_bytes().to_vec()).collect()).collect();
             assert_eq!(records(text.as_bytes()), expect, "{text}");
         };
         check("a,b\n1,2\n", &[&["a", "b"], &["1", "2"]]);

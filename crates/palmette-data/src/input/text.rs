@@ -11,6 +11,8 @@ use super::{Block, BlockRows, Delimiter, bad_row};
 /// The longest record: a quote that is never closed must not swallow the file.
 const MAX_RECORD_BYTES: usize = 16 << 20;
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Cuts a stream of text into blocks of whole records.
 pub(super) struct TextBlocks {
     path: PathBuf,
@@ -34,7 +36,28 @@ impl TextBlocks {
         block_bytes: usize,
     ) -> Self {
         let (path, carry) = (path.into(), Vec::new());
-        Self { path, reader, compression, delimiter, block_bytes, carry, position: 0, finished: false }
+        Self {
+            path,
+            reader,
+            compression,
+            delimiter,
+            block_bytes,
+            carry,
+            position: 0,
+            finished: false,
+        }
+    }
+
+    /// Skips the mark that some editors put before UTF-8 text.
+    pub fn skip_byte_order_mark(&mut self) -> Result<(), DataError> {
+        let mut bytes = std::mem::take(&mut self.carry);
+        while bytes.len() < BYTE_ORDER_MARK.len() && self.read_more(&mut bytes, 3)? {}
+        if bytes.starts_with(BYTE_ORDER_MARK) {
+            bytes.drain(..BYTE_ORDER_MARK.len());
+            self.position += BYTE_ORDER_MARK.len() as u64;
+        }
+        self.carry = bytes;
+        Ok(())
     }
 
     /// Reads the column names.
@@ -44,12 +67,14 @@ impl TextBlocks {
             match record_end(&bytes, self.delimiter) {
                 Some(end) => break end,
                 None if self.read_more(&mut bytes, 1 << 12)? => self.check_length(&bytes, 0)?,
-                None if bytes.is_empty() => return Err(DataError::EmptyFile { file: self.path.clone() }),
+                None if bytes.is_empty() => {
+                    return Err(DataError::EmptyFile { file: self.path.clone() });
+                }
                 None => break bytes.len(),
             }
         };
-        let mark = bytes.starts_with(b"\xef\xbb\xbf");
-        let record = without_line_end(&bytes[if mark { 3 } else { 0 }..end]);
+        let text = bytes[..end].strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes[..end]);
+        let record = without_line_end(text);
         let mut names = Vec::new();
         let mut valid = true;
         let mut push = |field: &[u8]| match std::str::from_utf8(field) {
@@ -89,7 +114,10 @@ impl TextBlocks {
         };
         self.carry = bytes.split_off(end);
         self.position += end as u64;
-        Ok(Some(Block { rows: BlockRows::Text { bytes, delimiter: self.delimiter }, end: self.position }))
+        Ok(Some(Block {
+            rows: BlockRows::Text { bytes, delimiter: self.delimiter },
+            end: self.position,
+        }))
     }
 
     /// Goes on from a position in the text.
@@ -117,7 +145,11 @@ impl TextBlocks {
         let room = wanted.saturating_sub(bytes.len()).max(1 << 12);
         let read = (&mut self.reader).take(room as u64).read_to_end(bytes);
         let read = read.map_err(|source| match self.compression {
-            Some(what) => DataError::DamagedInput { file: self.path.clone(), what, problem: source.to_string() },
+            Some(what) => DataError::DamagedInput {
+                file: self.path.clone(),
+                what,
+                problem: source.to_string(),
+            },
             None => DataError::Io { action: "read", path: self.path.clone(), source },
         })?;
         self.finished = read < room;

@@ -17,6 +17,8 @@ use crate::write::{Remaps, vocabulary_paths, write_shards};
 
 mod stage;
 
+pub(crate) use stage::chunk_bytes;
+
 /// The file of bad rows inside a dataset, one JSON object a line.
 pub const QUARANTINE_FILE: &str = "quarantine.jsonl";
 
@@ -163,6 +165,10 @@ pub fn prepare(options: &PrepareOptions, observer: &dyn Observer) -> Result<Data
         for dir in ["shards", "vocabularies"] {
             remove_dir(&output.join(dir))?;
         }
+        let quarantine = output.join(QUARANTINE_FILE);
+        if quarantine.exists() {
+            std::fs::remove_file(&quarantine).map_err(DataError::io("remove", &quarantine))?;
+        }
         std::fs::create_dir_all(&staging).map_err(DataError::io("create", &staging))?;
         write_atomically(&staging.join(PLAN_FILE), &plan_text)?;
     }
@@ -247,7 +253,7 @@ pub(crate) fn check_stop(observer: &dyn Observer) -> Result<(), DataError> {
     if observer.stop() { Err(DataError::Interrupted) } else { Ok(()) }
 }
 
-fn check_options(options: &PrepareOptions) -> Result<(), DataError> {
+pub(crate) fn check_options(options: &PrepareOptions) -> Result<(), DataError> {
     if options.inputs.is_empty() {
         return Err(DataError::Options("no input file".into()));
     }
@@ -275,7 +281,10 @@ fn check_options(options: &PrepareOptions) -> Result<(), DataError> {
 /// The schema of the new log, with the fields of the dataset whose encoders are used.
 fn compatible_schema(schema: &Schema, base: &Dataset) -> Result<Schema, DataError> {
     let other = &base.manifest().schema;
-    if schema.dense != other.dense || schema.categorical != other.categorical || schema.missing != other.missing {
+    if schema.dense != other.dense
+        || schema.categorical != other.categorical
+        || schema.missing != other.missing
+    {
         return Err(DataError::Options(format!(
             "{}: its dense and categorical fields, their encoders or its missing texts differ from the schema `{}`; \
              --encoders-from needs equal ones",
@@ -286,10 +295,15 @@ fn compatible_schema(schema: &Schema, base: &Dataset) -> Result<Schema, DataErro
     Ok(schema.clone())
 }
 
-fn plan(options: &PrepareOptions, schema: &Schema, base: Option<&Dataset>) -> Result<Plan, DataError> {
+fn plan(
+    options: &PrepareOptions,
+    schema: &Schema,
+    base: Option<&Dataset>,
+) -> Result<Plan, DataError> {
     let planned = |path: &PathBuf| -> Result<PlannedInput, DataError> {
         let metadata = std::fs::metadata(path).map_err(DataError::io("open", path))?;
-        let modified = metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+        let modified =
+            metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
         Ok(PlannedInput {
             path: std::path::absolute(path).unwrap_or_else(|_| path.clone()),
             bytes: metadata.len(),
@@ -337,7 +351,9 @@ fn check_parts(schema: &Schema, assignment: &Assignment, encoded: bool) -> Resul
         SplitRule::TimeBoundaries { validation_from, test_from } => {
             [true, validation_from < test_from, *test_from < i64::MAX]
         }
-        SplitRule::Column { validation, test, .. } => [true, !validation.is_empty(), !test.is_empty()],
+        SplitRule::Column { validation, test, .. } => {
+            [true, !validation.is_empty(), !test.is_empty()]
+        }
     };
     for (split, wanted) in Split::ALL.into_iter().zip(wanted) {
         // with encoders of an earlier dataset nothing is fitted, so any part may be empty
@@ -345,7 +361,9 @@ fn check_parts(schema: &Schema, assignment: &Assignment, encoded: bool) -> Resul
             let total: u64 = Split::ALL.iter().map(|&s| assignment.rows.get(s)).sum();
             return Err(DataError::EmptySplit {
                 split: split.name(),
-                problem: format!("none of the {total} rows belongs to it; change the schema's split"),
+                problem: format!(
+                    "none of the {total} rows belongs to it; change the schema's split"
+                ),
             });
         }
     }

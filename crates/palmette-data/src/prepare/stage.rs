@@ -3,23 +3,20 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use rayon::prelude::*;
 
 use crate::error::DataError;
-use crate::input::{Block, Input, bad_row};
-use crate::parse::{BadRecord, Leniency, ParsedBlock, RowParser};
+use crate::input::{BLOCK_BYTES, Block, Input, bad_row};
+use crate::parse::{BadRecord, ParsedBlock, Purpose, RowParser};
 use crate::profile::Profile;
 use crate::schema::Schema;
 use crate::shard::Columns;
 use crate::staging::{Chunk, ChunkInfo, Position, bad_rows_path, chunk_path, write_atomically};
 
 use super::{Observer, OnBadRow, PrepareOptions, QUARANTINE_FILE, Stage, check_stop};
-
-/// Bytes of text a block. A quarter of a megabyte keeps a block's text and columns in the
-/// second-level cache.
-const BLOCK_BYTES: usize = 1 << 18;
 
 /// The staged log.
 pub(super) struct Staged {
@@ -54,7 +51,7 @@ struct Stager<'a> {
     options: &'a PrepareOptions,
     staging: &'a Path,
     columns: Columns,
-    chunk_rows: u64,
+    bytes: u64,
     chunks: Vec<Chunk>,
     file_rows: Vec<u64>,
     /// Blocks of the next chunk.
@@ -89,7 +86,7 @@ pub(super) fn stage(
     let mut unused_columns = Vec::new();
     for (number, path) in options.inputs.iter().enumerate() {
         let mut input = Input::open(path, schema, BLOCK_BYTES)?;
-        let parser = RowParser::new(schema, &input.names, path, Leniency::default())?;
+        let parser = RowParser::new(schema, &input.names, path, Purpose::Prepare)?;
         if number == 0 {
             unused_columns = parser.unused_names();
         }
@@ -110,17 +107,15 @@ pub(super) fn stage(
 
 impl<'a> Stager<'a> {
     fn new(options: &'a PrepareOptions, staging: &'a Path, columns: Columns) -> Self {
-        // a chunk is held once parsed and once more per column while it is copied
-        let chunk_rows = (options.memory / 8 / (columns.row_bytes() + 8)).clamp(1 << 12, 1 << 18);
         Self {
             options,
             staging,
             columns,
-            chunk_rows,
             chunks: Vec::new(),
             file_rows: Vec::new(),
             blocks: Vec::new(),
             rows: 0,
+            bytes: 0,
             info: ChunkInfo::default(),
             bad_lines: Vec::new(),
             bad_total: 0,
@@ -130,7 +125,9 @@ impl<'a> Stager<'a> {
 
     /// Takes over the chunks of an interrupted run.
     fn resume(&mut self) -> Result<(), DataError> {
-        while let Some(chunk) = Chunk::open(&chunk_path(self.staging, self.chunks.len()), self.columns)? {
+        while let Some(chunk) =
+            Chunk::open(&chunk_path(self.staging, self.chunks.len()), self.columns)?
+        {
             self.position = chunk.info.next;
             self.file_rows.extend(&chunk.info.finished_files);
             self.bad_total += chunk.info.bad;
@@ -150,8 +147,11 @@ impl<'a> Stager<'a> {
     ) -> Result<(), DataError> {
         let width = 2 * rayon::current_num_threads();
         let (path, header_rows) = (input.path.clone(), input.header_rows);
+        let consumed = input.consumed.clone();
         let (send, receive) = sync_channel::<Result<Block, DataError>>(width);
         std::thread::scope(|scope| {
+            // dropped on every way out, so that the reading thread never waits for nobody
+            let receive = receive;
             scope.spawn(move || {
                 loop {
                     let (block, last) = match input.next_block() {
@@ -175,7 +175,7 @@ impl<'a> Stager<'a> {
                 if let Some(error) = error {
                     return Err(error);
                 }
-                advance(self.position.offset, self.total_rows())?;
+                advance(consumed.load(Ordering::Relaxed), self.total_rows())?;
             }
             Ok(())
         })?;
@@ -192,7 +192,12 @@ impl<'a> Stager<'a> {
         self.chunks.iter().map(|chunk| chunk.info.rows).sum::<u64>() + self.rows
     }
 
-    fn take(&mut self, mut block: ParsedBlock, path: &Path, header_rows: u64) -> Result<(), DataError> {
+    fn take(
+        &mut self,
+        mut block: ParsedBlock,
+        path: &Path,
+        header_rows: u64,
+    ) -> Result<(), DataError> {
         for bad in std::mem::take(&mut block.bad) {
             let row = header_rows + self.position.records + bad.record + 1;
             self.take_bad_row(path, row, bad)?;
@@ -201,8 +206,10 @@ impl<'a> Stager<'a> {
         self.position.offset = block.end;
         self.info.dropped += block.dropped;
         self.rows += block.rows() as u64;
+        self.bytes += block.bytes();
         self.blocks.push(block);
-        if self.rows >= self.chunk_rows { self.write_chunk() } else { Ok(()) }
+        let full = self.rows >= CHUNK_ROWS || self.bytes >= chunk_bytes(self.options.memory);
+        if full { self.write_chunk() } else { Ok(()) }
     }
 
     fn take_bad_row(&mut self, path: &Path, row: u64, bad: BadRecord) -> Result<(), DataError> {
@@ -225,7 +232,13 @@ impl<'a> Stager<'a> {
             return Ok(());
         }
         let quarantine = self.options.output.join(QUARANTINE_FILE);
-        write_atomically(&quarantine, &self.bad_lines)?;
+        let mut lines = Vec::new();
+        for number in (0..self.chunks.len()).filter(|&number| self.chunks[number].info.bad > 0) {
+            let part = bad_rows_path(self.staging, number);
+            lines.extend(std::fs::read(&part).map_err(DataError::io("read", &part))?);
+        }
+        lines.append(&mut self.bad_lines);
+        write_atomically(&quarantine, &lines)?;
         Err(DataError::TooManyBadRows {
             count: self.bad_total,
             limit: max_bad,
@@ -249,8 +262,18 @@ impl<'a> Stager<'a> {
         self.chunks.push(Chunk::write(&path, self.columns, &self.blocks, info)?);
         self.blocks.clear();
         self.rows = 0;
+        self.bytes = 0;
         Ok(())
     }
+}
+
+/// The most rows of a staged chunk: its columns are read one by one, a megabyte each.
+pub(crate) const CHUNK_ROWS: u64 = 1 << 18;
+
+/// Bytes of a staged chunk. Its vectors may have grown to twice what they hold and its texts are
+/// held a second time while dictionaries are merged; the rest is for blocks on their way.
+pub(crate) fn chunk_bytes(memory: u64) -> u64 {
+    memory / 8
 }
 
 /// Up to `width` blocks, and the error that ended the reading; `None` at the end.

@@ -17,16 +17,40 @@ use super::{
 
 /// Keys of each table, for suggestions.
 const TOP_KEYS: [&str; 18] = [
-    "name", "format", "columns", "missing", "label", "dense", "categorical", "encoder", "transform",
-    "weight", "baseline", "group", "keep", "time", "ignore", "split", "column", "header",
+    "name",
+    "format",
+    "columns",
+    "missing",
+    "label",
+    "dense",
+    "categorical",
+    "encoder",
+    "transform",
+    "weight",
+    "baseline",
+    "group",
+    "keep",
+    "time",
+    "ignore",
+    "split",
+    "column",
+    "header",
 ];
 const LABEL_KEYS: [&str; 3] = ["column", "at_least", "missing"];
 const ENCODER_KEYS: [&str; 3] = ["kind", "base", "min_count"];
 const TIME_KEYS: [&str; 2] = ["column", "format"];
 const COLUMN_KEYS: [&str; 3] = ["encoder", "transform", "rows"];
 const SPLIT_KEYS: [&str; 10] = [
-    "by", "fractions", "seed", "validation_from", "test_from", "column", "train", "validation",
-    "test", "drop",
+    "by",
+    "fractions",
+    "seed",
+    "validation_from",
+    "test_from",
+    "column",
+    "train",
+    "validation",
+    "test",
+    "drop",
 ];
 
 #[derive(Deserialize)]
@@ -108,8 +132,8 @@ impl Schema {
         let table: toml::Table =
             text.parse().map_err(|e: toml::de::Error| refuse(e.to_string().trim_end().into()))?;
         check_keys(&table).map_err(refuse)?;
-        let raw: RawSchema = toml::from_str(text)
-            .map_err(|e| refuse(explain(&table, e.to_string().trim_end())))?;
+        let raw: RawSchema =
+            toml::from_str(text).map_err(|e| refuse(explain(&table, e.to_string().trim_end())))?;
         let name = match &raw.name {
             Some(name) => name.clone(),
             None => path.file_stem().map(|s| s.to_string_lossy().into()).unwrap_or_default(),
@@ -122,11 +146,18 @@ impl Schema {
 fn explain(table: &toml::Table, message: &str) -> String {
     let accepted = [
         ("label", "label = \"click\", or { column = \"click\", at_least = 1, missing = \"drop\" }"),
-        ("encoder", "encoder = \"dictionary\", \"hash\" or \"modulo\", or { kind = \"dictionary\", min_count = 10 }, { kind = \"modulo\", base = \"hex\" }"),
-        ("time", "time = \"column\", [\"year\", \"month\", \"day\"], or { column = \"hour\", format = \"yymmddhh\" }"),
+        (
+            "encoder",
+            "encoder = \"dictionary\", \"hash\" or \"modulo\", or { kind = \"dictionary\", min_count = 10 }, { kind = \"modulo\", base = \"hex\" }",
+        ),
+        (
+            "time",
+            "time = \"column\", [\"year\", \"month\", \"day\"], or { column = \"hour\", format = \"yymmddhh\" }",
+        ),
     ];
     if message.contains("untagged") {
-        let lines = accepted.iter().filter(|(key, _)| table.contains_key(*key) || *key == "encoder");
+        let lines =
+            accepted.iter().filter(|(key, _)| table.contains_key(*key) || *key == "encoder");
         let forms: Vec<&str> = lines.map(|(_, form)| *form).collect();
         return format!("{message}\naccepted forms:\n  {}", forms.join("\n  "));
     }
@@ -146,7 +177,10 @@ fn check_keys(table: &toml::Table) -> Result<(), String> {
     };
     check("", table, &TOP_KEYS)?;
     if table.contains_key("header") {
-        return Err("`header` is not needed: files have a header row unless `columns` names the columns".into());
+        return Err(
+            "`header` is not needed: files have a header row unless `columns` names the columns"
+                .into(),
+        );
     }
     for (key, known) in [
         ("label", &LABEL_KEYS[..]),
@@ -177,7 +211,9 @@ fn resolve(raw: RawSchema, name: String) -> Result<Schema, String> {
         if !fields().any(|field| field == column) {
             let near = nearest(column, fields().map(String::as_str));
             let hint = near.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
-            return Err(format!("`column.{column}` is neither a dense nor a categorical field{hint}"));
+            return Err(format!(
+                "`column.{column}` is neither a dense nor a categorical field{hint}"
+            ));
         }
     }
     let default_encoder = match &raw.encoder {
@@ -197,7 +233,9 @@ fn resolve(raw: RawSchema, name: String) -> Result<Schema, String> {
     for name in categorical_names {
         let over = raw.column.get(&name);
         if over.is_some_and(|over| over.transform.is_some()) {
-            return Err(format!("`column.{name}` is categorical; `transform` does not apply to it"));
+            return Err(format!(
+                "`column.{name}` is categorical; `transform` does not apply to it"
+            ));
         }
         let rows = over.and_then(|o| o.rows);
         if rows.is_some_and(|rows| rows < MIN_TABLE_ROWS) {
@@ -239,7 +277,8 @@ fn resolve(raw: RawSchema, name: String) -> Result<Schema, String> {
 /// A column that says the answer must not be an input.
 fn check_leaks(schema: &Schema) -> Result<(), String> {
     let mut seen = std::collections::BTreeSet::new();
-    let fields = schema.dense.iter().map(|f| &f.name).chain(schema.categorical.iter().map(|f| &f.name));
+    let fields =
+        schema.dense.iter().map(|f| &f.name).chain(schema.categorical.iter().map(|f| &f.name));
     for name in fields {
         if *name == schema.label.column {
             return Err(format!("`{name}` is the label and cannot be an input as well"));
@@ -262,7 +301,9 @@ fn label_rule(raw: RawLabel) -> Result<LabelRule, String> {
     let drop_missing = match missing.as_deref() {
         None | Some("error") => false,
         Some("drop") => true,
-        Some(other) => return Err(format!("label: missing = \"{other}\" is neither \"error\" nor \"drop\"")),
+        Some(other) => {
+            return Err(format!("label: missing = \"{other}\" is neither \"error\" nor \"drop\""));
+        }
     };
     Ok(LabelRule { column, at_least, drop_missing })
 }
@@ -273,14 +314,23 @@ fn encoder_rule(raw: &RawEncoder) -> Result<EncoderRule, String> {
         RawEncoder::Table { kind, base, min_count } => (kind, *base, *min_count),
     };
     match (kind.as_str(), base, min_count) {
-        ("modulo", base, None) => Ok(EncoderRule::Modulo { base: base.unwrap_or(IntegerBase::Decimal) }),
-        ("dictionary", None, count) => Ok(EncoderRule::Dictionary { min_count: count.unwrap_or(1).max(1) }),
+        ("modulo", base, None) => {
+            Ok(EncoderRule::Modulo { base: base.unwrap_or(IntegerBase::Decimal) })
+        }
+        ("dictionary", None, count) => {
+            Ok(EncoderRule::Dictionary { min_count: count.unwrap_or(1).max(1) })
+        }
         ("hash", None, None) => Ok(EncoderRule::Hash),
-        ("modulo" | "hash", _, Some(_)) => Err(format!("`min_count` does not apply to the encoder `{kind}`")),
-        ("dictionary" | "hash", Some(_), _) => Err(format!("`base` does not apply to the encoder `{kind}`")),
+        ("modulo" | "hash", _, Some(_)) => {
+            Err(format!("`min_count` does not apply to the encoder `{kind}`"))
+        }
+        ("dictionary" | "hash", Some(_), _) => {
+            Err(format!("`base` does not apply to the encoder `{kind}`"))
+        }
         _ => {
             let known = ["modulo", "dictionary", "hash"];
-            let hint = nearest(kind, known).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
+            let hint =
+                nearest(kind, known).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
             Err(format!("unknown encoder `{kind}`{hint} (there are modulo, dictionary and hash)"))
         }
     }
@@ -316,8 +366,11 @@ fn split_rule(
         "group" => &["column", "fractions", "seed"],
         other => {
             let known = ["random", "time", "column", "group"];
-            let hint = nearest(other, known).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
-            return Err(format!("split: unknown by = \"{other}\"{hint} (there are random, time, column and group)"));
+            let hint =
+                nearest(other, known).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
+            return Err(format!(
+                "split: unknown by = \"{other}\"{hint} (there are random, time, column and group)"
+            ));
         }
     };
     let given = [
@@ -332,7 +385,10 @@ fn split_rule(
         ("drop", raw.drop.is_some()),
     ];
     if let Some((key, _)) = given.iter().find(|(key, given)| *given && !allowed.contains(key)) {
-        return Err(format!("split: `{key}` does not apply to by = \"{by}\" (it takes {})", allowed.join(", ")));
+        return Err(format!(
+            "split: `{key}` does not apply to by = \"{by}\" (it takes {})",
+            allowed.join(", ")
+        ));
     }
     let fractions = raw.fractions.unwrap_or([0.8, 0.1, 0.1]);
     check_fractions(fractions)?;
@@ -348,15 +404,22 @@ fn split_rule(
         }
         "group" => {
             let column = raw.column.as_deref().or(group);
-            let column = column.ok_or("split: by = \"group\" needs `group` or `split.column` to name the column")?;
+            let column = column.ok_or(
+                "split: by = \"group\" needs `group` or `split.column` to name the column",
+            )?;
             Ok(SplitRule::Group { column: column.into(), fractions, seed })
         }
         _ => {
             let column = raw.column.ok_or("split: by = \"column\" needs `column`")?;
-            let train = raw.train.ok_or("split: by = \"column\" needs `train`, a list of values")?;
-            let (validation, test) = (raw.validation.unwrap_or_default(), raw.test.unwrap_or_default());
+            let train =
+                raw.train.ok_or("split: by = \"column\" needs `train`, a list of values")?;
+            let (validation, test) =
+                (raw.validation.unwrap_or_default(), raw.test.unwrap_or_default());
             let drop = raw.drop.unwrap_or_default();
-            if let Some(value) = drop.iter().find(|v| train.contains(v) || validation.contains(v) || test.contains(v)) {
+            if let Some(value) = drop
+                .iter()
+                .find(|v| train.contains(v) || validation.contains(v) || test.contains(v))
+            {
                 return Err(format!("split: `{value}` is both used and dropped"));
             }
             Ok(SplitRule::Column { column, train, validation, test, drop, seed })
@@ -375,7 +438,10 @@ fn time_split(raw: &RawSplit, time: &TimeRule, fractions: [f64; 3]) -> Result<Sp
         let parsed = parsed.or_else(|| TimeFormat::Iso.parse(text.as_bytes()));
         match parsed {
             Some(time) => Ok(Some(time)),
-            None => Err(format!("split: {key} = `{text}` is not a time of the form {}", time.format.expected())),
+            None => Err(format!(
+                "split: {key} = `{text}` is not a time of the form {}",
+                time.format.expected()
+            )),
         }
     };
     let validation_from = boundary("validation_from", &raw.validation_from)?;
@@ -409,7 +475,8 @@ fn check_fractions(fractions: [f64; 3]) -> Result<(), String> {
 pub(crate) fn granularity(fractions: [f64; 3]) -> Option<(u32, [u32; 3])> {
     [1u32, 2, 3, 4, 5, 8, 10, 20, 25, 50, 100, 200, 500, 1000].into_iter().find_map(|group| {
         let counts = fractions.map(|f| (f * f64::from(group)).round());
-        let exact = fractions.iter().zip(counts).all(|(f, c)| (f * f64::from(group) - c).abs() < 1e-6);
+        let exact =
+            fractions.iter().zip(counts).all(|(f, c)| (f * f64::from(group) - c).abs() < 1e-6);
         exact.then(|| (group, counts.map(|c| c as u32)))
     })
 }

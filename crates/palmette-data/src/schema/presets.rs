@@ -94,10 +94,17 @@ impl Schema {
     }
 }
 
-fn base(name: &str, format: FileFormat, label: &str) -> Schema {
+impl Schema {
+    /// A schema for looking at files of which nothing is known.
+    pub(crate) fn anything() -> Schema {
+        base("", None, "")
+    }
+}
+
+fn base(name: &str, format: impl Into<Option<FileFormat>>, label: &str) -> Schema {
     Schema {
         name: name.into(),
-        format: Some(format),
+        format: format.into(),
         columns: None,
         missing: Vec::new(),
         label: LabelRule { column: label.into(), at_least: None, drop_missing: false },
@@ -119,17 +126,14 @@ fn dense(name: impl Into<String>) -> DenseField {
 }
 
 fn modulo(name: impl Into<String>, base: IntegerBase, rows: u32) -> CategoricalField {
-    CategoricalField {
-        name: name.into(),
-        encoder: EncoderRule::Modulo { base },
-        rows: Some(rows),
-    }
+    CategoricalField { name: name.into(), encoder: EncoderRule::Modulo { base }, rows: Some(rows) }
 }
 
 fn criteo() -> Schema {
     let integers = (1..=13).map(|i| format!("I{i}"));
     let categories = (1..=26).map(|i| format!("C{i}"));
-    let columns = std::iter::once("label".to_string()).chain(integers.clone()).chain(categories.clone());
+    let columns =
+        std::iter::once("label".to_string()).chain(integers.clone()).chain(categories.clone());
     Schema {
         columns: Some(columns.collect()),
         dense: integers.map(dense).collect(),

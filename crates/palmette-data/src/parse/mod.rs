@@ -6,12 +6,17 @@ use crate::encoder::{IntegerBase, hash_value};
 use crate::error::{DataError, RowProblem, nearest};
 use crate::input::record::{record_end, split_fields, without_line_end};
 use crate::input::{Block, BlockRows};
-use crate::interner::Interner;
 use crate::number;
 use crate::profile::Profile;
 use crate::schema::{EncoderRule, ExtraKind, Schema, SplitRule};
 use crate::shard::{Columns, stored};
 use crate::time::{TimeFormat, from_parts};
+
+mod block;
+
+pub(crate) use block::{
+    BadRecord, CategoricalColumn, LABEL_ABSENT, ParsedBlock, ROUTE_DROP, TextColumn,
+};
 
 /// What a field is used for. A field may have several uses.
 #[derive(Clone, Copy, Debug)]
@@ -63,67 +68,6 @@ pub(crate) struct RowParser {
     profile_absent: Vec<u8>,
 }
 
-/// Route of a row whose split value is dropped.
-pub(crate) const ROUTE_DROP: u8 = u8::MAX;
-
-/// A bad row of a block.
-#[derive(Clone, Debug)]
-pub(crate) struct BadRecord {
-    /// Its number in the block.
-    pub record: u64,
-    /// The field to blame.
-    pub field: Option<String>,
-    /// What is wrong.
-    pub problem: RowProblem,
-    /// The row as it stands in the file.
-    pub text: String,
-}
-
-/// Texts of one dictionary column of a block.
-#[derive(Debug, Default)]
-pub(crate) struct TextColumn {
-    /// Distinct texts; the empty text is the missing value.
-    pub texts: Interner,
-    /// Number of each row's text.
-    pub numbers: Vec<u32>,
-}
-
-/// A categorical column of a block.
-#[derive(Debug)]
-pub(crate) enum CategoricalColumn {
-    /// `v + 1` modulo 2^32.
-    Values(Vec<u32>),
-    /// Texts for a dictionary.
-    Texts(TextColumn),
-}
-
-/// The columns of a block.
-#[derive(Debug, Default)]
-pub(crate) struct ParsedBlock {
-    /// Records read, the bad and dropped ones included.
-    pub records: u64,
-    /// Rows left out because the schema says so.
-    pub dropped: u64,
-    pub bad: Vec<BadRecord>,
-    pub labels: Vec<u8>,
-    pub weights: Vec<f32>,
-    pub dense: Vec<Vec<f32>>,
-    pub categorical: Vec<CategoricalColumn>,
-    pub extras: Vec<Vec<u64>>,
-    pub routes: Vec<u8>,
-    /// `(column, row)` of the values that wrap to 0.
-    pub exceptions: Vec<(u32, u32)>,
-    /// Position behind the block.
-    pub end: u64,
-}
-
-impl ParsedBlock {
-    /// Good rows.
-    pub fn rows(&self) -> usize {
-        self.labels.len()
-    }
-}
-
 /// The state of the row being parsed.
 struct RowState {
     label: Option<u8>,
@@ -132,11 +76,13 @@ struct RowState {
     problem: Option<(usize, RowProblem)>,
 }
 
-/// What the caller of a parser may leave out.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Leniency {
-    /// The file may lack the label, the weight and the kept columns (rows to predict).
-    pub inputs_only: bool,
+/// What rows are parsed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A dataset: every column of the schema must be there.
+    Prepare,
+    /// Predictions: only the model's inputs must be there; the label is read if it is.
+    Predict,
 }
 
 impl RowParser {
@@ -145,8 +91,9 @@ impl RowParser {
         schema: &Schema,
         names: &[String],
         file: &std::path::Path,
-        leniency: Leniency,
+        purpose: Purpose,
     ) -> Result<RowParser, DataError> {
+        let predict = purpose == Purpose::Predict;
         let width = names.len();
         let mut names = names.to_vec();
         if let Some(profile) = &schema.profile {
@@ -179,7 +126,7 @@ impl RowParser {
         }
         let extras = schema.extras();
         let mut label_optional = false;
-        if leniency.inputs_only {
+        if predict {
             match find(&schema.label.column) {
                 Ok(at) => uses.push((at, Use::Label)),
                 Err(_) => label_optional = true,
@@ -214,7 +161,7 @@ impl RowParser {
         uses.sort_by_key(|(at, _)| *at);
         let starts = (0..=names.len()).map(|i| uses.partition_point(|(at, _)| *at < i)).collect();
         let columns = Columns::new(schema, &extras);
-        let columns = match leniency.inputs_only {
+        let columns = match predict {
             true => Columns { weighted: false, extras: 0, ..columns },
             false => columns,
         };
@@ -232,19 +179,23 @@ impl RowParser {
             missing: schema.missing.iter().map(|text| text.trim().as_bytes().to_vec()).collect(),
             at_least: schema.label.at_least,
             drop_missing_label: schema.label.drop_missing,
-            label_optional: label_optional || leniency.inputs_only,
+            label_optional: label_optional || predict,
             time_format: schema.time.as_ref().map(|time| time.format).unwrap_or_default(),
             time_extra: extras.iter().position(|extra| extra.kind == ExtraKind::Time),
             time_parts: match &schema.time {
-                Some(time) if time.columns.len() > 1 && !leniency.inputs_only => time.columns.len(),
+                Some(time) if time.columns.len() > 1 && !predict => time.columns.len(),
                 _ => 0,
             },
-            routes: match leniency.inputs_only {
+            routes: match predict {
                 true => None,
                 false => routes(&schema.split),
             },
             profile_columns: schema.profile.as_ref().map_or(0, |profile| profile.columns.len()),
-            profile_absent: schema.profile.as_ref().map(|p| p.absent.as_bytes().to_vec()).unwrap_or_default(),
+            profile_absent: schema
+                .profile
+                .as_ref()
+                .map(|p| p.absent.as_bytes().to_vec())
+                .unwrap_or_default(),
         })
     }
 
@@ -269,7 +220,8 @@ impl RowParser {
                 let mut scratch = Vec::new();
                 let mut at = 0;
                 while at < bytes.len() {
-                    let end = record_end(&bytes[at..], *delimiter).map_or(bytes.len(), |end| at + end);
+                    let end =
+                        record_end(&bytes[at..], *delimiter).map_or(bytes.len(), |end| at + end);
                     let record = without_line_end(&bytes[at..end]);
                     at = end;
                     if !valid && std::str::from_utf8(record).is_err() {
@@ -336,7 +288,8 @@ impl RowParser {
         if field >= self.width && field < self.names.len() && profile.is_none() {
             return;
         }
-        let Some(&[start, end]) = self.starts.get(field..field + 2).and_then(|s| s.first_chunk()) else {
+        let Some(&[start, end]) = self.starts.get(field..field + 2).and_then(|s| s.first_chunk())
+        else {
             return;
         };
         let text = number::trimmed(text);
@@ -362,12 +315,16 @@ impl RowParser {
             Use::Dense(i) => {
                 let value = match missing {
                     true => f32::NAN,
-                    false => number::parse_f32(text).ok_or_else(|| RowProblem::NotANumber(lossy()))?,
+                    false => {
+                        number::parse_f32(text).ok_or_else(|| RowProblem::NotANumber(lossy()))?
+                    }
                 };
                 out.dense[i].push(value);
             }
             Use::Integer(i, base) => {
-                let CategoricalColumn::Values(values) = &mut out.categorical[i] else { return Ok(()) };
+                let CategoricalColumn::Values(values) = &mut out.categorical[i] else {
+                    return Ok(());
+                };
                 if missing {
                     values.push(0);
                     return Ok(());
@@ -382,7 +339,9 @@ impl RowParser {
                 values.push(stored(value));
             }
             Use::Hash(i) => {
-                let CategoricalColumn::Values(values) = &mut out.categorical[i] else { return Ok(()) };
+                let CategoricalColumn::Values(values) = &mut out.categorical[i] else {
+                    return Ok(());
+                };
                 if missing {
                     values.push(0);
                     return Ok(());
@@ -394,7 +353,9 @@ impl RowParser {
                 values.push(stored(value));
             }
             Use::Text(i) => {
-                let CategoricalColumn::Texts(column) = &mut out.categorical[i] else { return Ok(()) };
+                let CategoricalColumn::Texts(column) = &mut out.categorical[i] else {
+                    return Ok(());
+                };
                 let number = column.texts.intern(if missing { b"" } else { text });
                 column.numbers.push(number);
             }
@@ -406,7 +367,9 @@ impl RowParser {
             Use::Number(i) => {
                 let value = match missing {
                     true => f64::NAN,
-                    false => number::parse_f64(text).ok_or_else(|| RowProblem::NotANumber(lossy()))?,
+                    false => {
+                        number::parse_f64(text).ok_or_else(|| RowProblem::NotANumber(lossy()))?
+                    }
                 };
                 out.extras[i].push(value.to_bits());
             }
@@ -428,7 +391,8 @@ impl RowParser {
             }
             Use::Route => {
                 let routes = self.routes.iter().flatten();
-                let route = routes.into_iter().find(|(value, _)| value == text).map(|(_, route)| *route);
+                let route =
+                    routes.into_iter().find(|(value, _)| value == text).map(|(_, route)| *route);
                 match route.ok_or_else(|| RowProblem::UnlistedSplitValue(lossy()))? {
                     ROUTE_DROP => row.drop = true,
                     route => out.routes.push(route),
@@ -461,7 +425,8 @@ impl RowParser {
             b"1" if self.at_least.is_none() => 1,
             _ => {
                 let lossy = || String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned();
-                let value = number::parse_f64(text).ok_or_else(|| RowProblem::LabelNotNumeric(lossy()))?;
+                let value =
+                    number::parse_f64(text).ok_or_else(|| RowProblem::LabelNotNumeric(lossy()))?;
                 match self.at_least {
                     Some(at_least) => u8::from(value >= at_least),
                     None if value == 0.0 => 0,
@@ -474,13 +439,19 @@ impl RowParser {
     }
 
     /// Completes a row, or takes its cells back.
-    fn finish(&self, row: RowState, structure: Option<RowProblem>, record: &[u8], out: &mut ParsedBlock) {
+    fn finish(
+        &self,
+        row: RowState,
+        structure: Option<RowProblem>,
+        record: &[u8],
+        out: &mut ParsedBlock,
+    ) {
         if let Some(problem) = structure {
             return self.reject(out, None, problem, record);
         }
         // a dropped row need not be good: an unlabelled row often lacks more than its label
         if row.drop {
-            self.truncate(out);
+            out.truncate();
             out.records += 1;
             out.dropped += 1;
             return;
@@ -494,7 +465,12 @@ impl RowParser {
                 _ => {
                     let value = format!("{:?}", &row.time_parts[..self.time_parts]);
                     let expected = TimeFormat::Parts.expected();
-                    return self.reject(out, None, RowProblem::NotATime { value, expected }, record);
+                    return self.reject(
+                        out,
+                        None,
+                        RowProblem::NotATime { value, expected },
+                        record,
+                    );
                 }
             }
         }
@@ -502,34 +478,19 @@ impl RowParser {
         out.records += 1;
     }
 
-    fn reject(&self, out: &mut ParsedBlock, field: Option<String>, problem: RowProblem, record: &[u8]) {
-        self.truncate(out);
+    fn reject(
+        &self,
+        out: &mut ParsedBlock,
+        field: Option<String>,
+        problem: RowProblem,
+        record: &[u8],
+    ) {
+        out.truncate();
         let text = String::from_utf8_lossy(record).into_owned();
         out.bad.push(BadRecord { record: out.records, field, problem, text });
         out.records += 1;
     }
-
-    /// Takes back the cells of an unfinished row.
-    fn truncate(&self, out: &mut ParsedBlock) {
-        let rows = out.labels.len();
-        out.weights.truncate(rows);
-        out.routes.truncate(rows);
-        out.dense.iter_mut().for_each(|column| column.truncate(rows));
-        out.extras.iter_mut().for_each(|column| column.truncate(rows));
-        for column in &mut out.categorical {
-            match column {
-                CategoricalColumn::Values(values) => values.truncate(rows),
-                CategoricalColumn::Texts(column) => column.numbers.truncate(rows),
-            }
-        }
-        while out.exceptions.last().is_some_and(|(_, row)| *row as usize >= rows) {
-            out.exceptions.pop();
-        }
-    }
 }
-
-/// The stored label of a row to predict that has none.
-pub(crate) const LABEL_ABSENT: u8 = u8::MAX;
 
 impl RowState {
     fn new() -> Self {
