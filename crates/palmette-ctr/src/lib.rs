@@ -1,4 +1,8 @@
 //! Click-through-rate models: spaces, supernets, baselines and recipes.
 
+pub mod baselines;
 pub mod metrics;
+mod model;
 pub mod nasrec;
+
+pub use model::{CompiledModel, Field, ModelInputs};
