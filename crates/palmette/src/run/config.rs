@@ -279,7 +279,8 @@ mod tests {
 
     #[test]
     fn set_overrides_and_keeps_the_rest() {
-        let set = ["search.evaluations=64", "train.network.batch_size=128", "space.name=nasrec-small"];
+        let set =
+            ["search.evaluations=64", "train.network.batch_size=128", "space.name=nasrec-small"];
         let config = Config::load(None, &set.map(String::from)).unwrap();
         assert_eq!(config.search.evaluations, 64);
         assert_eq!(config.train.network.batch_size, 128);

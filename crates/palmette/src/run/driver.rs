@@ -8,10 +8,14 @@ use palmette_cost::MemoryModel;
 use palmette_ctr::baselines::Baseline;
 use palmette_ctr::metrics::{Bootstrap, log_loss, paired_bootstrap, row_log_losses};
 use palmette_ctr::nasrec::{LimitedSpace, Path, Shape};
-use palmette_ctr::train::{Batches, RankingSettings, SubnetRanker, SupernetTraining, TrainSettings, nasrec_tables};
+use palmette_ctr::train::{
+    Batches, RankingSettings, SubnetRanker, SupernetTraining, TrainSettings, nasrec_tables,
+};
 use palmette_data::{Dataset, Split};
 use palmette_random::stream;
-use palmette_search::{Ask, EvolutionConfig, Outcome as TrialOutcome, RandomSearch, RegularisedEvolution, Strategy};
+use palmette_search::{
+    Ask, EvolutionConfig, Outcome as TrialOutcome, RandomSearch, RegularisedEvolution, Strategy,
+};
 use palmette_space::{Domain, Genotype};
 use serde::{Deserialize, Serialize};
 
@@ -54,8 +58,9 @@ pub fn search(
     let shape = Shape { dense: dataset.dense_fields(), fields: dataset.categorical_fields() };
     let memory = MemoryModel::default();
     let all_rows: Vec<u64> = dataset.table_rows(None).iter().map(|&n| n.into()).collect();
-    let space = LimitedSpace::new(config.space.space()?, shape, &all_rows, config.cost.limits()?, memory)
-        .map_err(|e| anyhow!("{e}"))?;
+    let space =
+        LimitedSpace::new(config.space.space()?, shape, &all_rows, config.cost.limits()?, memory)
+            .map_err(|e| anyhow!("{e}"))?;
     let run = Run { context, space, shape };
     let plan = run.plan(&mut store, budget_seconds)?;
     let ranked = run.rank(&mut store, &plan)?;
@@ -106,7 +111,7 @@ impl<'c> Run<'_, 'c> {
             return Ok(Plan::deserialize(&event["result"])?);
         }
         let begin = Instant::now();
-        let RunContext { config, dataset, console, .. } = *self.context;
+        let RunContext { config, dataset, .. } = *self.context;
         let (train, validation) = (dataset.rows(Split::Train), dataset.rows(Split::Validation));
         if validation == 0 {
             bail!("the dataset has no validation rows; the search chooses on them");
@@ -121,7 +126,6 @@ impl<'c> Run<'_, 'c> {
         };
         let prediction = plan.predict(config, rates, train);
         self.announce(&plan, &prediction);
-        let _ = console;
         record(store, "plan", "", &plan, begin)?;
         Ok(plan)
     }
@@ -202,11 +206,14 @@ impl<'c> Run<'_, 'c> {
         let path = self.space.nasrec().path(genotype);
         let score = match ranker.as_mut().map(|r| r.score(&path)) {
             Some(Ok(score)) => Some(score).filter(|s| s.is_finite()),
-            Some(Err(palmette_ctr::train::TrainError::Engine(palmette_engine::EngineError::Diverged { .. }))) => None,
+            Some(Err(palmette_ctr::train::TrainError::Engine(
+                palmette_engine::EngineError::Diverged { .. },
+            ))) => None,
             Some(Err(error)) => return Err(error.into()),
             None => None,
         };
-        let ranked = Ranked { genotype: genotype.clone(), score, macs: sheet.macs, params: sheet.params };
+        let ranked =
+            Ranked { genotype: genotype.clone(), score, macs: sheet.macs, params: sheet.params };
         record(store, "score", id, &ranked, begin)?;
         Ok(ranked)
     }
@@ -284,13 +291,14 @@ impl<'c> Run<'_, 'c> {
         let mut order: Vec<&Ranked> = ranked.iter().filter(|r| r.score.is_some()).collect();
         order.sort_by(|a, b| a.score.partial_cmp(&b.score).unwrap_or(std::cmp::Ordering::Equal));
         // Scores closer than 1e-6 are the same function twice (NASRec's rule).
-        order.dedup_by(|a, b| {
-            a.score.zip(b.score).is_some_and(|(a, b)| (a - b).abs() < 1e-6)
-        });
+        order.dedup_by(|a, b| a.score.zip(b.score).is_some_and(|(a, b)| (a - b).abs() < 1e-6));
         if order.is_empty() {
-            bail!("no candidate could be scored: every one diverged; lower search.supernet.learning_rate");
+            bail!(
+                "no candidate could be scored: every one diverged; lower search.supernet.learning_rate"
+            );
         }
-        let genotypes: Vec<Genotype> = order.iter().take(plan.top_k).map(|r| r.genotype.clone()).collect();
+        let genotypes: Vec<Genotype> =
+            order.iter().take(plan.top_k).map(|r| r.genotype.clone()).collect();
         self.retrain(store, plan, "searched", &genotypes)
     }
 
@@ -302,21 +310,43 @@ impl<'c> Run<'_, 'c> {
         self.retrain(store, plan, "random-search", &genotypes).map(Some)
     }
 
-    fn retrain(&self, store: &mut RunStore, plan: &Plan, name: &str, genotypes: &[Genotype]) -> Result<Chosen> {
+    fn retrain(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        name: &str,
+        genotypes: &[Genotype],
+    ) -> Result<Chosen> {
         let rate = self.context.config.train.network.learning_rate;
         let tables = self.search_tables();
         let mut trials = Vec::new();
         for (i, genotype) in genotypes.iter().enumerate() {
             let contender = self.network(genotype);
             let id = format!("{name}/{i}");
-            trials.push(validate(self.context, store, &id, &contender, rate, &tables, plan.checkpoint_every)?);
+            trials.push(validate(
+                self.context,
+                store,
+                &id,
+                &contender,
+                rate,
+                &tables,
+                plan.checkpoint_every,
+            )?);
         }
-        let winner = best(&trials).ok_or_else(|| anyhow!("every network of {name} diverged"))?.clone();
+        let winner =
+            best(&trials).ok_or_else(|| anyhow!("every network of {name} diverged"))?.clone();
         self.tune(store, plan, name, winner.contender.clone(), Some(winner))
     }
 
     /// Tries the learning rates on validation rows; `known` is a trial that is done already.
-    fn tune(&self, store: &mut RunStore, plan: &Plan, name: &str, contender: Contender, known: Option<Trial>) -> Result<Chosen> {
+    fn tune(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        name: &str,
+        contender: Contender,
+        known: Option<Trial>,
+    ) -> Result<Chosen> {
         let tables = self.search_tables();
         let mut trials: Vec<Trial> = known.into_iter().collect();
         for &rate in &self.context.config.train.learning_rates {
@@ -324,9 +354,18 @@ impl<'c> Run<'_, 'c> {
                 continue;
             }
             let id = format!("{name}/learning-rate-{rate}");
-            trials.push(validate(self.context, store, &id, &contender, rate, &tables, plan.checkpoint_every)?);
+            trials.push(validate(
+                self.context,
+                store,
+                &id,
+                &contender,
+                rate,
+                &tables,
+                plan.checkpoint_every,
+            )?);
         }
-        let trial = best(&trials).ok_or_else(|| anyhow!("{name} diverged at every learning rate"))?;
+        let trial =
+            best(&trials).ok_or_else(|| anyhow!("{name} diverged at every learning rate"))?;
         Ok(Chosen { name: name.into(), trial: trial.clone() })
     }
 
@@ -335,7 +374,8 @@ impl<'c> Run<'_, 'c> {
         names
             .iter()
             .map(|name| {
-                let baseline = Baseline::named(name).map_err(|e| anyhow!("[train] baselines: {e}"))?;
+                let baseline =
+                    Baseline::named(name).map_err(|e| anyhow!("[train] baselines: {e}"))?;
                 self.tune(store, plan, name, Contender::Baseline(baseline), None)
             })
             .collect()
@@ -360,7 +400,12 @@ impl<'c> Run<'_, 'c> {
         self.summarise(store, architecture, models)
     }
 
-    fn final_fits(&self, store: &mut RunStore, plan: &Plan, chosen: &Chosen) -> Result<(ModelResult, Vec<f64>)> {
+    fn final_fits(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        chosen: &Chosen,
+    ) -> Result<(ModelResult, Vec<f64>)> {
         let RunContext { config, dataset, .. } = *self.context;
         let tables = self.context.final_tables(self.space.table_cap());
         let settings = TrainSettings {
@@ -383,7 +428,10 @@ impl<'c> Run<'_, 'c> {
             let id = format!("{}/{n}", chosen.name);
             let file = format!("predictions/{}-{n}.f64", chosen.name);
             let searched = chosen.name == "searched" && n == 0;
-            let done = store.find("final", &id).map(|event| FinalFit::deserialize(&event["result"])).transpose()?;
+            let done = store
+                .find("final", &id)
+                .map(|event| FinalFit::deserialize(&event["result"]))
+                .transpose()?;
             let fitted = match done {
                 Some(fitted) => fitted,
                 None => {
@@ -394,17 +442,35 @@ impl<'c> Run<'_, 'c> {
                     let tensors = compiled.tensors.clone();
                     let task = format!("final/{id}");
                     let parts = [Split::Train, Split::Validation];
-                    let mut training =
-                        fit(self.context, store, &task, compiled, &settings, &parts, &tables, seed, plan.checkpoint_every)?;
+                    let mut training = fit(
+                        self.context,
+                        store,
+                        &task,
+                        compiled,
+                        &settings,
+                        &parts,
+                        &tables,
+                        seed,
+                        plan.checkpoint_every,
+                    )?;
                     if searched {
-                        export_run(self.context, store, &self.space, &chosen.trial, &tensors, &training, &tables)?;
+                        export_run(
+                            self.context,
+                            store,
+                            &self.space,
+                            &chosen.trial,
+                            &tensors,
+                            &training,
+                            &tables,
+                        )?;
                     }
                     let logits = training.predict(dataset, Split::Test)?;
                     store.write(&file, |out| {
                         let bytes: Vec<u8> = logits.iter().flat_map(|z| z.to_le_bytes()).collect();
                         Ok(out.write_all(&bytes)?)
                     })?;
-                    let evaluation = ScoredPart::new(dataset, Split::Test, logits)?.evaluate(None)?;
+                    let evaluation =
+                        ScoredPart::new(dataset, Split::Test, logits)?.evaluate(None)?;
                     let fitted = FinalFit {
                         model: chosen.name.clone(),
                         seed,
@@ -429,7 +495,12 @@ impl<'c> Run<'_, 'c> {
         Ok((result, first_losses))
     }
 
-    fn summarise(&self, store: &RunStore, architecture: Path, models: Vec<(ModelResult, Vec<f64>)>) -> Result<Summary> {
+    fn summarise(
+        &self,
+        store: &RunStore,
+        architecture: Path,
+        models: Vec<(ModelResult, Vec<f64>)>,
+    ) -> Result<Summary> {
         let RunContext { config, dataset, .. } = *self.context;
         let mut rows: Vec<(ModelResult, Vec<f64>)> = Vec::new();
         let mut evaluation = None;
@@ -445,7 +516,9 @@ impl<'c> Run<'_, 'c> {
         }
         let weights = sample_weights(dataset, Split::Test)?;
         let groups = interval_groups(dataset, config.data.interval_groups.as_deref())?;
-        let Some(((_, searched), others)) = rows.split_first_mut() else { bail!("no model was trained") };
+        let Some(((_, searched), others)) = rows.split_first_mut() else {
+            bail!("no model was trained")
+        };
         for (result, losses) in others.iter_mut() {
             let options = Bootstrap { seed: config.run.seed, ..Bootstrap::default() };
             let difference =
@@ -526,14 +599,19 @@ fn interval_groups(dataset: &Dataset, column: Option<&str>) -> Result<Option<Vec
 fn rank_correlation(store: &RunStore) -> Option<f64> {
     let (mut scores, mut losses) = (Vec::new(), Vec::new());
     for event in store.all("trial") {
-        let Some(id) = event["id"].as_str().and_then(|id| id.strip_prefix("random-search/")) else { continue };
-        let score = store.find("score", &format!("random/{id}")).and_then(|e| e["result"]["score"].as_f64());
-        if let (Some(score), Some(loss)) = (score, event["result"]["validation_log_loss"].as_f64()) {
+        let Some(id) = event["id"].as_str().and_then(|id| id.strip_prefix("random-search/")) else {
+            continue;
+        };
+        let score = store
+            .find("score", &format!("random/{id}"))
+            .and_then(|e| e["result"]["score"].as_f64());
+        if let (Some(score), Some(loss)) = (score, event["result"]["validation_log_loss"].as_f64())
+        {
             scores.push(score);
             losses.push(loss);
         }
     }
-    (scores.len() > 2).then(|| palmette_search::kendall_tau_b(&scores, &losses)).flatten()
+    (scores.len() > 2).then(|| palmette_search::kendall_tau_b(&scores, &losses))
 }
 
 /// Ship when the searched model beats the model to beat with the whole interval: the user's own

@@ -89,7 +89,11 @@ impl Plan {
             warmup_steps: search.supernet.warmup_steps.min(search.supernet.steps),
             evaluations: search.evaluations,
             finetune_steps: search.ranking.finetune_steps,
-            validation_rows: if wanted == 0 { validation_rows } else { wanted.min(validation_rows) },
+            validation_rows: if wanted == 0 {
+                validation_rows
+            } else {
+                wanted.min(validation_rows)
+            },
             top_k: search.top_k,
             checkpoint_every: config.run.checkpoint_every,
         }
@@ -99,10 +103,17 @@ impl Plan {
     ///
     /// # Errors
     /// A budget that does not even pay for training two networks.
-    pub fn for_budget(config: &Config, rates: Rates, train_rows: usize, validation_rows: usize, seconds: f64) -> Result<Self> {
+    pub fn for_budget(
+        config: &Config,
+        rates: Rates,
+        train_rows: usize,
+        validation_rows: usize,
+        seconds: f64,
+    ) -> Result<Self> {
         let mut plan = Self::configured(config, validation_rows);
         let one_network = train_rows as f64 * config.train.network.epochs / rates.training;
-        let fixed = config.train.baselines.len() as f64 * (config.train.learning_rates.len() + config.train.final_seeds) as f64;
+        let fixed = config.train.baselines.len() as f64
+            * (config.train.learning_rates.len() + config.train.final_seeds) as f64;
         // Two sides (searched, random) of top_k networks and their final fits.
         let finals = 2.0 * config.train.final_seeds as f64 + fixed;
         plan.top_k = 8;
@@ -126,7 +137,8 @@ impl Plan {
         plan.warmup_steps = (2.0 * full_steps) as u64;
         plan.finetune_steps = plan.finetune_steps.min(40);
         plan.validation_rows = validation_rows.min(20_000);
-        let rows = plan.finetune_steps as f64 * config.search.ranking.batch_size as f64 + plan.validation_rows as f64;
+        let rows = plan.finetune_steps as f64 * config.search.ranking.batch_size as f64
+            + plan.validation_rows as f64;
         let one = rows / (rates.training * FORWARD_SPEEDUP);
         plan.evaluations = ((0.45 * rest / one) as usize).clamp(16, 2048);
         Ok(plan)
@@ -136,8 +148,10 @@ impl Plan {
     pub fn predict(&self, config: &Config, rates: Rates, train_rows: usize) -> Prediction {
         let batch = config.search.supernet.batch_size as f64;
         let full_steps = self.warmup_steps as f64 / 2.0;
-        let supernet = (self.supernet_steps as f64 + full_steps * rates.full_path) * batch / rates.training;
-        let rows = self.finetune_steps as f64 * config.search.ranking.batch_size as f64 + self.validation_rows as f64;
+        let supernet =
+            (self.supernet_steps as f64 + full_steps * rates.full_path) * batch / rates.training;
+        let rows = self.finetune_steps as f64 * config.search.ranking.batch_size as f64
+            + self.validation_rows as f64;
         let ranking = self.evaluations as f64 * rows / (rates.training * FORWARD_SPEEDUP);
         let one = train_rows as f64 * config.train.network.epochs / rates.training;
         let sides = if config.search.random_search { 2 } else { 1 };

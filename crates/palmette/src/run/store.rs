@@ -28,7 +28,8 @@ impl RunStore {
     pub fn open(dir: &Path) -> Result<Self> {
         for folder in ["", "checkpoints", "best", "predictions"] {
             let folder = dir.join(folder);
-            fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot make {}", folder.display()))?;
         }
         let path = dir.join("journal.jsonl");
         let mut journal = OpenOptions::new()
@@ -96,7 +97,11 @@ impl RunStore {
     }
 
     /// Writes a file of the run as a whole.
-    pub fn write(&self, name: &str, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<PathBuf> {
+    pub fn write(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut dyn Write) -> Result<()>,
+    ) -> Result<PathBuf> {
         let path = self.dir.join(name);
         write_whole(&path, write)?;
         Ok(path)
@@ -114,7 +119,8 @@ impl RunStore {
     /// Saves a model with `progress`: a length, JSON, raw numbers, and the SHA-256 of it all.
     pub fn save_checkpoint(&self, task: &str, progress: &Value, model: &Model<f32>) -> Result<()> {
         write_whole(&self.checkpoint_path(task), |out| {
-            let mut out = Hashing { inner: BufWriter::with_capacity(1 << 20, out), hash: Sha256::new() };
+            let mut out =
+                Hashing { inner: BufWriter::with_capacity(1 << 20, out), hash: Sha256::new() };
             let header = serde_json::to_vec(progress)?;
             out.write_all(&(header.len() as u64).to_le_bytes())?;
             out.write_all(&header)?;

@@ -189,10 +189,21 @@ pub fn validate(
         curve: Vec::new(),
     };
     let task = format!("trial/{id}");
-    match fit(context, store, &task, compiled, &settings, &[Split::Train], table_rows, seed, checkpoint_every) {
+    match fit(
+        context,
+        store,
+        &task,
+        compiled,
+        &settings,
+        &[Split::Train],
+        table_rows,
+        seed,
+        checkpoint_every,
+    ) {
         Ok(mut training) => {
             let logits = training.predict(context.dataset, Split::Validation)?;
-            let evaluation = ScoredPart::new(context.dataset, Split::Validation, logits)?.evaluate(None)?;
+            let evaluation =
+                ScoredPart::new(context.dataset, Split::Validation, logits)?.evaluate(None)?;
             trial.validation_log_loss = Some(evaluation.log_loss).filter(|l| l.is_finite());
             trial.validation_auc = evaluation.auc;
             trial.curve = training.curve;
@@ -206,14 +217,21 @@ pub fn validate(
 }
 
 /// Appends a result to the journal.
-pub fn record<T: Serialize>(store: &mut RunStore, kind: &str, id: &str, result: &T, begin: Instant) -> Result<Value> {
+pub fn record<T: Serialize>(
+    store: &mut RunStore,
+    kind: &str,
+    id: &str,
+    result: &T,
+    begin: Instant,
+) -> Result<Value> {
     store.append(kind, id, serde_json::to_value(result)?, begin.elapsed().as_secs_f64())
 }
 
 /// The trial with the lowest validation log loss, the first of equals.
 pub fn best(trials: &[Trial]) -> Option<&Trial> {
-    trials
-        .iter()
-        .filter(|t| t.validation_log_loss.is_some())
-        .min_by(|a, b| a.validation_log_loss.partial_cmp(&b.validation_log_loss).unwrap_or(std::cmp::Ordering::Equal))
+    trials.iter().filter(|t| t.validation_log_loss.is_some()).min_by(|a, b| {
+        a.validation_log_loss
+            .partial_cmp(&b.validation_log_loss)
+            .unwrap_or(std::cmp::Ordering::Equal)
+    })
 }
