@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use palmette::console::Console;
 
+mod check_golden;
 mod cost;
 mod prepare;
 mod search;
@@ -19,6 +20,7 @@ pub enum Verb {
     Search(search::Args),
     /// Print multiply-accumulates, parameters and memory of an architecture
     Cost(cost::Args),
+    CheckGolden(check_golden::Args),
 }
 
 /// Runs a verb.
@@ -27,5 +29,6 @@ pub fn run(verb: Verb, console: &Console) -> anyhow::Result<ExitCode> {
         Verb::Prepare(args) => prepare::run(&args, console),
         Verb::Search(args) => search::run(&args, console),
         Verb::Cost(args) => cost::run(&args, console),
+        Verb::CheckGolden(args) => check_golden::run(&args, console),
     }
 }
