@@ -4,5 +4,6 @@ pub mod baselines;
 pub mod metrics;
 mod model;
 pub mod nasrec;
+pub mod synthetic;
 
 pub use model::{CompiledModel, Field, ModelInputs};
