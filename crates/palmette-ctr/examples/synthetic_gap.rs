@@ -4,12 +4,15 @@
 //!
 //! The first eight tenths of the rows train, one tenth validates (it chooses among learning rates
 //! and sizes), the last tenth tests. Keys: seed, rows, bias, main, pairs, triples, latent, exponent, batch,
-//! init (seed of the weights), lr (comma-separated). Models: mlp, nasrec and the names of the baselines; all by default.
+//! init (seed of the weights), lr (comma-separated), sizes (how many
+//! of the multilayer perceptrons; the last of the four costs as much as the searched-like network). Models: mlp, nasrec and the names of the baselines; all by default.
 
 use palmette_ctr::baselines::{Baseline, Mlp};
 use palmette_ctr::metrics::{Scores, auc, binary_entropy, log_loss};
 use palmette_ctr::nasrec::{Block, DenseOp, Path, Set, SparseOp};
-use palmette_ctr::synthetic::{CATEGORICAL, DENSE, Row, SyntheticConfig, SyntheticLog, bayes_log_loss};
+use palmette_ctr::synthetic::{
+    CATEGORICAL, DENSE, Row, SyntheticConfig, SyntheticLog, bayes_log_loss,
+};
 use palmette_ctr::{CompiledModel, ModelInputs};
 use palmette_engine::{Batch, Executor, Optimizer, Schedule, Step, Trainable};
 
@@ -20,6 +23,7 @@ type Error = Box<dyn std::error::Error>;
 fn main() -> Result<(), Error> {
     let mut config = SyntheticConfig::default();
     let (mut batch, mut init, mut names) = (128, 1, Vec::new());
+    let mut sizes = 4;
     let mut learning_rates = vec![0.04, 0.12, 0.36];
     for argument in std::env::args().skip(1) {
         match argument.split_once('=') {
@@ -33,6 +37,7 @@ fn main() -> Result<(), Error> {
             Some(("exponent", value)) => config.exponent = value.parse()?,
             Some(("batch", value)) => batch = value.parse()?,
             Some(("init", value)) => init = value.parse()?,
+            Some(("sizes", value)) => sizes = value.parse()?,
             Some(("lr", value)) => {
                 learning_rates = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
             }
@@ -55,6 +60,7 @@ fn main() -> Result<(), Error> {
         Mlp::three_sizes()
             .into_iter()
             .chain([Mlp::with_macs(&inputs, nasrec.macs())])
+            .take(sizes)
             .map(|mlp| mlp.compile(&inputs))
             .collect::<Result<_, _>>()?,
     )];
@@ -71,12 +77,17 @@ fn main() -> Result<(), Error> {
         let mut best: Option<[f64; 4]> = None;
         for mut model in models {
             for &learning_rate in &learning_rates {
-                let Some(losses) = fit(&mut model, train, [validation, test], learning_rate, batch, init)? else {
+                let Some(losses) =
+                    fit(&mut model, train, [validation, test], learning_rate, batch, init)?
+                else {
                     println!("  {name}: lr {learning_rate} diverged");
                     continue;
                 };
                 let [(valid, _), (loss, auc)] = losses;
-                println!("  {name}: macs {:>8} lr {learning_rate} validation {valid:.5} test {loss:.5}", model.macs());
+                println!(
+                    "  {name}: macs {:>8} lr {learning_rate} validation {valid:.5} test {loss:.5}",
+                    model.macs()
+                );
                 if best.is_none_or(|b| valid < b[0]) {
                     best = Some([valid, loss, auc, model.macs() as f64]);
                 }
@@ -85,25 +96,28 @@ fn main() -> Result<(), Error> {
         let Some([_, loss, auc, macs]) = best else { continue };
         let reference = *mlp_loss.get_or_insert(loss);
         let closed = (reference - loss) / (reference - bayes);
-        println!("{name:<13} macs {macs:>8} test log loss {loss:.5} AUC {auc:.4} gap closed {closed:.3}");
+        println!(
+            "{name:<13} macs {macs:>8} test log loss {loss:.5} AUC {auc:.4} gap closed {closed:.3}"
+        );
     }
     Ok(())
 }
 
 /// Three blocks with both dot products and the factorisation-machine merge.
 fn path() -> Path {
-    let block = |dense: DenseOp, dense_width, sparse_width, sources: &[usize], merges: bool| Block {
-        dense_ops: Set::only(dense as usize),
-        sparse_ops: Set::only(SparseOp::Efc as usize),
-        dense_sources: sources.iter().copied().collect(),
-        sparse_sources: sources.iter().copied().collect(),
-        left: Set::only(0),
-        right: Set::only(0),
-        dense_width,
-        sparse_width,
-        dense_to_sparse: merges,
-        sparse_to_dense: merges,
-    };
+    let block =
+        |dense: DenseOp, dense_width, sparse_width, sources: &[usize], merges: bool| Block {
+            dense_ops: Set::only(dense as usize),
+            sparse_ops: Set::only(SparseOp::Efc as usize),
+            dense_sources: sources.iter().copied().collect(),
+            sparse_sources: sources.iter().copied().collect(),
+            left: Set::only(0),
+            right: Set::only(0),
+            dense_width,
+            sparse_width,
+            dense_to_sparse: merges,
+            sparse_to_dense: merges,
+        };
     Path {
         blocks: vec![
             block(DenseOp::DotProduct, 256, 32, &[0], true),
@@ -116,7 +130,8 @@ fn path() -> Path {
 /// Rows in the engine's layout.
 fn batch_of(rows: &[Row]) -> (Vec<f32>, Vec<u32>, Vec<f32>) {
     let dense = rows.iter().flat_map(|row| row.dense.map(|x| x.ln_1p() as f32)).collect();
-    let ids = (0..CATEGORICAL.len()).flat_map(|f| rows.iter().map(move |row| row.values[f])).collect();
+    let ids =
+        (0..CATEGORICAL.len()).flat_map(|f| rows.iter().map(move |row| row.values[f])).collect();
     let labels = rows.iter().map(|row| f32::from(u8::from(row.click))).collect();
     (dense, ids, labels)
 }
@@ -135,7 +150,8 @@ fn fit(
     let schedule = Schedule::new(peak, (train.len() / batch_rows) as u64);
     for (index, rows) in train.chunks_exact(batch_rows).enumerate() {
         let (dense, ids, labels) = batch_of(rows);
-        let batch = Batch { rows: rows.len(), dense: &dense, ids: &ids, labels: &labels, weights: &[] };
+        let batch =
+            Batch { rows: rows.len(), dense: &dense, ids: &ids, labels: &labels, weights: &[] };
         let index = index as u64;
         let step = Step {
             index,
@@ -153,7 +169,8 @@ fn fit(
         let mut logits = Vec::new();
         for rows in rows.chunks(1024) {
             let (dense, ids, _) = batch_of(rows);
-            let batch = Batch { rows: rows.len(), dense: &dense, ids: &ids, labels: &[], weights: &[] };
+            let batch =
+                Batch { rows: rows.len(), dense: &dense, ids: &ids, labels: &[], weights: &[] };
             let found = executor.forward(&model, &mut compiled.program, &batch)?;
             logits.extend(found.iter().map(|&z| f64::from(z)));
         }

@@ -1,6 +1,8 @@
 //! What every model hands to the trainer: parameters, tables and a program over them.
 
-use palmette_engine::{EngineError, Model, ParamLayout, ParamStore, Program, Real, TableSpec, Tables};
+use palmette_engine::{
+    EngineError, Model, ParamLayout, ParamStore, Program, Real, TableSpec, Tables,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::nasrec::{EMBEDDING_DIM, LogicalTensor, Network, Path, Shape};
@@ -94,7 +96,11 @@ impl CompiledModel {
     ///
     /// # Errors
     /// When the system has not enough memory.
-    pub fn initialise<T: Real>(&self, seed: u64, state_slots: usize) -> Result<Model<T>, EngineError> {
+    pub fn initialise<T: Real>(
+        &self,
+        seed: u64,
+        state_slots: usize,
+    ) -> Result<Model<T>, EngineError> {
         Ok(Model {
             params: ParamStore::new(self.layout.clone(), seed, state_slots)?,
             tables: Tables::new(self.tables.clone(), state_slots, seed)?,

@@ -96,20 +96,25 @@ fn multiply_accumulates_and_weights_equal_closed_forms() {
                 + tower(fields * E)
                 + fields * 16
                 + 7,
-            ND * fields * E
-                + 4 * 16 * (E + 16)
-                + tower(fields * E)
-                + biases
-                + fields * 16
-                + 7
-                + 1,
+            ND * fields * E + 4 * 16 * (E + 16) + tower(fields * E) + biases + fields * 16 + 7 + 1,
             E,
         ),
         (
-            ND * fields * E + ND + (fields * fields * 6 + 6 * fields * 5) * E + 11
-                + tower(fields * E) + 7,
-            ND * fields * E + ND + fields * fields * 6 + 6 * fields * 5 + 11
-                + tower(fields * E) + biases + 7 + 1,
+            ND * fields * E
+                + ND
+                + (fields * fields * 6 + 6 * fields * 5) * E
+                + 11
+                + tower(fields * E)
+                + 7,
+            ND * fields * E
+                + ND
+                + fields * fields * 6
+                + 6 * fields * 5
+                + 11
+                + tower(fields * E)
+                + biases
+                + 7
+                + 1,
             E + 1,
         ),
     ];
@@ -242,8 +247,12 @@ fn by_hand(baseline: &Baseline) -> ByHand {
     let mut compiled = baseline.compile(&inputs()).unwrap();
     let mut model = compiled.initialise::<f64>(11, 0).unwrap();
     // Biases start at zero: give them values, so that leaving one out shows.
-    let biases: Vec<_> =
-        compiled.layout.iter().filter(|(_, s)| s.name.ends_with("bias")).map(|(id, _)| id).collect();
+    let biases: Vec<_> = compiled
+        .layout
+        .iter()
+        .filter(|(_, s)| s.name.ends_with("bias"))
+        .map(|(id, _)| id)
+        .collect();
     let mut rng = stream(11, "test/biases", 0);
     for id in biases {
         model.params.row_mut(id, 0).iter_mut().for_each(|b| *b = rng.normal());
@@ -273,9 +282,8 @@ impl ByHand {
         let tensor = self.compiled.tensors.iter().find(|t| t.name == name);
         let parts = &tensor.unwrap_or_else(|| panic!("no tensor {name}")).parts;
         let rows = self.compiled.layout.spec(parts[0]).rows;
-        let row = |i: usize| {
-            parts.iter().flat_map(|&p| self.model.params.row(p, i)).copied().collect()
-        };
+        let row =
+            |i: usize| parts.iter().flat_map(|&p| self.model.params.row(p, i)).copied().collect();
         (0..rows).map(row).collect()
     }
 
@@ -465,7 +473,9 @@ fn interaction_network_is_the_papers_formula() {
 #[test]
 fn models_do_without_dense_inputs_and_without_fields() {
     let mut rng = stream(1, "test/part", 0);
-    for baseline in Baseline::NAMES.map(|name| Baseline::named(name).unwrap()).iter().chain(&small()) {
+    for baseline in
+        Baseline::NAMES.map(|name| Baseline::named(name).unwrap()).iter().chain(&small())
+    {
         for inputs in [
             ModelInputs::numbered(0, &TABLE_ROWS),
             ModelInputs::numbered(0, &TABLE_ROWS[..1]),
@@ -498,7 +508,10 @@ fn settings_are_read_and_checked() {
     let wrong = serde_json::from_str::<Baseline>(r#"{"kind": "mlp", "hiden": [3]}"#).unwrap_err();
     assert!(wrong.to_string().contains("hiden"), "{wrong}");
     for (text, expect) in [
-        (r#"{"kind": "mlp", "hidden": [4, 0]}"#, "mlp: `hidden` holds a zero; every size must be at least 1"),
+        (
+            r#"{"kind": "mlp", "hidden": [4, 0]}"#,
+            "mlp: `hidden` holds a zero; every size must be at least 1",
+        ),
         (
             r#"{"kind": "autoint-plus", "channels": 40, "heads": 2}"#,
             "autoint-plus: 40 channels in 2 heads; the channels of one head must be 1, 2, 4, 8 or 16",

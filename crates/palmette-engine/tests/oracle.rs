@@ -170,7 +170,13 @@ fn data<T: Real>() -> Data<T> {
 impl<T> Data<T> {
     fn batch(&self) -> Batch<'_, T> {
         let weights = &[0.5, 0.75, 1.0, 1.25];
-        Batch { rows: ROWS, dense: &self.dense, ids: &self.ids, labels: &[0.0, 1.0, 0.0, 1.0], weights }
+        Batch {
+            rows: ROWS,
+            dense: &self.dense,
+            ids: &self.ids,
+            labels: &[0.0, 1.0, 0.0, 1.0],
+            weights,
+        }
     }
 }
 

@@ -41,7 +41,8 @@ impl DcnV2 {
         positive("dcn-v2", "hidden", &self.hidden)?;
         let mut builder = ModelBuilder::new(inputs)?;
         let first = builder.all_rows(self.embedding_dim);
-        let part_names = if builder.dense().is_some() { ["dense", "fields"] } else { ["fields"; 2] };
+        let part_names =
+            if builder.dense().is_some() { ["dense", "fields"] } else { ["fields"; 2] };
         let mut crossed = first.clone();
         for layer in 0..self.cross_layers {
             let cross = |(name, (&x0, &x)): (&&str, (&BufferId, &BufferId))| {

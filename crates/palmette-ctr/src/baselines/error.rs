@@ -12,7 +12,9 @@ pub enum BaselineError {
         name: String,
     },
     /// The data have no columns to read.
-    #[error("the data have neither dense inputs nor categorical fields: a model needs at least one")]
+    #[error(
+        "the data have neither dense inputs nor categorical fields: a model needs at least one"
+    )]
     NoInputs,
     /// A size is zero.
     #[error("{model}: `{key}` holds a zero; every size must be at least 1")]

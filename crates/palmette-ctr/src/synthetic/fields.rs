@@ -95,8 +95,7 @@ impl CategoricalTruth {
 
 fn standardise(effects: &mut [f64], frequencies: &[f64]) {
     let mean: f64 = effects.iter().zip(frequencies).map(|(x, p)| x * p).sum();
-    let square: f64 =
-        effects.iter().zip(frequencies).map(|(x, p)| (x - mean).powi(2) * p).sum();
+    let square: f64 = effects.iter().zip(frequencies).map(|(x, p)| (x - mean).powi(2) * p).sum();
     let scale = 1.0 / square.sqrt();
     effects.iter_mut().for_each(|x| *x = (*x - mean) * scale);
 }

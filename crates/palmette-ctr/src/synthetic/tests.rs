@@ -63,11 +63,15 @@ fn labels_follow_the_true_probabilities() {
     // Rows by their true probability: clicks within five standard deviations of the expected.
     for bin in 0..10 {
         let inside = |row: &&Row| (sigmoid(row.logit) * 10.0) as usize == bin;
-        let inside: Vec<_> = rows.iter().filter(inside).map(|r| (sigmoid(r.logit), r.click)).collect();
+        let inside: Vec<_> =
+            rows.iter().filter(inside).map(|r| (sigmoid(r.logit), r.click)).collect();
         let expected: f64 = inside.iter().map(|x| x.0).sum();
         let variance: f64 = inside.iter().map(|x| x.0 * (1.0 - x.0)).sum();
         let clicks = inside.iter().filter(|x| x.1).count() as f64;
-        assert!((clicks - expected).abs() < 5.0 * variance.sqrt() + 1e-9, "{bin}: {clicks} {expected}");
+        assert!(
+            (clicks - expected).abs() < 5.0 * variance.sqrt() + 1e-9,
+            "{bin}: {clicks} {expected}"
+        );
     }
     let clicks = rows.iter().filter(|r| r.click).count() as f64 / 1e5;
     assert!((0.2..0.45).contains(&clicks), "{clicks}");
@@ -99,9 +103,11 @@ fn strengths_are_what_the_settings_say() {
         (rows.iter().map(|r| (r.logit - mean).powi(2)).sum::<f64>() / 5e4).sqrt()
     };
     // The few most frequent values make the realised strength of interactions vary with the seed.
-    for (found, low, high) in
-        [(spread(1.0, 0.0, 0.0), 0.9, 1.1), (spread(0.0, 1.0, 0.0), 0.7, 1.3), (spread(0.0, 0.0, 1.0), 0.7, 1.3)]
-    {
+    for (found, low, high) in [
+        (spread(1.0, 0.0, 0.0), 0.9, 1.1),
+        (spread(0.0, 1.0, 0.0), 0.7, 1.3),
+        (spread(0.0, 0.0, 1.0), 0.7, 1.3),
+    ] {
         assert!((low..high).contains(&found), "{found}");
     }
 }
@@ -113,8 +119,20 @@ fn impossible_settings_are_named() {
         assert_eq!(error.to_string(), expect);
     };
     let default = SyntheticConfig::default();
-    check(SyntheticConfig { rows: 0, ..default }, "a synthetic log of 0 rows: between 1 and 10000000 are possible");
-    check(SyntheticConfig { latent: 17, ..default }, "hidden vectors of 17 numbers: between 1 and 16 are possible");
-    check(SyntheticConfig { pairs: -1.0, ..default }, "`pairs` is -1: it must be finite, and only `bias` may be negative");
-    check(SyntheticConfig { bias: f64::NAN, ..default }, "`bias` is NaN: it must be finite, and only `bias` may be negative");
+    check(
+        SyntheticConfig { rows: 0, ..default },
+        "a synthetic log of 0 rows: between 1 and 10000000 are possible",
+    );
+    check(
+        SyntheticConfig { latent: 17, ..default },
+        "hidden vectors of 17 numbers: between 1 and 16 are possible",
+    );
+    check(
+        SyntheticConfig { pairs: -1.0, ..default },
+        "`pairs` is -1: it must be finite, and only `bias` may be negative",
+    );
+    check(
+        SyntheticConfig { bias: f64::NAN, ..default },
+        "`bias` is NaN: it must be finite, and only `bias` may be negative",
+    );
 }
