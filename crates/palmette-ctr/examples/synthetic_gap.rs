@@ -5,7 +5,7 @@
 //! The first eight tenths of the rows train, one tenth validates (it chooses among learning rates
 //! and sizes), the last tenth tests. Keys: seed, rows, bias, main, pairs, triples, latent, exponent, batch,
 //! init (seed of the weights), lr (comma-separated), sizes (how many
-//! of the multilayer perceptrons; the last of the four costs as much as the searched-like network). Models: mlp, nasrec and the names of the baselines; all by default.
+//! of the multilayer perceptrons; the last of the four costs as much as the searched-like network). Models: mlp, nasrec, nasrec-norm (with layer norm) and the names of the baselines; all by default.
 
 use palmette_ctr::baselines::{Baseline, Mlp};
 use palmette_ctr::metrics::{Scores, auc, binary_entropy, log_loss};
@@ -54,7 +54,7 @@ fn main() -> Result<(), Error> {
     println!("test: entropy of the base rate {:.5}, Bayes {bayes:.5}", binary_entropy(clicks));
 
     let inputs = ModelInputs::numbered(DENSE.len(), &CATEGORICAL.map(|column| column.values));
-    let nasrec = CompiledModel::nasrec(&path(), &inputs, true);
+    let nasrec = CompiledModel::nasrec(&path(), &inputs, false);
     let mut candidates: Vec<(String, Vec<CompiledModel>)> = vec![(
         "mlp".into(),
         Mlp::three_sizes()
@@ -65,6 +65,8 @@ fn main() -> Result<(), Error> {
             .collect::<Result<_, _>>()?,
     )];
     candidates.push(("nasrec".into(), vec![nasrec]));
+    let normed = CompiledModel::nasrec(&path(), &inputs, true);
+    candidates.push(("nasrec-norm".into(), vec![normed]));
     for name in Baseline::NAMES.iter().filter(|&&name| name != "mlp") {
         candidates.push((name.to_string(), vec![Baseline::named(name)?.compile(&inputs)?]));
     }

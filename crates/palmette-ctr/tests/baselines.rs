@@ -488,7 +488,8 @@ fn models_do_without_dense_inputs_and_without_fields() {
             let dense: Vec<f32> = (0..4 * inputs.dense).map(|_| rng.normal() as f32).collect();
             let ids = vec![1; 4 * inputs.fields.len()];
             let batch = Batch { rows: 4, dense: &dense, ids: &ids, labels: &[], weights: &[] };
-            let logits = Executor::new().forward(&model, &mut compiled.program, &batch).unwrap();
+            let mut executor = Executor::new();
+            let logits = executor.forward(&model, &mut compiled.program, &batch).unwrap();
             assert!(logits.iter().all(|z| z.is_finite()), "{name} {inputs:?}");
         }
         let error = baseline.compile(&ModelInputs::numbered(0, &[])).err().unwrap();
@@ -556,6 +557,7 @@ fn a_searched_network_compiles_to_the_same_type() {
     assert_eq!(compiled.tables[1].name, "embedding.C2");
     let model = compiled.initialise::<f32>(1, 0).unwrap();
     let data = data::<f32>(5, 1);
-    let logits = Executor::new().forward(&model, &mut compiled.program, &data.batch()).unwrap();
+    let mut executor = Executor::new();
+    let logits = executor.forward(&model, &mut compiled.program, &data.batch()).unwrap();
     assert!(logits.iter().all(|z| z.is_finite()));
 }
