@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use palmette_cost::MemoryModel;
-use palmette_ctr::baselines::Baseline;
+use palmette_ctr::baselines::{Baseline, Mlp};
 use palmette_ctr::metrics::{Bootstrap, log_loss, paired_bootstrap, row_log_losses};
 use palmette_ctr::nasrec::{LimitedSpace, Path, Shape};
 use palmette_ctr::train::{
@@ -66,7 +66,7 @@ pub fn search(
     let ranked = run.rank(&mut store, &plan)?;
     let searched = run.retrain_best(&mut store, &plan, &ranked)?;
     let random = run.random_search(&mut store, &plan)?;
-    let baselines = run.baselines(&mut store, &plan)?;
+    let baselines = run.baselines(&mut store, &plan, searched.trial.macs)?;
     let summary = run.finish(&mut store, &plan, searched, random, baselines)?;
     super::export::write_report(context, &store, &run.space, &summary, command)?;
     Ok(Outcome { summary, dir: dir.into() })
