@@ -27,6 +27,17 @@ use crate::program::{GradSource, Program};
 use crate::tables::Tables;
 use crate::{EngineError, Real};
 
+/// Name of the instruction set that kernels use on this processor.
+pub fn instruction_set() -> &'static str {
+    match Arch::new() {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        Arch::V4(_) => "x86-64-v4",
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        Arch::V3(_) => "x86-64-v3",
+        _ => "portable",
+    }
+}
+
 /// Rows of a chunk: large enough for full register tiles, small enough that a
 /// layer's activations (128 x 1024 x 4 B) fit a second-level cache.
 pub const CHUNK_ROWS: usize = 128;

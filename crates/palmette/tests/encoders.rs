@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::Command;
 
 use palmette::onnx::{
-    CategoricalField, DenseField, DenseTransform, EncodersFile, Export, ExternalData, FieldEncoder,
-    export,
+    CategoricalField, DenseField, EncodersFile, Export, ExternalData, FieldEncoder, export,
 };
+use palmette_data::{IntegerBase, PrepareOptions, RawBatch, Schema, Split, prepare};
 use palmette_engine::{
     Batch, Epilogue, Executor, HeadInput, Init, Model, ParamLayout, ParamStore, Program, TableSpec,
     Tables,
@@ -27,23 +27,19 @@ struct Encoded {
     categorical: Vec<i64>,
 }
 
-fn field(name: &str, encoder: FieldEncoder) -> CategoricalField {
-    CategoricalField { name: name.into(), encoder }
-}
-
-fn modulo(base: &str) -> FieldEncoder {
-    FieldEncoder::Modulo { base: base.into() }
-}
-
 fn encoders() -> EncodersFile {
+    let field = |name: &str, encoder| CategoricalField { name: name.into(), encoder };
+    let modulo = |base| FieldEncoder::Modulo { base };
     let dense = |name: &str, constant| DenseField { name: name.into(), constant };
-    EncodersFile::new(
-        vec!["NA".into()],
-        vec![dense("price", None), dense("one", Some(1.0)), dense("age", None)],
-        vec![
-            field("id", modulo("decimal")),
-            field("code", modulo("hex")),
-            field("device", modulo("decimal-or-hex")),
+    EncodersFile {
+        format: "palmette-encoders".into(),
+        version: 1,
+        missing: vec!["NA".into()],
+        dense: vec![dense("price", None), dense("one", Some(1.0)), dense("age", None)],
+        categorical: vec![
+            field("id", modulo(IntegerBase::Decimal)),
+            field("code", modulo(IntegerBase::Hex)),
+            field("device", modulo(IntegerBase::DecimalOrHex)),
             field(
                 "site",
                 FieldEncoder::Dictionary {
@@ -52,13 +48,18 @@ fn encoders() -> EncodersFile {
             ),
             field("text", FieldEncoder::Hash),
         ],
-    )
+    }
 }
 
 /// Runs the encoder on a CSV file; standard error where it refuses.
-fn encode(python: &Path, folder: &Path, csv: &str) -> Result<Vec<Encoded>, String> {
+fn encode(
+    python: &Path,
+    folder: &Path,
+    encoders: &EncodersFile,
+    csv: &str,
+) -> Result<Vec<Encoded>, String> {
     let (json, table) = (folder.join("encoders.json"), folder.join("rows.csv"));
-    fs::write(&json, serde_json::to_vec(&encoders()).unwrap()).unwrap();
+    fs::write(&json, serde_json::to_vec(encoders).unwrap()).unwrap();
     fs::write(&table, csv).unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../python/palmette_encode.py");
     let output = Command::new(python).arg(script).arg(json).arg(table).output().unwrap();
@@ -79,7 +80,7 @@ fn text_becomes_the_values_of_training() {
                 NA,,NA,,NA,NA,\n\
                 \" 0.1 \",1e3,4294967295,FFFFFFFF,a99f214a,é, hello\t\n\
                 -0,.5,0,0,10000169349117863715,unseen,\"a,b\"\n";
-    let found = encode(&python, folder.path(), &format!("{HEADER}{rows}")).unwrap();
+    let found = encode(&python, folder.path(), &encoders(), &format!("{HEADER}{rows}")).unwrap();
     let hash = |text: &str| i64::from(xxh3_64(text.as_bytes()) as u32);
     let row = |dense: [Option<f64>; 3], categorical: [i64; 5]| Encoded {
         dense: dense.to_vec(),
@@ -107,7 +108,7 @@ fn bad_text_is_named_by_row_and_field() {
     let folder = tempfile::tempdir().unwrap();
     let check = |row: &str, expect: &str| {
         let csv = format!("{HEADER}1,1,1,1,1,b,x\n{row}\n");
-        let error = encode(&python, folder.path(), &csv).unwrap_err();
+        let error = encode(&python, folder.path(), &encoders(), &csv).unwrap_err();
         assert!(error.contains("rows.csv, row 3: ") && error.contains(expect), "{error}");
     };
     check("1_000,1,1,1,1,b,x", "the field `price` is '1_000'; a number is needed");
@@ -119,7 +120,7 @@ fn bad_text_is_named_by_row_and_field() {
     );
     check("1,1,1,123456789,1,b,x", "the field `code` is '123456789'; a hexadecimal integer");
     check("1,1,1,1,xyz,b,x", "the field `device` is 'xyz'; a decimal or hexadecimal integer");
-    let error = encode(&python, folder.path(), "price\n1\n").unwrap_err();
+    let error = encode(&python, folder.path(), &encoders(), "price\n1\n").unwrap_err();
     assert!(error.contains("the field `age` is missing from the row"), "{error}");
 }
 
@@ -133,7 +134,7 @@ fn hashes_of_every_length_agree() {
         .map(|length| (0..length).map(|_| char::from(b'a' + random.below(26) as u8)).collect())
         .collect();
     let rows: String = texts.iter().map(|text| format!("1,1,1,1,1,b,{text}\n")).collect();
-    let found = encode(&python, folder.path(), &format!("{HEADER}{rows}")).unwrap();
+    let found = encode(&python, folder.path(), &encoders(), &format!("{HEADER}{rows}")).unwrap();
     assert_eq!(found.len(), texts.len());
     for (row, text) in found.iter().zip(&texts) {
         let expect = i64::from(xxh3_64(text.as_bytes()) as u32);
@@ -141,83 +142,127 @@ fn hashes_of_every_length_agree() {
     }
 }
 
-const TABLE_ROWS: [usize; 5] = [40, 17, 29, 4, 101];
-
 /// A factorisation machine with a dense part, enough to depend on every input.
-fn machine(layout: &mut ParamLayout) -> Program {
+fn machine(layout: &mut ParamLayout, dense: usize, fields: usize) -> Program {
     let mut program = Program::new();
     let xavier = |fan_in, fan_out| Init::XavierUniform { fan_in, fan_out };
-    let x = program.dense_input(3);
-    let s = program.embedding(0, TABLE_ROWS.len(), 4);
-    let hidden = layout.matrix("hidden", 8, 3, xavier(3, 8));
+    let x = program.dense_input(dense);
+    let s = program.embedding(0, fields, 4);
+    let hidden = layout.matrix("hidden", 8, dense, xavier(dense, 8));
     let h = program.linear(&[(x, hidden)], 8, Epilogue { relu: true, ..Epilogue::default() });
     let pairs = program.factorization_machine(&[s]);
-    let (a, b) =
-        (layout.vector("dense", 8, xavier(8, 1)), layout.matrix("sparse", 5, 4, xavier(20, 1)));
+    let a = layout.vector("dense", 8, xavier(8, 1));
+    let b = layout.matrix("sparse", fields, 4, xavier(4 * fields, 1));
     let pieces =
         [(h, HeadInput::Weight(a)), (s, HeadInput::Weight(b)), (pairs, HeadInput::Constant(0.5))];
     program.head(&pieces, None);
     program
 }
 
-#[test]
-fn raw_text_to_probability_agrees_with_the_engine() {
-    let Some(python) = interpreter("raw_text_to_probability_agrees_with_the_engine") else {
-        return;
-    };
-    const ROWS: usize = 1_000;
-    let folder = tempfile::tempdir().unwrap();
+const SCHEMA: &str = r#"
+label = "click"
+dense = ["price", "age"]
+categorical = ["id", "code", "device", "site", "text"]
+missing = ["NA"]
+transform = "log"
+encoder = "hash"
+[column.age]
+transform = "standard"
+[column.id]
+encoder = { kind = "modulo", base = "decimal" }
+[column.code]
+encoder = { kind = "modulo", base = "hex" }
+[column.device]
+encoder = { kind = "modulo", base = "decimal-or-hex" }
+[column.site]
+encoder = { kind = "dictionary", min_count = 40 }
+[split]
+column = "part"
+train = ["a"]
+validation = ["b"]
+test = ["c"]
+"#;
+
+/// A log with missing values, rare sites, and sites that only the test part has.
+fn log(rows: usize) -> String {
     let mut random = stream(29, "test/rows", 0);
-    let (mut csv, mut dense, mut ids) = (String::from(HEADER), Vec::new(), vec![0u32; 5 * ROWS]);
-    for row in 0..ROWS {
-        let price = (!random.chance(0.1)).then(|| random.below(100_000) as f32 / 64.0);
-        let age = (!random.chance(0.1)).then(|| random.below(90) as f32);
-        let id = random.below(1 << 32);
-        let code = random.below(1 << 32);
-        let device = random.below(1 << 40);
-        let site = ["b", "é", "", "c"][random.below(4) as usize];
-        let text = format!("text {}", random.below(1_000));
-        let number = |x: Option<f32>| x.map_or("NA".to_string(), |x| x.to_string());
+    let mut csv = String::from("part,click,price,age,id,code,device,site,text\n");
+    for row in 0..rows {
+        let part = ["a", "a", "b", "c"][row % 4];
+        let click = u8::from(random.chance(0.3));
+        let number = |x: Option<f64>| x.map_or("NA".to_string(), |x| x.to_string());
+        let price = (!random.chance(0.1)).then(|| random.below(100_000) as f64 / 64.0);
+        let age = (!random.chance(0.1)).then(|| random.below(90) as f64);
+        let site = match random.below(20) {
+            0..3 => String::new(),
+            3..6 => format!("{part} only"),
+            _ => format!("é{}", random.below(60)),
+        };
+        let (id, code, device) =
+            (random.below(1 << 32), random.below(1 << 32), random.below(1 << 40));
+        let text = random.below(1_000);
         csv += &format!(
-            "{},{},{id},{code:08x},{device:012x},{site},{text}\n",
+            "{part},{click},{},{},{id},{code:08x},{device:012x},{site}, text {text}\n",
             number(price),
             number(age)
         );
-        // The same by hand: ln(max(x, 0) + 1), a constant, standardised; values modulo tables.
-        let log = |x: f32| (x.max(0.0) + 1.0).ln();
-        dense.extend([price.map_or(0.0, log), 1.0, age.map_or(0.0, |a| (a - 45.0) / 26.0)]);
-        let all_digits = format!("{device:012x}").bytes().all(|b| b.is_ascii_digit());
-        let device = match all_digits {
-            true => format!("{device:012x}").parse::<u64>().unwrap(),
-            false => device,
-        };
-        let site = match site {
-            "b" => 0,
-            "" => 1,
-            "é" => 2,
-            _ => -1,
-        };
-        let hash = i64::from(xxh3_64(text.as_bytes()) as u32);
-        let values = [id as i64, code as i64, (device % 2_147_483_647) as i64, site, hash];
-        for (field, (value, rows)) in values.into_iter().zip(TABLE_ROWS).enumerate() {
-            ids[field * ROWS + row] = (value % (rows as i64 - 1) + 1) as u32;
-        }
     }
-    let found = encode(&python, folder.path(), &csv).unwrap();
+    csv
+}
 
+#[test]
+fn raw_text_to_probability_agrees_with_dataset_and_engine() {
+    let test = "raw_text_to_probability_agrees_with_dataset_and_engine";
+    let Some(python) = interpreter(test) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let csv = log(4_000);
+    let (input, output) = (folder.path().join("log.csv"), folder.path().join("dataset"));
+    fs::write(&input, &csv).unwrap();
+    let schema = Schema::parse(SCHEMA, Path::new("schema.toml")).unwrap();
+    let dataset = prepare(&PrepareOptions::new(schema, vec![input], output), &()).unwrap();
+    let rows = dataset.rows(Split::Test);
+    assert_eq!(rows, 1_000);
+
+    // Text to values: the Python encoder against the shards.
+    let encoders = EncodersFile::from_dataset(&dataset).unwrap();
+    let test_part: String = csv
+        .lines()
+        .filter(|line| !line.starts_with(['a', 'b']))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    let found = encode(&python, folder.path(), &encoders, &test_part).unwrap();
+    let numbers: Vec<f32> =
+        found.iter().flat_map(|r| &r.dense).map(|x| x.map_or(f32::NAN, |x| x as f32)).collect();
+    let values: Vec<i64> = found.iter().flat_map(|r| r.categorical.iter().copied()).collect();
+    let mut raw = RawBatch::default();
+    dataset.fill_raw(Split::Test, 0..rows, &mut raw).unwrap();
+    assert_eq!(values, raw.values);
+    assert!(numbers.iter().zip(&raw.dense).all(|(a, b)| a == b || a.is_nan() && b.is_nan()));
+    assert!(numbers.iter().any(|x| x.is_nan()));
+    let unknown = found.iter().filter(|r| r.categorical[3] == -1).count();
+    assert!(unknown > 100, "the test part must have unseen sites: {unknown}");
+
+    // Values to probabilities: onnxruntime against the engine on the dataset's own batch.
+    let table_rows = dataset.table_rows(Some(300));
+    let mut batch = palmette_data::Batch::default();
+    dataset.fill_range(Split::Test, 0..rows, &table_rows, &mut batch).unwrap();
     let mut layout = ParamLayout::default();
-    let mut program = machine(&mut layout);
-    let specs = TABLE_ROWS.iter().enumerate();
-    let specs = specs.map(|(f, &rows)| TableSpec { name: format!("embedding{f}"), rows, dim: 4 });
+    let mut program = machine(&mut layout, 2, 5);
+    let specs = table_rows.iter().enumerate().map(|(field, &rows)| TableSpec {
+        name: format!("embedding{field}"),
+        rows: rows as usize,
+        dim: 4,
+    });
     let model = Model {
         params: ParamStore::<f32>::new(layout, 3, 0).unwrap(),
         tables: Tables::new(specs.collect(), 0, 3).unwrap(),
     };
-    let batch = Batch { rows: ROWS, dense: &dense, ids: &ids, labels: &[], weights: &[] };
-    let logits = Executor::new().forward(&model, &mut program, &batch).unwrap().to_vec();
+    let engine_batch =
+        Batch { rows, dense: &batch.dense, ids: &batch.ids, labels: &[], weights: &[] };
+    let logits = Executor::new().forward(&model, &mut program, &engine_batch).unwrap().to_vec();
 
-    let standard = DenseTransform::Standard { mean: 45.0, deviation: 26.0 };
-    let transforms = [DenseTransform::Log, DenseTransform::None, standard];
+    let fitted = &dataset.manifest().encoders.dense;
+    let transforms: Vec<_> = fitted.iter().map(|field| field.transform).collect();
     let encoded = export(&Export {
         name: "machine",
         program: &program,
@@ -225,29 +270,21 @@ fn raw_text_to_probability_agrees_with_the_engine() {
         transforms: &transforms,
         logit_shift: 0.0,
         metadata: &[],
-    })
-    .unwrap()
-    .encode(&ExternalData::default())
-    .unwrap();
+    });
+    let encoded = encoded.unwrap().encode(&ExternalData::default()).unwrap();
     let path = folder.path().join("model.onnx");
     fs::write(&path, encoded.model).unwrap();
-    let numbers = found.iter().flat_map(|row| &row.dense);
-    let numbers = numbers.map(|x| x.map_or(f32::NAN, |x| x as f32)).collect();
-    let values = found.iter().flat_map(|row| row.categorical.iter().copied()).collect();
     let outputs = run_onnx(
         &python,
         &path,
         &BTreeMap::from([
-            ("dense", Input::F32 { shape: vec![ROWS, 3], data: numbers }),
-            ("categorical", Input::I64 { shape: vec![ROWS, 5], data: values }),
+            ("dense", Input::F32 { shape: vec![rows, 2], data: numbers }),
+            ("categorical", Input::I64 { shape: vec![rows, 5], data: values }),
         ]),
     );
     let probabilities = &outputs["probability"].data;
-    let gaps = probabilities
-        .iter()
-        .zip(&logits)
-        .map(|(p, &z)| (p - 1.0 / (1.0 + (-f64::from(z)).exp())).abs());
-    let worst = gaps.fold(0.0, f64::max);
+    let expect = logits.iter().map(|&z| 1.0 / (1.0 + (-f64::from(z)).exp()));
+    let worst = probabilities.iter().zip(expect).map(|(p, e)| (p - e).abs()).fold(0.0, f64::max);
     let low = probabilities.iter().copied().fold(1.0, f64::min);
     let high = probabilities.iter().copied().fold(0.0, f64::max);
     assert!(worst <= 1e-5, "{worst}");

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use palmette::onnx::{DenseTransform, Export, ExternalData, OnnxError, export};
+use palmette::onnx::{Export, ExternalData, OnnxError, export};
+use palmette_data::DenseTransform;
 use palmette_engine::{
     Batch, BufferId, Epilogue, Executor, HeadInput, Init, Model, ParamId, ParamLayout, ParamStore,
     Program, TableSpec, Tables,

@@ -146,6 +146,12 @@ impl<'a> SupernetTraining<'a> {
         Ok(self.program.macs())
     }
 
+    /// Multiply-accumulates of the full path.
+    pub fn full_path_macs(&self) -> u64 {
+        let path = supernet_path(&self.space, PathStrategy::FullPath, 0, 0, 0);
+        crate::nasrec::supernet_macs(&path, self.network.shape())
+    }
+
     /// What a checkpoint must hold beside the weights.
     pub fn progress(&self) -> serde_json::Value {
         serde_json::json!({ "step": self.step, "curve": self.curve, "stretch": self.stretch })

@@ -14,7 +14,7 @@ use palmette_ctr::nasrec::{
 };
 use serde::Serialize;
 
-use crate::console::Console;
+use palmette::console::Console;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -4,16 +4,22 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::console::Console;
+use palmette::console::Console;
 
 mod cost;
 mod prepare;
+mod quickstart;
+mod search;
 
 /// What the user asked for.
 #[derive(Subcommand)]
 pub enum Verb {
     /// Turn click logs into a dataset of columnar shards
     Prepare(prepare::Args),
+    /// Make a click log, search, train, compare and report, in about two minutes
+    Quickstart(quickstart::Args),
+    /// Search an architecture, train it, compare it, export it
+    Search(search::Args),
     /// Print multiply-accumulates, parameters and memory of an architecture
     Cost(cost::Args),
 }
@@ -22,6 +28,8 @@ pub enum Verb {
 pub fn run(verb: Verb, console: &Console) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Prepare(args) => prepare::run(&args, console),
+        Verb::Quickstart(args) => quickstart::run(&args, console),
+        Verb::Search(args) => search::run(&args, console),
         Verb::Cost(args) => cost::run(&args, console),
     }
 }

@@ -14,7 +14,7 @@ use palmette_data::{
 };
 use serde::Serialize;
 
-use crate::console::Console;
+use palmette::console::Console;
 
 #[derive(clap::Args)]
 #[command(after_help = "\

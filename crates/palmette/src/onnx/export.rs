@@ -1,5 +1,6 @@
 //! From a program of the engine to a graph: one function an operator.
 
+use palmette_data::DenseTransform;
 use palmette_engine::ops::{
     Add, AddNorm, AttentionCore, Embedding, FieldMix, Gate, Gram, Head, HeadPiece, Linear, Op,
     Outer, RowMap,
@@ -10,7 +11,7 @@ use super::{
     OnnxError,
     encode::Model as OnnxModel,
     graph::{Dim, GraphBuilder, Value},
-    inputs::{DenseTransform, dense, table_rows},
+    inputs::{dense, table_rows},
 };
 
 /// A trained model on its way out.
@@ -90,6 +91,7 @@ impl<'a> Exporter<'a> {
             }
             Op::FieldSums(op) => (op.out, self.graph.sum_over(&x[0].value, 2)),
             Op::Outer(op) => (op.out, self.outer(op, &x)),
+            Op::Zeros(op) => (op.out, self.zeros(op.out)?),
             Op::Head(op) => return self.head(op, &x),
         };
         self.values.push((out, value));
@@ -257,6 +259,15 @@ impl<'a> Exporter<'a> {
         let b = self.graph.reshape(&x[1].value, &[0, 1, m, dim]);
         let products = self.graph.binary("Mul", &a, &b);
         self.graph.reshape(&products, &[0, n * m, dim])
+    }
+
+    fn zeros(&mut self, out: BufferId) -> Result<Value, OnnxError> {
+        let shape: Vec<i64> = match self.export.program.extent(out) {
+            Extent::Rows { width } => vec![width as i64],
+            Extent::Fields { fields, dim } => vec![fields as i64, dim as i64],
+        };
+        let (_, batch) = self.values.first().ok_or(OnnxError::Incomplete("input"))?;
+        Ok(self.graph.zeros(batch, &shape))
     }
 
     fn head(&mut self, op: &Head, x: &[Operand]) -> Result<(), OnnxError> {

@@ -1,27 +1,12 @@
 //! Raw inputs to what the first operators read.
 
+use palmette_data::DenseTransform;
+
 use super::graph::{Dim, ElementType, GraphBuilder, Value};
 
-/// What happens to a dense value; missing values, not-a-number, become 0 *after* it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum DenseTransform {
-    /// `ln(max(x, 0) + 1)`.
-    Log,
-    /// `(x - mean) / deviation`, computed in f64.
-    Standard {
-        /// Mean over the training part.
-        mean: f64,
-        /// Standard deviation over the training part.
-        deviation: f64,
-    },
-    /// `x` itself.
-    None,
-}
-
-impl DenseTransform {
-    fn same_kind(&self, other: &Self) -> bool {
-        std::mem::discriminant(self) == std::mem::discriminant(other)
-    }
+/// Whether two columns can be transformed together.
+fn same_kind(a: &DenseTransform, b: &DenseTransform) -> bool {
+    std::mem::discriminant(a) == std::mem::discriminant(b)
 }
 
 /// Input `dense`: raw values `[batch, columns]`, NaN where missing, to transformed ones.
@@ -31,7 +16,7 @@ pub fn dense(graph: &mut GraphBuilder, transforms: &[DenseTransform]) -> Value {
     graph.scope("transforms", |graph| {
         // Neighbouring columns with one kind of transform are transformed together.
         let (mut parts, mut start) = (Vec::new(), 0);
-        for run in transforms.chunk_by(DenseTransform::same_kind) {
+        for run in transforms.chunk_by(same_kind) {
             let end = start + run.len();
             let columns = match run.len() == transforms.len() {
                 true => raw.clone(),

@@ -39,7 +39,6 @@ pub use encode::{Encoded, ExternalData, ExternalFile, Model};
 pub use encoders::{CategoricalField, DenseField, EncodersFile, FieldEncoder};
 pub use export::{Export, export};
 pub use graph::{Attribute, Dim, ElementType, GraphBuilder, Value};
-pub use inputs::DenseTransform;
 
 /// Why a model cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -76,6 +75,14 @@ pub enum OnnxError {
     /// The program lacks a part without which there is no prediction.
     #[error("the program has no {0}: a trained model with one is needed")]
     Incomplete(&'static str),
+    /// A vocabulary of the dataset cannot be read.
+    #[error("vocabulary {file}: {problem}")]
+    Vocabulary {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The message would be larger than protobuf allows.
     #[error(
         "the model would take {bytes} bytes in one file where the format ends at {limit}: \

@@ -43,6 +43,16 @@ impl GraphBuilder<'_> {
         self.node("Reshape", &[x, &shape], &[])
     }
 
+    /// Zeros of a shape for every row of the batch that `like` has.
+    pub fn zeros(&mut self, like: &Value, shape: &[i64]) -> Value {
+        let range = [("start", Attribute::Int(0)), ("end", Attribute::Int(1))];
+        let batch = self.node("Shape", &[like], &range);
+        let rest = self.integers(shape);
+        let whole = self.concat(&[&batch, &rest], 0);
+        let zero = self.number(0.0);
+        self.node("Expand", &[&zero, &whole], &[])
+    }
+
     /// Permutes the axes.
     pub fn transpose(&mut self, x: &Value, permutation: &[i64]) -> Value {
         self.node("Transpose", &[x], &[("perm", Attribute::Ints(permutation))])
