@@ -70,10 +70,14 @@ def parts(table, schema, seed):
         part[time >= pd.Timestamp(split["validation_from"])] = "validation"
         part[time >= pd.Timestamp(split["test_from"])] = "test"
         return part, True
-    if split.get("kind", "random") != "random" and "fractions" not in split:
-        sys.exit(f"this script cannot split by {split}")
+    if split.get("by", "random") != "random" or "time" in schema:
+        sys.exit("this script splits by a column, by dates or at random only")
+    train, validation, _ = split.get("fractions", (0.8, 0.1, 0.1))
     draw = np.random.default_rng(seed).random(len(table))
-    return np.select([draw < 0.8, draw < 0.9], PARTS[:2], PARTS[2]), False
+    part[:] = "test"
+    part[draw < train + validation] = "validation"
+    part[draw < train] = "train"
+    return part, False
 
 
 def encode(column, train, min_count):

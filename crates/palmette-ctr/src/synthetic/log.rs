@@ -15,6 +15,23 @@ const ROWS_PER_STREAM: usize = 4096;
 /// Streams written at once: bounds the text in memory to a few MiB.
 const STREAMS_AT_ONCE: usize = 16;
 
+/// How `palmette prepare` is to read the log: every column but the true probability is a field.
+pub const SCHEMA: &str = r#"# A synthetic click log; true_probability is kept beside the fields, and no model reads it.
+label = "click"
+dense = ["price", "age", "history"]
+categorical = [
+    "user", "item", "query", "site", "campaign", "region", "hour", "device", "position",
+]
+transform = "log"
+encoder = { kind = "dictionary", min_count = 1 }
+keep = ["true_probability"]
+
+[split]
+by = "random"
+fractions = [0.8, 0.1, 0.1]
+seed = 1
+"#;
+
 /// One impression.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Row {
@@ -149,4 +166,13 @@ fn csv_lines(rows: &[Row]) -> Vec<u8> {
 pub fn bayes_log_loss(rows: &[Row]) -> f64 {
     let losses = rows.iter().map(|row| softplus(if row.click { -row.logit } else { row.logit }));
     losses.sum::<f64>() / rows.len() as f64
+}
+
+/// The same from the column `true_probability`, for rows that a split chose.
+///
+/// Both slices have one element a row.
+pub fn log_loss_of_probabilities(probabilities: &[f64], clicks: &[bool]) -> f64 {
+    let given =
+        probabilities.iter().zip(clicks).map(|(&p, &click)| if click { p } else { 1.0 - p });
+    -given.map(f64::ln).sum::<f64>() / probabilities.len() as f64
 }

@@ -41,4 +41,4 @@ mod tests;
 
 pub use config::{SyntheticConfig, SyntheticError};
 pub use fields::{CATEGORICAL, CategoricalColumn, DENSE, LARGE_FIELDS};
-pub use log::{Row, SyntheticLog, bayes_log_loss};
+pub use log::{Row, SCHEMA, SyntheticLog, bayes_log_loss, log_loss_of_probabilities};

@@ -43,6 +43,7 @@ fn the_file_says_what_the_rows_say() {
     assert_eq!(log.rows(4000..4500), rows[4000..4500]);
     assert_eq!(log.rows(8990..9900), rows[8990..]);
     assert!(log.rows(9900..9950).is_empty());
+    let mut probabilities = Vec::new();
     for (line, row) in csv(&log).lines().skip(1).zip(&rows) {
         let cells: Vec<_> = line.split(',').collect();
         assert_eq!(cells.len(), 14);
@@ -54,7 +55,11 @@ fn the_file_says_what_the_rows_say() {
             assert_eq!(cell[1..].parse::<u32>().unwrap(), value);
         }
         assert!((cells[13].parse::<f64>().unwrap() - sigmoid(row.logit)).abs() < 1e-9);
+        probabilities.push(cells[13].parse().unwrap());
     }
+    let clicks: Vec<_> = rows.iter().map(|row| row.click).collect();
+    let from_file = log_loss_of_probabilities(&probabilities, &clicks);
+    assert!((from_file - bayes_log_loss(&rows)).abs() < 1e-8);
 }
 
 #[test]
@@ -135,4 +140,14 @@ fn impossible_settings_are_named() {
         SyntheticConfig { bias: f64::NAN, ..default },
         "`bias` is NaN: it must be finite, and only `bias` may be negative",
     );
+}
+
+#[test]
+fn the_schema_names_every_column() {
+    let schema = palmette_data::Schema::parse(SCHEMA, std::path::Path::new("schema.toml")).unwrap();
+    let dense: Vec<_> = schema.dense.iter().map(|field| field.name.as_str()).collect();
+    let categorical: Vec<_> = schema.categorical.iter().map(|field| field.name.as_str()).collect();
+    assert_eq!(dense, DENSE);
+    assert_eq!(categorical, CATEGORICAL.map(|column| column.name));
+    assert_eq!(schema.extras()[0].name, "true_probability");
 }
