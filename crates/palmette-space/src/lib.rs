@@ -45,6 +45,7 @@ mod choice;
 mod dag;
 mod domain;
 mod encode;
+mod enumerate;
 mod error;
 mod genotype;
 mod json;
@@ -52,6 +53,7 @@ mod mutate;
 mod neighbours;
 mod sample;
 mod space;
+mod subspace;
 #[cfg(test)]
 mod tests;
 
@@ -65,3 +67,4 @@ pub use genotype::Genotype;
 pub use mutate::MutationTree;
 pub use sample::sample_subset;
 pub use space::Space;
+pub use subspace::Subspace;
