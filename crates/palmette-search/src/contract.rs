@@ -256,6 +256,7 @@ mod tests {
             children: 4,
             generations: 100,
             logged: 2,
+            most_mutations: 6,
         };
         check(true, false, move |seed| Box::new(RegularisedEvolution::new(config, seed).unwrap()));
     }

@@ -32,6 +32,7 @@ assert!(best.unwrap().score < 20.0);
 ```
 */
 
+pub mod bench;
 #[cfg(test)]
 mod contract;
 mod error;
@@ -48,8 +49,10 @@ pub mod predictors;
 mod random;
 mod rank;
 mod run;
+pub mod shrink;
 mod state;
 mod strategy;
+pub mod tables;
 
 pub use error::SearchError;
 pub use evolution::{EvolutionConfig, RegularisedEvolution};

@@ -13,7 +13,7 @@ use crate::{
 /// Spaces up to this size are scored as a whole.
 const WHOLE_SPACE: usize = 20_000;
 /// Of a scored pool, so many of the best by mean get their deviation computed.
-const SHORT_LIST: usize = 256;
+const SHORT_LIST: usize = 64;
 
 /// Settings of [`PredictorGuided`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -65,9 +65,9 @@ impl Domain for TableDomain<'_> {
     }
 
     fn is_feasible(&self, genotype: &Genotype) -> bool {
-        self.table.row(genotype).is_some_and(|row| {
-            self.limit.is_none_or(|(column, most)| column.values[row] <= most)
-        })
+        self.table
+            .row(genotype)
+            .is_some_and(|row| self.limit.is_none_or(|(column, most)| column.values[row] <= most))
     }
 
     fn snap(&self, candidate: &Genotype, is_new: &dyn Fn(u128) -> bool) -> Option<Genotype> {

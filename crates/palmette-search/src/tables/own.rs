@@ -111,9 +111,8 @@ fn choices(
             genes[row].push(values.iter().position(|v| v == value).unwrap_or(0) as u32);
         }
     }
-    let space = builder
-        .finish()
-        .map_err(|source| TableError::Space { file: file.to_owned(), source })?;
+    let space =
+        builder.finish().map_err(|source| TableError::Space { file: file.to_owned(), source })?;
     Ok((space, genes.into_iter().map(Genotype::new).collect()))
 }
 
@@ -128,11 +127,7 @@ mod tests {
     fn read(text: &str) -> Result<Table, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        let own = OwnTable {
-            score: "acc".into(),
-            costs: vec!["ms".into()],
-            ..OwnTable::default()
-        };
+        let own = OwnTable { score: "acc".into(), costs: vec!["ms".into()], ..OwnTable::default() };
         read_csv(file.path(), &own)
             .map_err(|e| e.to_string().replace(&file.path().display().to_string(), "own.csv"))
     }
@@ -163,10 +158,7 @@ mod tests {
                 "own.csv: row 3, column `op`: nothing; needed: a value of the choice",
             ),
             ("op,acc\na,0.5\n", "own.csv: column `ms` is missing; there are: op, acc"),
-            (
-                "op,acc,ms\n",
-                "own.csv: it has no rows; needed: a header and at least one row",
-            ),
+            ("op,acc,ms\n", "own.csv: it has no rows; needed: a header and at least one row"),
         ] {
             assert_eq!(read(text).unwrap_err(), want);
         }

@@ -43,8 +43,7 @@ impl Table {
     pub fn new(name: &str, space: Space, genotypes: Vec<Genotype>, columns: Vec<Column>) -> Self {
         let mut order: Vec<usize> = (0..genotypes.len()).collect();
         order.sort_by(|&a, &b| genotypes[a].cmp(&genotypes[b]));
-        let groups: Vec<&[usize]> =
-            order.chunk_by(|&a, &b| genotypes[a] == genotypes[b]).collect();
+        let groups: Vec<&[usize]> = order.chunk_by(|&a, &b| genotypes[a] == genotypes[b]).collect();
         let columns = columns
             .iter()
             .map(|column| {
