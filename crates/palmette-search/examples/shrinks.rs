@@ -9,10 +9,22 @@ fn main() {
     let table = nas_bench_201(args[1].as_ref()).unwrap();
     let seeds: u64 = args[2].parse().unwrap();
     let domain = TableDomain::new(&table);
-    for (seeds_k, fresh) in [(16, 90), (24, 90), (32, 90), (24, 60)] {
+    for (seeds_k, fresh, gate, most) in [
+        (24usize, 100usize, 100usize, 240usize),
+        (32, 100, 100, 240),
+        (48, 120, 100, 250),
+        (48, 120, 100, 200),
+        (32, 140, 100, 220),
+    ] {
         for quality in ["cifar10-val@12ep", "cifar100-val@12ep", "imagenet-val@12ep"] {
             let values = &table.column(quality).unwrap().values;
-            let config = ShrinkConfig { seeds: seeds_k, fresh, ..ShrinkConfig::default() };
+            let config = ShrinkConfig {
+                seeds: seeds_k,
+                fresh,
+                gate,
+                most_members: most,
+                ..ShrinkConfig::default()
+            };
             let runs: Vec<Option<(ShrinkReport, usize)>> = (0..seeds)
                 .into_par_iter()
                 .map(|seed| {
@@ -34,7 +46,7 @@ fn main() {
                 runs.iter().flatten().map(f).sum::<f64>() / n
             };
             println!(
-                "k{seeds_k} f{fresh} {quality}: ok {ok}/{seeds} gate-failed {failed} size {:.0} density {:.3} recall {:.3} evals {:.0} regret {:.3} mean {:.2} pockets {:.1}",
+                "k{seeds_k} f{fresh} m{most} {quality}: ok {ok}/{seeds} gate-failed {failed} size {:.0} density {:.3} recall {:.3} evals {:.0} regret {:.3} mean {:.2} pockets {:.1}",
                 m(&|r| r.0.size as f64),
                 m(&|r| r.0.density),
                 m(&|r| r.0.recall),

@@ -13,7 +13,9 @@ use crate::{
 /// Spaces up to this size are scored as a whole.
 const WHOLE_SPACE: usize = 20_000;
 /// Of a scored pool, so many of the best by mean get their deviation computed.
-const SHORT_LIST: usize = 64;
+const SHORT_LIST: usize = 128;
+/// Standard deviations that the exploring candidate of a batch gets instead.
+const BOLD: f64 = 2.0;
 
 /// Settings of [`PredictorGuided`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -222,14 +224,34 @@ fn best_of_pool(
         short.extend(fresh.take(SHORT_LIST - short.len()));
         taken = next;
     }
-    if state.config.exploration > 0.0 {
-        for (quality, i) in &mut short {
-            *quality += state.config.exploration * ridge.deviation(&pool[*i].1);
-        }
-        short.sort_unstable_by(by_quality);
+    let deviations: Vec<f64> = short.iter().map(|&(_, i)| ridge.deviation(&pool[i].1)).collect();
+    let ranked = |weight: f64| {
+        let bounds = short.iter().zip(&deviations);
+        let mut order: Vec<(f64, usize)> =
+            bounds.map(|(&(mean, i), deviation)| (mean + weight * deviation, i)).collect();
+        order.sort_unstable_by(by_quality);
+        order.into_iter().map(|(_, i)| pool[i].0.clone()).collect::<Vec<Genotype>>()
+    };
+    // A full batch has one candidate beside the best known, and one that is bolder than the rest:
+    // bounds alone leave some searches on a second-best peak (15 to 25 % of seeds on NAS-Bench-201).
+    let is_full = state.config.batch >= 3;
+    let plain = state.config.batch - if is_full { 2 } else { 0 };
+    let mut queue: Vec<Genotype> = ranked(state.config.exploration);
+    queue.truncate(plain);
+    if is_full {
+        let bold = ranked(BOLD).into_iter().find(|candidate| !queue.contains(candidate));
+        queue.extend(bold);
+        let mut best = labelled.clone();
+        best.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+        let beside = best.iter().take(5).find_map(|&(position, _)| {
+            let near = domain.neighbours(state.ledger.genotype(position));
+            near.into_iter()
+                .filter(|neighbour| is_new(neighbour) && !queue.contains(neighbour))
+                .map(|neighbour| (ridge.predict(&domain.space().slots(&neighbour)), neighbour))
+                .max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(&a.1)))
+        });
+        queue.extend(beside.map(|(_, neighbour)| neighbour));
     }
-    let mut queue: Vec<Genotype> =
-        short.iter().take(state.config.batch).map(|&(_, i)| pool[i].0.clone()).collect();
     queue.reverse();
     queue
 }

@@ -7,7 +7,8 @@ use palmette_search::bench::Summary;
 use crate::commands::bench::Report;
 
 const COLOURS: [&str; 9] = [
-    "#4c4c4c", "#1f77b4", "#17becf", "#9467bd", "#8c564b", "#e377c2", "#2ca02c", "#d62728", "#ff7f0e",
+    "#4c4c4c", "#1f77b4", "#17becf", "#9467bd", "#8c564b", "#e377c2", "#2ca02c", "#d62728",
+    "#ff7f0e",
 ];
 
 /// A table for people, or rows of an HTML table.
@@ -61,6 +62,17 @@ pub fn page(report: &Report) -> String {
             })
             .collect();
         body += &chart("Share of the table's hypervolume against evaluations", &lines, false);
+    }
+    if let Some(study) = &report.labels {
+        let lines: Vec<(String, Vec<(f64, f64)>)> = study
+            .predictors
+            .iter()
+            .map(|(name, taus)| {
+                let points = study.labels.iter().zip(taus);
+                (name.clone(), points.map(|(&n, tau)| (n as f64, tau.mean)).collect())
+            })
+            .collect();
+        body += &chart("Kendall's tau against labels", &lines, false);
     }
     if let Some(values) = &report.autocorrelation {
         let points = values.iter().enumerate().map(|(i, &y)| ((i + 1) as f64, y)).collect();
@@ -116,21 +128,23 @@ fn grids(report: &Report) -> Vec<Grid> {
             row.push(format!("{:.0} %", 100.0 * last));
             row
         });
-        let title =
-            format!("Regret, mean and 95 % interval over {} paired seeds", study.seeds);
+        let title = format!("Regret, mean and 95 % interval over {} paired seeds", study.seeds);
         grids.push(Grid { title, header: header.clone(), rows: rows.collect() });
         let first = study.methods.first().map_or("", |method| &method.method);
         header.truncate(1 + study.checkpoints.len());
         let rows = study.methods.iter().skip(1).map(|method| {
             let mut row = vec![method.method.clone()];
-            row.extend(method.against_first.iter().map(|p| {
-                format!("{} wins {:.0} %", interval(&p.difference), 100.0 * p.wins)
-            }));
+            row.extend(
+                method
+                    .against_first
+                    .iter()
+                    .map(|p| format!("{} wins {:.0} %", interval(&p.difference), 100.0 * p.wins)),
+            );
             row
         });
         let title = format!("Difference to {first} on the same seeds (below 0 is better)");
         grids.push(Grid { title, header, rows: rows.collect() });
-        let tests = study.methods.first().map_or(&[][..], |method| &method.test_regret);
+        let tests = study.methods.first().map_or(&[][..], |method| &method.test_regret[..]);
         if !tests.is_empty() {
             let mut header = vec!["method".to_owned()];
             header.extend(tests.iter().map(|(name, _)| name.clone()));
@@ -152,7 +166,14 @@ fn grids(report: &Report) -> Vec<Grid> {
     }
     if let Some(study) = &report.shrink {
         let header = [
-            "method", "size", "mean", "density", "recall", "regret", "diversity", "pockets",
+            "method",
+            "size",
+            "mean",
+            "density",
+            "recall",
+            "regret",
+            "diversity",
+            "pockets",
             "shrink index",
         ];
         let rows = study.methods.iter().map(|(name, means)| {
@@ -198,6 +219,21 @@ fn grids(report: &Report) -> Vec<Grid> {
                 rows: rows.collect(),
             });
         }
+    }
+    if let Some(study) = &report.labels {
+        let mut header = vec!["predictor".to_owned()];
+        header.extend(study.labels.iter().map(|n| format!("{n} labels")));
+        let rows = study.predictors.iter().map(|(name, taus)| {
+            std::iter::once(name.clone()).chain(taus.iter().map(interval)).collect()
+        });
+        grids.push(Grid {
+            title: format!(
+                "Kendall's tau on {} unseen networks, {} splits",
+                study.tested, study.seeds
+            ),
+            header,
+            rows: rows.collect(),
+        });
     }
     if let Some(study) = &report.pareto {
         let mut header = vec!["method".to_owned()];

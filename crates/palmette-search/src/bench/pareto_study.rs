@@ -55,9 +55,8 @@ pub fn pareto_study(
         (low, (high - low).max(f64::MIN_POSITIVE))
     };
     let ranges = [range(0), range(1)];
-    let scale = |p: [f64; 2]| {
-        [(p[0] - ranges[0].0) / ranges[0].1, (p[1] - ranges[1].0) / ranges[1].1]
-    };
+    let scale =
+        |p: [f64; 2]| [(p[0] - ranges[0].0) / ranges[0].1, (p[1] - ranges[1].0) / ranges[1].1];
     let whole: Vec<[f64; 2]> = points.iter().map(|&p| scale(p)).collect();
     let whole = hypervolume(&whole, [1.0, 1.0]);
     let evaluations = checkpoints.iter().copied().max().unwrap_or(0);

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
 use palmette_search::bench::{
-    Method, ParetoStudy, RegretStudy, ShrinkStudy, pareto_study, regret_study, shrink_study,
+    LabelStudy, Method, ParetoStudy, RegretStudy, ShrinkStudy, label_study, pareto_study,
+    regret_study, shrink_study,
 };
 use palmette_search::shrink::{ShrinkConfig, autocorrelation};
 use palmette_search::tables::{OwnTable, Role, Table, TableDomain, open_parquet, read_csv};
@@ -49,6 +50,8 @@ enum Study {
     Shrink,
     /// Hypervolume of quality and cost against evaluations
     Pareto,
+    /// Kendall's tau of predictors against their number of labels
+    Labels,
 }
 
 #[derive(clap::Args)]
@@ -69,6 +72,9 @@ struct SearchArgs {
     /// Numbers of distinct evaluations to report
     #[arg(long, value_delimiter = ',', default_values_t = [50, 100, 300, 500])]
     evaluations: Vec<usize>,
+    /// Numbers of labels of the labels study
+    #[arg(long, value_delimiter = ',', default_values_t = [25, 50, 100, 200, 400])]
+    labels: Vec<usize>,
     /// Seeds 0..N, the same for every method
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
     seeds: u32,
@@ -117,6 +123,9 @@ pub struct Report {
     /// Shrinking.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shrink: Option<ShrinkStudy>,
+    /// Predictors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<LabelStudy>,
     /// Two objectives.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pareto: Option<ParetoStudy>,
@@ -132,12 +141,15 @@ pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
     let domain = match &args.limit {
         None => TableDomain::new(&table),
         Some(limit) => {
-            let (cost, most) = limit.split_once('=').context("write the limit like lat_pixel3=10")?;
+            let (cost, most) =
+                limit.split_once('=').context("write the limit like lat_pixel3=10")?;
             let most: f64 =
                 most.parse().with_context(|| format!("limit `{limit}`: `{most}` is no number"))?;
             TableDomain::limited(&table, cost, most).with_context(|| {
-                format!("no network of the table has `{cost}` of at most {most}; cost columns: {}",
-                    names(&table, Role::Cost))
+                format!(
+                    "no network of the table has `{cost}` of at most {most}; cost columns: {}",
+                    names(&table, Role::Cost)
+                )
             })?
         }
     };
@@ -152,6 +164,7 @@ pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
         regret: None,
         autocorrelation: None,
         shrink: None,
+        labels: None,
         pareto: None,
     };
     if runs(Study::Regret) {
@@ -177,6 +190,11 @@ pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
     if runs(Study::Shrink) {
         let config = ShrinkConfig::default();
         report.shrink = Some(shrink_study(&domain, &quality, &args.transfer, &config, seeds)?);
+    }
+    if runs(Study::Labels) {
+        // Cells of NAS-Bench-201 have isomorphs; the gene of a missing edge is 0.
+        let absent = (table.name() == "nas-bench-201").then_some(0);
+        report.labels = Some(label_study(&table, &quality, &args.labels, absent, seeds)?);
     }
     if runs(Study::Pareto) {
         let cost = args.cost.as_deref().with_context(|| {
@@ -232,7 +250,9 @@ fn methods(args: &SearchArgs, defaults: &[Method]) -> anyhow::Result<Vec<Method>
     let known = Method::ALL.map(Method::name).join(", ");
     args.methods
         .iter()
-        .map(|name| Method::find(name).with_context(|| format!("no method `{name}`; known: {known}")))
+        .map(|name| {
+            Method::find(name).with_context(|| format!("no method `{name}`; known: {known}"))
+        })
         .collect()
 }
 

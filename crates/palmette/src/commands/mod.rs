@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use crate::console::Console;
 
+pub mod bench;
 mod cost;
 mod prepare;
 
@@ -16,6 +17,8 @@ pub enum Verb {
     Prepare(prepare::Args),
     /// Print multiply-accumulates, parameters and memory of an architecture
     Cost(cost::Args),
+    /// Compare search strategies on tables of trained networks
+    Bench(bench::Args),
 }
 
 /// Runs a verb.
@@ -23,5 +26,6 @@ pub fn run(verb: Verb, console: &Console) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Prepare(args) => prepare::run(&args, console),
         Verb::Cost(args) => cost::run(&args, console),
+        Verb::Bench(args) => bench::run(&args, console),
     }
 }
