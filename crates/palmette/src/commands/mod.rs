@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use palmette::console::Console;
 
+pub mod bench;
 mod cost;
 mod prepare;
 mod quickstart;
@@ -22,6 +23,8 @@ pub enum Verb {
     Search(search::Args),
     /// Print multiply-accumulates, parameters and memory of an architecture
     Cost(cost::Args),
+    /// Compare search strategies on tables of trained networks
+    Bench(bench::Args),
 }
 
 /// Runs a verb.
@@ -31,5 +34,6 @@ pub fn run(verb: Verb, console: &Console) -> anyhow::Result<ExitCode> {
         Verb::Quickstart(args) => quickstart::run(&args, console),
         Verb::Search(args) => search::run(&args, console),
         Verb::Cost(args) => cost::run(&args, console),
+        Verb::Bench(args) => bench::run(&args, console),
     }
 }
