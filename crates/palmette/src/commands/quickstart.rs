@@ -36,7 +36,7 @@ encoder = { kind = "dictionary", min_count = 2 }
 transform = "standard"
 keep = ["true_probability"]
 [split]
-by = "stratified"
+by = "random"
 fractions = [0.8, 0.1, 0.1]
 seed = 1
 "#;
