@@ -4,6 +4,7 @@ pub mod baselines;
 pub mod metrics;
 mod model;
 pub mod nasrec;
+pub mod synthetic;
 pub mod train;
 
 pub use model::{CompiledModel, Field, ModelInputs};

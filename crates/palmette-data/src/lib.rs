@@ -99,6 +99,6 @@ pub use prepare::{
 };
 pub use schema::{
     CategoricalField, DenseField, EncoderRule, ExtraColumn, ExtraKind, FileFormat, LabelRule,
-    PRESETS, ProfileRule, Schema, SplitRule, TIME_COLUMN, TimeRule, TransformRule,
+    PRESETS, ProfileRule, Schema, SplitOverride, SplitRule, TIME_COLUMN, TimeRule, TransformRule,
 };
 pub use time::TimeFormat;

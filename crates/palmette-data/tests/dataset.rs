@@ -202,7 +202,8 @@ fn time_splits_by_fraction_and_boundary() {
     }
     let path = write(dir.path(), "log.csv", text);
     let base = "label = \"y\"\ncategorical = [\"c\"]\ntime = [\"year\", \"month\", \"day\"]\n";
-    let by_fraction = run(&dir.path().join("a"), schema(base), &[path.clone()]).unwrap();
+    let by_fraction =
+        run(&dir.path().join("a"), schema(base), std::slice::from_ref(&path)).unwrap();
     let boundaries =
         format!("{base}[split]\nvalidation_from = \"2013-10-09\"\ntest_from = \"2013-10-10\"");
     let by_boundary = run(&dir.path().join("b"), schema(&boundaries), &[path]).unwrap();
@@ -339,6 +340,28 @@ fn newer_days_take_the_encoders_of_an_earlier_dataset() {
     }
 }
 
+#[test]
+fn datasets_are_shared_by_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Dataset>();
+    shared::<RowEncoder>();
+}
+
+#[test]
+fn all_rows_may_go_to_one_part_with_given_encoders_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), "log.tsv", criteo_text(100, 8));
+    let mut schema = Schema::preset("criteo").unwrap();
+    let base = run(&dir.path().join("base"), schema.clone(), std::slice::from_ref(&path)).unwrap();
+    schema.override_split("test".parse().unwrap()).unwrap();
+    let mut options = PrepareOptions::new(schema, vec![path], dir.path().join("out"));
+    let error = prepare(&options, &()).unwrap_err().to_string();
+    assert!(error.contains("the train part would be empty"), "{error}");
+    options.encoders_from = Some(base.dir().to_path_buf());
+    let dataset = prepare(&options, &()).unwrap();
+    assert_eq!(Split::ALL.map(|split| dataset.rows(split)), [0, 0, 100]);
+}
+
 /// Asks to stop after a number of progress reports.
 struct StopAfter(AtomicU64);
 
@@ -395,11 +418,12 @@ fn the_same_call_again_opens_and_another_one_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = write(dir.path(), "log.tsv", criteo_text(300, 6));
     let schema = Schema::preset("criteo").unwrap();
-    let first = run(dir.path(), schema.clone(), &[path.clone()]).unwrap();
-    let again = run(dir.path(), schema.clone(), &[path.clone()]).unwrap();
+    let first = run(dir.path(), schema.clone(), std::slice::from_ref(&path)).unwrap();
+    let again = run(dir.path(), schema.clone(), std::slice::from_ref(&path)).unwrap();
     assert_eq!(first.fingerprint(), again.fingerprint());
     let other = write(dir.path(), "other.tsv", criteo_text(300, 7));
-    let error = run(dir.path(), schema.clone(), &[other.clone()]).unwrap_err().to_string();
+    let error =
+        run(dir.path(), schema.clone(), std::slice::from_ref(&other)).unwrap_err().to_string();
     assert!(error.contains("--overwrite"), "{error}");
     let mut options = PrepareOptions::new(schema, vec![other], dir.path().join("out"));
     options.overwrite = true;

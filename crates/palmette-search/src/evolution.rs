@@ -24,12 +24,21 @@ pub struct EvolutionConfig {
     pub generations: usize,
     /// Best children of a generation that enter the history.
     pub logged: usize,
+    /// Mutations of a child at most; 1 is plain regularised evolution, 6 the published schedule.
+    pub most_mutations: usize,
 }
 
 impl EvolutionConfig {
     /// NASRec's: population 128, tournament 64, 240 generations of 8 children, top 2 logged; 2,048 evaluations.
     pub fn published() -> Self {
-        Self { population: 128, tournament: 64, children: 8, generations: 240, logged: 2 }
+        Self {
+            population: 128,
+            tournament: 64,
+            children: 8,
+            generations: 240,
+            logged: 2,
+            most_mutations: 6,
+        }
     }
 
     /// The same in proportion for fewer evaluations: an eighth of them are the random start (at
@@ -45,6 +54,7 @@ impl EvolutionConfig {
             children,
             generations: evaluations.saturating_sub(population).div_ceil(children),
             logged: children.min(2),
+            most_mutations: 6,
         }
     }
 
@@ -56,7 +66,8 @@ impl EvolutionConfig {
     /// Mutations of each child of generation g: floor((G - g) / max(20, G / 5)) + 1.
     pub fn mutations(&self, generation: usize) -> usize {
         let left = self.generations.saturating_sub(generation) as f64;
-        (left / f64::max(20.0, self.generations as f64 / 5.0)).floor() as usize + 1
+        let mutations = (left / f64::max(20.0, self.generations as f64 / 5.0)).floor() as usize + 1;
+        mutations.min(self.most_mutations.max(1))
     }
 }
 
@@ -344,7 +355,8 @@ mod tests {
                 tournament: 16,
                 children: 4,
                 generations: 56,
-                logged: 2
+                logged: 2,
+                most_mutations: 6
             }
         );
         for evaluations in 1..3000 {
@@ -367,6 +379,7 @@ mod tests {
             children: 3,
             generations: 4,
             logged: 1,
+            most_mutations: 6,
         };
         let mut evolution = RegularisedEvolution::new(config, 1).unwrap();
         let mut trials = Vec::new();

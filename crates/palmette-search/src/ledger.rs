@@ -51,14 +51,12 @@ impl Ledger {
         self.outcomes[position].as_ref().and_then(Outcome::first)
     }
 
-    /// The outcome at a position.
-    pub fn outcome(&self, position: usize) -> Option<&Outcome> {
-        self.outcomes[position].as_ref()
-    }
-
-    /// Positions whose outcomes were folded.
-    pub fn folded(&self) -> usize {
-        self.folded
+    /// All scores at a position.
+    pub fn scores(&self, position: usize) -> Option<&[f64]> {
+        match self.outcomes[position].as_ref()? {
+            Outcome::Scored(scores) => Some(scores),
+            _ => None,
+        }
     }
 
     /// Whether the network was suggested or handed over.
@@ -157,6 +155,9 @@ impl Ledger {
         candidate: Genotype,
         rng: &mut ChaCha8Rng,
     ) -> Option<(u128, Genotype)> {
+        if let Some(nearest) = domain.snap(&candidate, &|key| !self.has_seen(key)) {
+            return Some((domain.key(&nearest), nearest));
+        }
         let feasible = if domain.is_feasible(&candidate) {
             candidate
         } else {
@@ -182,12 +183,9 @@ impl Ledger {
         domain.distinct().is_some_and(|distinct| self.seen.len() as u128 >= distinct)
     }
 
-    /// The position of the best score folded so far; the earlier one of equals.
-    pub fn best(&self) -> Option<usize> {
-        (0..self.folded)
-            .filter_map(|position| Some((self.score(position)?, position)))
-            .min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)))
-            .map(|(_, position)| position)
+    /// Positions and first scores of all folded trials that have one, in order.
+    pub fn scored(&self) -> Vec<(usize, f64)> {
+        (0..self.folded).filter_map(|position| Some((position, self.score(position)?))).collect()
     }
 }
 

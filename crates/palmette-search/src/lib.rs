@@ -32,19 +32,37 @@ assert!(best.unwrap().score < 20.0);
 ```
 */
 
+pub mod bench;
 #[cfg(test)]
 mod contract;
 mod error;
 mod evolution;
+mod farthest;
+mod halving;
 mod ledger;
+mod local_search;
+mod mhes;
+mod nsga2;
+mod pareto;
+mod predictor_guided;
+pub mod predictors;
 mod random;
 mod rank;
 mod run;
+pub mod shrink;
 mod state;
 mod strategy;
+pub mod tables;
 
 pub use error::SearchError;
 pub use evolution::{EvolutionConfig, RegularisedEvolution};
+pub use farthest::{FarthestConfig, FarthestGreedy, farthest_greedy};
+pub use halving::{HalvingConfig, SuccessiveHalving};
+pub use local_search::LocalSearch;
+pub use mhes::{MetropolisConfig, MetropolisEvolution};
+pub use nsga2::Nsga2;
+pub use pareto::{crowding_distances, dominates, hypervolume, pareto_order, pareto_ranks};
+pub use predictor_guided::{GuidedConfig, PredictorGuided};
 pub use random::RandomSearch;
 pub use rank::{bootstrap_interval, kendall_tau_b, pearson, spearman};
 pub use run::{Best, minimise};

@@ -42,6 +42,17 @@ pub trait Domain: Sync {
         None
     }
 
+    /// Where only listed genotypes exist (a table without neighbours): the nearest one to
+    /// `candidate` whose key is new. `None` elsewhere, and where none is left.
+    fn snap(&self, _candidate: &Genotype, _is_new: &dyn Fn(u128) -> bool) -> Option<Genotype> {
+        None
+    }
+
+    /// Every genotype, where there are at most `most` of them.
+    fn enumerate(&self, most: usize) -> Option<Vec<Genotype>> {
+        self.space().enumerate(most)
+    }
+
     /// Number of distinct feasible keys where it is known; a strategy stops there.
     fn distinct(&self) -> Option<u128> {
         None

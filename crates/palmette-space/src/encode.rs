@@ -38,6 +38,34 @@ impl Space {
     }
 }
 
+impl Space {
+    /// Number of values of each slot (see [`slots`](Self::slots)).
+    pub fn slot_sizes(&self) -> Vec<u16> {
+        let mut sizes = Vec::new();
+        for choice in self.choices() {
+            match &choice.kind {
+                Kind::Subset { items, .. } => sizes.extend(items.iter().map(|_| 2)),
+                kind => sizes.push(kind.width().min(u16::MAX.into()) as u16),
+            }
+        }
+        sizes
+    }
+
+    /// A genotype as categorical slots: one per one-of and integer, one 0/1 per item of a subset.
+    pub fn slots(&self, genotype: &Genotype) -> Vec<u16> {
+        let mut slots = Vec::with_capacity(self.choices().len());
+        for (choice, &gene) in self.choices().iter().zip(genotype.genes()) {
+            match &choice.kind {
+                Kind::Subset { items, .. } => {
+                    slots.extend((0..items.len()).map(|item| (gene >> item & 1) as u16));
+                }
+                _ => slots.push(gene.min(u16::MAX.into()) as u16),
+            }
+        }
+        slots
+    }
+}
+
 impl Kind {
     fn has_bit(&self, gene: u32, bit: usize) -> bool {
         match self {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use palmette_random::{Draw, stream};
 use proptest::prelude::*;
 
-use crate::{ChoiceId, Domain, Genotype, MutationTree, Space, SpaceError};
+use crate::{ChoiceId, Domain, Genotype, MutationTree, Space, SpaceError, Subspace};
 
 /// A small random space with conditions, from a seed.
 fn random_space(seed: u64) -> Space {
@@ -64,6 +64,9 @@ proptest! {
         let space = random_space(seed);
         let all = brute_force(&space);
         prop_assert_eq!(space.cardinality().exact(), Some(all.len() as u128));
+        let listed = space.enumerate(1 << 20).unwrap();
+        prop_assert_eq!(listed.len(), all.len());
+        prop_assert_eq!(listed.into_iter().collect::<HashSet<_>>(), all.clone());
         let log10 = space.cardinality().log10();
         prop_assert!((log10 - (all.len() as f64).log10()).abs() < 1e-9);
     }
@@ -229,4 +232,24 @@ fn bad_genotypes_are_named() {
     ] {
         assert_eq!(space.from_json(text).unwrap_err().to_string(), want);
     }
+}
+
+#[test]
+fn a_part_keeps_to_its_members() {
+    let mut builder = Space::builder("line");
+    builder.integer("x", 0, 19);
+    let space = builder.finish().unwrap();
+    let members = [1, 2, 3, 7, 8, 15, 3].map(|x| Genotype::new([x])).to_vec();
+    let part = Subspace::new(space.clone(), members).unwrap();
+    assert_eq!((part.members().len(), part.pockets()), (6, 3));
+    let mut rng = stream(1, "test/part", 0);
+    for _ in 0..200 {
+        let member = part.sample(&mut rng);
+        assert!(part.contains(&part.mutate(&member, &mut rng)));
+        assert!(part.neighbours(&member).iter().all(|n| part.contains(n)));
+    }
+    let text = serde_json::to_string(&part).unwrap();
+    let again: Subspace = serde_json::from_str(&text).unwrap();
+    assert_eq!(again.members(), part.members());
+    assert!(Subspace::new(space, vec![]).is_err());
 }

@@ -1,5 +1,6 @@
 //! The `palmette` binary: one verb a file under `commands/`.
 
+mod bench_page;
 mod commands;
 
 use std::process::ExitCode;

@@ -108,10 +108,9 @@ impl RowParser {
                 available: names.join(", "),
             })
         };
-        let mut stored_dense = 0;
-        for field in schema.dense.iter().filter(|field| field.constant.is_none()) {
-            uses.push((find(&field.name)?, Use::Dense(stored_dense)));
-            stored_dense += 1;
+        let stored = schema.dense.iter().filter(|field| field.constant.is_none());
+        for (i, field) in stored.enumerate() {
+            uses.push((find(&field.name)?, Use::Dense(i)));
         }
         for (i, field) in schema.categorical.iter().enumerate() {
             let usage = match field.encoder {

@@ -357,6 +357,8 @@ fn check_parts(schema: &Schema, assignment: &Assignment, encoded: bool) -> Resul
     };
     for (split, wanted) in Split::ALL.into_iter().zip(wanted) {
         // with encoders of an earlier dataset nothing is fitted, so any part may be empty
+        // encoders are fitted on the training part, whatever the schema asks for
+        let wanted = wanted || split == Split::Train;
         if wanted && !encoded && assignment.rows.get(split) == 0 {
             let total: u64 = Split::ALL.iter().map(|&s| assignment.rows.get(s)).sum();
             return Err(DataError::EmptySplit {

@@ -166,7 +166,7 @@ fn explain(table: &toml::Table, message: &str) -> String {
 
 fn check_keys(table: &toml::Table) -> Result<(), String> {
     let check = |place: &str, table: &toml::Table, known: &[&str]| -> Result<(), String> {
-        for key in table.keys().filter(|key| !known.contains(&key.as_str())) {
+        if let Some(key) = table.keys().find(|key| !known.contains(&key.as_str())) {
             let hint = match nearest(key, known.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known keys: {}", known.join(", ")),

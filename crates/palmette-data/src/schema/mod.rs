@@ -10,9 +10,11 @@ use crate::time::TimeFormat;
 
 mod file;
 mod names;
+mod override_split;
 mod presets;
 
 pub(crate) use file::granularity;
+pub use override_split::SplitOverride;
 pub use presets::PRESETS;
 
 /// The form of the input files.

@@ -9,8 +9,8 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use palmette_data::{
-    Dataset, Estimate, Observer, OnBadRow, PrepareOptions, QUARANTINE_FILE, Schema, Split, Stage,
-    estimate, infer, prepare,
+    Dataset, Estimate, Observer, OnBadRow, PrepareOptions, QUARANTINE_FILE, Schema, Split,
+    SplitOverride, Stage, estimate, infer, prepare,
 };
 use serde::Serialize;
 
@@ -31,7 +31,7 @@ Examples:
   palmette prepare --schema kdd12 training.txt --profile userid_profile.txt -o kdd12
   palmette prepare --infer log.parquet -o log.toml
   palmette prepare --schema log.toml day1.parquet day2.parquet -o log --dry-run
-  palmette prepare --schema log.toml day3.parquet -o day3 --encoders-from log")]
+  palmette prepare --schema log.toml day3.parquet -o day3 --encoders-from log --split test")]
 pub struct Args {
     /// Log files in the order of their rows: CSV, TSV or Parquet, plain, gzip or zstd
     #[arg(required = true, value_name = "INPUT")]
@@ -60,6 +60,10 @@ pub struct Args {
     /// The most rows to set aside with --on-bad-row=quarantine
     #[arg(long, value_name = "N", default_value_t = 1000)]
     max_bad: u64,
+    /// Split otherwise than the schema says: random, time or group (8:1:1), or all rows into train,
+    /// validation or test
+    #[arg(long, value_name = "HOW")]
+    split: Option<SplitOverride>,
     /// Encode with the fitted encoders of an earlier dataset (for newer days)
     #[arg(long, value_name = "DATASET")]
     encoders_from: Option<PathBuf>,
@@ -96,7 +100,10 @@ pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
         return run_infer(args, console);
     }
     // clap requires the schema unless it infers, and the output unless it only estimates
-    let schema = Schema::load(args.schema.as_deref().unwrap_or_default())?;
+    let mut schema = Schema::load(args.schema.as_deref().unwrap_or_default())?;
+    if let Some(split) = args.split {
+        schema.override_split(split)?;
+    }
     let output = args.output.clone().unwrap_or_default();
     let mut options = PrepareOptions::new(schema, args.inputs.clone(), output);
     options.profile = args.profile.clone();

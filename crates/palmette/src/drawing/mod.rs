@@ -8,7 +8,7 @@ to be traced through others. Operators that never reach the head, and what
 only they read, are faded and dashed. Every part has a tooltip.
 */
 
-mod labels;
+pub(crate) mod labels;
 mod layout;
 mod lines;
 mod parts;
@@ -80,4 +80,4 @@ fn check_sources(path: &Path) -> Result<(), DrawingError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

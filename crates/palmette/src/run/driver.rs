@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use palmette_cost::MemoryModel;
-use palmette_ctr::baselines::Baseline;
+use palmette_ctr::baselines::{Baseline, Mlp, XDeepFm};
 use palmette_ctr::metrics::{Bootstrap, log_loss, paired_bootstrap, row_log_losses};
 use palmette_ctr::nasrec::{LimitedSpace, Path, Shape};
 use palmette_ctr::train::{
@@ -66,7 +66,7 @@ pub fn search(
     let ranked = run.rank(&mut store, &plan)?;
     let searched = run.retrain_best(&mut store, &plan, &ranked)?;
     let random = run.random_search(&mut store, &plan)?;
-    let baselines = run.baselines(&mut store, &plan)?;
+    let baselines = run.baselines(&mut store, &plan, searched.trial.macs)?;
     let summary = run.finish(&mut store, &plan, searched, random, baselines)?;
     super::export::write_report(context, &store, &run.space, &summary, command)?;
     Ok(Outcome { summary, dir: dir.into() })
@@ -369,16 +369,31 @@ impl<'c> Run<'_, 'c> {
         Ok(Chosen { name: name.into(), trial: trial.clone() })
     }
 
-    fn baselines(&self, store: &mut RunStore, plan: &Plan) -> Result<Vec<Chosen>> {
+    /// Hand-made models, each at every learning rate; `searched_macs` is what `mlp-equal` may cost.
+    fn baselines(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        searched_macs: u64,
+    ) -> Result<Vec<Chosen>> {
+        let inputs = self.context.inputs(&self.search_tables());
+        let [small, medium, large] = Mlp::three_sizes();
         let names = &self.context.config.train.baselines;
-        names
-            .iter()
-            .map(|name| {
-                let baseline =
-                    Baseline::named(name).map_err(|e| anyhow!("[train] baselines: {e}"))?;
-                self.tune(store, plan, name, Contender::Baseline(baseline), None)
-            })
-            .collect()
+        let tuned = names.iter().map(|name| {
+            let baseline = match name.as_str() {
+                "mlp-small" => Baseline::Mlp(small.clone()),
+                "mlp-medium" => Baseline::Mlp(medium.clone()),
+                "mlp-large" => Baseline::Mlp(large.clone()),
+                "mlp-equal" => Baseline::Mlp(Mlp::with_macs(&inputs, searched_macs)),
+                // The published interaction layers cost 55 M multiply-accumulates a sample.
+                "xdeepfm-small" => {
+                    Baseline::XDeepFm(XDeepFm { interaction: vec![24, 24], ..XDeepFm::default() })
+                }
+                name => Baseline::named(name).map_err(|e| anyhow!("[train] baselines: {e}"))?,
+            };
+            self.tune(store, plan, name, Contender::Baseline(baseline), None)
+        });
+        tuned.collect()
     }
 
     /// Final fits on train and validation rows; each reads the test part once.

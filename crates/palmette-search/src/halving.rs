@@ -1,0 +1,207 @@
+use palmette_random::stream;
+use palmette_space::{Domain, Genotype};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    Ask, Outcome, SearchError, Strategy, Suggestion, Trial, ledger::Ledger, pareto::pareto_order,
+    state,
+};
+
+/// Settings of [`SuccessiveHalving`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HalvingConfig {
+    /// Random candidates of a bracket's first rung.
+    pub candidates: usize,
+    /// One of `reduction` candidates goes on to the next rung, which spends `reduction` times as much.
+    pub reduction: usize,
+    /// Rungs; the last has fidelity 1.
+    pub rungs: usize,
+}
+
+/// Successive halving (Jamieson and Talwalkar, 2016), also with several objectives.
+///
+/// Brackets follow one another until nobody asks any more. In a rung all
+/// candidates are evaluated at the same fidelity; the best by non-dominated
+/// ranking, then crowding (for one objective: by score) go on. A network is
+/// drawn once, and evaluated once per fidelity.
+#[derive(Clone, Debug)]
+pub struct SuccessiveHalving {
+    state: State,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct State {
+    config: HalvingConfig,
+    seed: u64,
+    ledger: Ledger,
+    rung: usize,
+    /// Promoted candidates that wait for their evaluation at this rung; the last is next.
+    queue: Vec<usize>,
+    open: usize,
+    scored: Vec<usize>,
+}
+
+impl SuccessiveHalving {
+    /// A search; the error names the setting that cannot be.
+    pub fn new(config: HalvingConfig, seed: u64) -> Result<Self, SearchError> {
+        let bad = |setting, got: usize, needed: &str| {
+            Err(SearchError::BadSetting { setting, got: got.to_string(), needed: needed.into() })
+        };
+        if config.candidates == 0 {
+            return bad("candidates", 0, "at least 1");
+        }
+        if config.reduction < 2 {
+            return bad("reduction", config.reduction, "at least 2");
+        }
+        if config.rungs == 0 {
+            return bad("rungs", 0, "at least 1");
+        }
+        Ok(Self {
+            state: State {
+                config,
+                seed,
+                ledger: Ledger::default(),
+                rung: 0,
+                queue: Vec::new(),
+                open: 0,
+                scored: Vec::new(),
+            },
+        })
+    }
+}
+
+impl State {
+    fn fidelity(&self) -> f64 {
+        let steps = self.config.rungs - 1 - self.rung;
+        (self.config.reduction as f64).powi(-(steps as i32))
+    }
+
+    fn fold(&mut self) {
+        while let Some(position) = self.ledger.fold() {
+            if position >= self.ledger.warm() && self.ledger.scores(position).is_some() {
+                self.scored.push(position);
+            }
+        }
+    }
+
+    /// Promotes the best of a rung whose outcomes are all known, or begins a new bracket.
+    fn close_rung(&mut self) {
+        let scored = std::mem::take(&mut self.scored);
+        let points: Vec<&[f64]> = scored.iter().filter_map(|&p| self.ledger.scores(p)).collect();
+        let promoted = self.open.div_ceil(self.config.reduction).min(scored.len());
+        self.open = 0;
+        self.rung += 1;
+        if self.rung == self.config.rungs || promoted == 0 {
+            self.rung = 0;
+            return;
+        }
+        self.queue = pareto_order(&points).into_iter().take(promoted).map(|i| scored[i]).collect();
+        self.queue.reverse();
+    }
+
+    fn suggest(&mut self, domain: &dyn Domain) -> Ask {
+        loop {
+            if let Some(position) = self.queue.pop() {
+                let genotype = self.ledger.genotype(position).clone();
+                return self.propose(domain.key(&genotype), genotype);
+            }
+            if self.rung == 0 && self.open < self.config.candidates {
+                let trial = self.ledger.suggested() as u64;
+                let mut rng = stream(self.seed, "search/halving", trial);
+                if let Some((key, genotype)) = self.ledger.draw(domain, &mut rng) {
+                    return self.propose(key, genotype);
+                }
+            }
+            if self.ledger.pending() > 0 {
+                return Ask::Wait;
+            }
+            if self.open == 0 {
+                return Ask::Finished;
+            }
+            self.close_rung();
+        }
+    }
+
+    fn propose(&mut self, key: u128, genotype: Genotype) -> Ask {
+        self.open += 1;
+        let fidelity = self.fidelity();
+        Ask::Try(Suggestion { fidelity, ..self.ledger.suggest(key, genotype) })
+    }
+}
+
+impl Strategy for SuccessiveHalving {
+    fn name(&self) -> &'static str {
+        "successive-halving"
+    }
+
+    fn suggest(&mut self, domain: &dyn Domain) -> Ask {
+        self.state.suggest(domain)
+    }
+
+    fn observe(
+        &mut self,
+        _domain: &dyn Domain,
+        trial: u64,
+        outcome: Outcome,
+    ) -> Result<(), SearchError> {
+        self.state.ledger.observe(trial, outcome)?;
+        self.state.fold();
+        Ok(())
+    }
+
+    /// Old trials are only never drawn again: their fidelity is unknown.
+    fn warm_start(&mut self, domain: &dyn Domain, trials: &[Trial]) -> Result<(), SearchError> {
+        self.state.ledger.warm_start(domain, trials)?;
+        self.state.fold();
+        Ok(())
+    }
+
+    fn save(&self) -> Value {
+        state::save(&self.state)
+    }
+
+    fn load(&mut self, domain: &dyn Domain, state: &Value) -> Result<(), SearchError> {
+        let mut loaded: State = state::load(self.name(), state)?;
+        loaded.ledger.restore(domain, self.name())?;
+        self.state = loaded;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use palmette_space::Space;
+
+    #[test]
+    fn rungs_keep_the_best_and_spend_more_on_them() {
+        let mut builder = Space::builder("line");
+        builder.integer("x", 0, 999);
+        let space = builder.finish().unwrap();
+        let config = HalvingConfig { candidates: 9, reduction: 3, rungs: 3 };
+        let mut halving = SuccessiveHalving::new(config, 1).unwrap();
+        let mut rungs: Vec<Vec<(u32, f64)>> = vec![Vec::new(); 3];
+        for i in 0..13 {
+            let Ask::Try(suggestion) = halving.suggest(&space) else { panic!("trial {i}") };
+            let x = suggestion.genotype.genes()[0];
+            let rung = match i {
+                0..9 => 0,
+                9..12 => 1,
+                _ => 2,
+            };
+            rungs[rung].push((x, suggestion.fidelity));
+            let outcome = Outcome::scores(vec![f64::from(x), 1.0]);
+            halving.observe(&space, suggestion.trial, outcome).unwrap();
+        }
+        rungs[0].sort_by_key(|r| r.0);
+        let best: Vec<u32> = rungs[0].iter().take(3).map(|r| r.0).collect();
+        let mut second: Vec<u32> = rungs[1].iter().map(|r| r.0).collect();
+        second.sort_unstable();
+        assert_eq!(second, best);
+        assert_eq!(rungs[2], [(best[0], 1.0)]);
+        assert!((rungs[0][0].1 - 1.0 / 9.0).abs() < 1e-12);
+        assert!((rungs[1][0].1 - 1.0 / 3.0).abs() < 1e-12);
+    }
+}

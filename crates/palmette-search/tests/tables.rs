@@ -1,0 +1,160 @@
+//! The public tables: counts, published figures, and no leak.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use palmette_search::bench::{Method, regret_study};
+use palmette_search::shrink::autocorrelation;
+use palmette_search::tables::{
+    Experimenter, Role, Table, TableDomain, TableExperimenter, open_parquet,
+};
+use palmette_space::Domain;
+
+/// A table of the development data, or a printed reason to skip.
+fn open(name: &str) -> Option<Table> {
+    let shared = std::env::var_os("PALMETTE_SHARED")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")));
+    let file = shared.join(format!("data/nas/{name}.parquet"));
+    if !file.is_file() {
+        println!("skipped: no development data at {}", file.display());
+        return None;
+    }
+    Some(open_parquet(&file).unwrap())
+}
+
+/// The string that NAS-Bench-201's code calls unique: `none` and what it feeds is `#`, skip
+/// connections are replaced by what they carry.
+fn unique_string(genes: &[u32]) -> String {
+    let mut nodes = vec!["0".to_owned()];
+    let mut next = 0;
+    for to in 1..4 {
+        let mut parts: Vec<String> = (0..to)
+            .map(|from| {
+                let operator = genes[next];
+                next += 1;
+                match operator {
+                    0 => "#".to_owned(),
+                    _ if nodes[from] == "#" => "#".to_owned(),
+                    1 => nodes[from].clone(),
+                    operator => format!("({})@{operator}", nodes[from]),
+                }
+            })
+            .collect();
+        parts.sort();
+        nodes.push(parts.join("+"));
+    }
+    nodes.pop().unwrap()
+}
+
+#[test]
+fn the_tables_have_their_published_sizes() {
+    let Some(cells) = open("nb201_all") else { return };
+    assert_eq!((cells.genotypes().len(), cells.is_complete()), (15_625, true));
+    let costs = cells.columns().iter().filter(|column| column.role == Role::Cost);
+    assert_eq!(costs.count(), 27);
+    let strings: HashSet<String> =
+        cells.genotypes().iter().map(|cell| unique_string(cell.genes())).collect();
+    assert_eq!(strings.len(), 6_466);
+    let networks = open("nas_bench_macro").unwrap();
+    assert_eq!((networks.genotypes().len(), networks.is_complete()), (6_561, true));
+    let pool = open("accel_nasbench_imagenet").unwrap();
+    assert_eq!((pool.genotypes().len(), pool.is_complete()), (5_125, false));
+}
+
+#[test]
+fn autocorrelation_is_the_published_one() {
+    let Some(table) = open("nb201_all") else { return };
+    let values = &table.column("cifar10-val@12ep").unwrap().values;
+    let got = autocorrelation(table.space(), table.genotypes(), values);
+    for (got, want) in got.iter().zip([0.603, 0.339, 0.169, 0.049, -0.026, -0.082]) {
+        assert!((got - want).abs() < 6e-4, "{got} {want}");
+    }
+}
+
+#[test]
+fn searches_see_neither_test_columns_nor_more_than_they_ask() {
+    let Some(table) = open("nb201_all") else { return };
+    let domain = TableDomain::new(&table);
+    assert!(TableExperimenter::new(&domain, "cifar10-test@200ep", None).is_none());
+    let mut experimenter =
+        TableExperimenter::new(&domain, "cifar10-val@12ep", Some("lat_pixel3")).unwrap();
+    let cell = &table.genotypes()[77];
+    experimenter.evaluate(cell);
+    experimenter.evaluate(cell);
+    experimenter.evaluate(&table.genotypes()[78]);
+    assert_eq!(experimenter.distinct_queries(), 2);
+}
+
+#[test]
+fn regrets_agree_with_the_reference() {
+    let Some(table) = open("nb201_all") else { return };
+    let domain = TableDomain::new(&table);
+    let methods = [Method::Random, Method::Evolution, Method::LocalSearch];
+    let study =
+        regret_study(&domain, "cifar10-val@12ep", &methods, &[100, 300, 500], 100, |_| {}).unwrap();
+    let at_100: Vec<f64> = study.methods.iter().map(|m| m.regret[0].mean).collect();
+    let error: Vec<f64> = study.methods.iter().map(|m| m.regret[0].standard_error).collect();
+    // 300 runs of random search: 1.167; of evolution under the distinct-cell rule: about 0.39. The
+    // reference's standard error is taken as ours over sqrt(3).
+    for (i, want) in [(0, 1.167), (1, 0.39)] {
+        let tolerance = 3.0 * error[i] * f64::sqrt(4.0 / 3.0);
+        assert!((at_100[i] - want).abs() < tolerance, "{}: {}", study.methods[i].method, at_100[i]);
+    }
+    assert!(study.methods[2].against_first[0].difference.high < 0.0, "local search beats random");
+}
+
+#[test]
+fn permuted_labels_leave_nothing_to_find() {
+    let Some(table) = open("nb201_all") else { return };
+    let permuted = table.permuted(1);
+    let domain = TableDomain::new(&permuted);
+    let methods = [
+        Method::Random,
+        Method::Evolution,
+        Method::LocalSearch,
+        Method::Metropolis,
+        Method::Nsga2,
+        Method::PredictorGuided,
+        Method::FarthestGreedy,
+    ];
+    let study = regret_study(&domain, "cifar10-val@12ep", &methods, &[60], 60, |_| {}).unwrap();
+    for method in &study.methods[1..] {
+        let paired = method.against_first[0].difference;
+        let distance = paired.mean.abs() / paired.standard_error;
+        assert!(distance < 4.0, "{}: {distance} standard errors from random", method.method);
+    }
+}
+
+#[test]
+fn hard_limits_hold_on_every_device() {
+    let Some(table) = open("nb201_all") else { return };
+    for column in table.columns().iter().filter(|column| column.role == Role::Cost) {
+        let mut sorted = column.values.clone();
+        sorted.sort_by(f64::total_cmp);
+        let most = sorted[sorted.len() / 10];
+        let domain = TableDomain::limited(&table, &column.name, most).unwrap();
+        for method in [Method::Random, Method::LocalSearch, Method::Evolution, Method::Nsga2] {
+            let rows =
+                palmette_search::bench::search_rows(&domain, "cifar10-val@12ep", method, 40, 1)
+                    .unwrap();
+            assert!(rows.iter().all(|&row| column.values[row] <= most));
+            assert_eq!(rows.len(), 40, "{} {}", column.name, method.name());
+        }
+    }
+}
+
+#[test]
+fn a_pool_answers_with_the_nearest_new_row() {
+    let Some(table) = open("accel_nasbench_imagenet") else { return };
+    let domain = TableDomain::new(&table);
+    for method in [Method::Random, Method::Evolution, Method::LocalSearch, Method::PredictorGuided]
+    {
+        let rows =
+            palmette_search::bench::search_rows(&domain, "val_top1", method, 100, 2).unwrap();
+        let distinct: HashSet<usize> = rows.iter().copied().collect();
+        assert_eq!(distinct.len(), 100, "{}", method.name());
+    }
+    let row = &table.genotypes()[5];
+    assert_eq!(domain.snap(row, &|_| true).as_ref(), Some(row));
+}
