@@ -7,6 +7,7 @@ use clap::Subcommand;
 use palmette::console::Console;
 
 pub mod bench;
+mod check_golden;
 mod cost;
 mod prepare;
 mod quickstart;
@@ -23,6 +24,8 @@ pub enum Verb {
     Search(search::Args),
     /// Print multiply-accumulates, parameters and memory of an architecture
     Cost(cost::Args),
+    /// Compare an architecture's arithmetic with what the released NASRec code computes
+    CheckGolden(check_golden::Args),
     /// Compare search strategies on tables of trained networks
     Bench(bench::Args),
 }
@@ -34,6 +37,7 @@ pub fn run(verb: Verb, console: &Console) -> anyhow::Result<ExitCode> {
         Verb::Quickstart(args) => quickstart::run(&args, console),
         Verb::Search(args) => search::run(&args, console),
         Verb::Cost(args) => cost::run(&args, console),
+        Verb::CheckGolden(args) => check_golden::run(&args, console),
         Verb::Bench(args) => bench::run(&args, console),
     }
 }
