@@ -1,6 +1,5 @@
 //! From a run's journal and summary to its report.
 
-
 use anyhow::Result;
 use palmette_ctr::metrics::PairedDifference;
 use palmette_ctr::nasrec::LimitedSpace;
