@@ -50,7 +50,7 @@ pub struct ParamSpec {
 /// same set of the first-level cache.
 pub(crate) fn padded(cols: usize) -> usize {
     let stride = cols.next_multiple_of(16);
-    if stride % 128 == 0 && stride > 0 { stride + 16 } else { stride }
+    if stride.is_multiple_of(128) && stride > 0 { stride + 16 } else { stride }
 }
 
 /// Declares parameters; [`ParamStore::new`] allocates and initialises them.

@@ -9,7 +9,8 @@ fn main() {
     let seeds = args[2].parse().unwrap();
     let domain = TableDomain::new(&table);
     for quality in ["cifar10-val@12ep", "cifar100-val@12ep", "imagenet-val@12ep"] {
-        for method in [Method::PredictorGuided] {
+        {
+            let method = Method::PredictorGuided;
             let start = std::time::Instant::now();
             let study =
                 regret_study(&domain, quality, &[method], &[50, 75, 100, 150], seeds, |_| {})

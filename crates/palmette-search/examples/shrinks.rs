@@ -1,3 +1,5 @@
+//! Shrinks the NAS-Bench-201 space over many seeds and prints what is kept.
+
 use palmette_search::{
     shrink::*,
     tables::{TableDomain, nas_bench_201},

@@ -89,11 +89,10 @@ impl<'a> ModelBuilder<'a> {
         let width = (self.inputs.fields.len() + self.inputs.dense) * dim;
         let weight = self.weight("dense_embedding.weight", width, &[self.inputs.dense]);
         let wide = self.program.linear(&[(dense, weight[0])], width, Epilogue::default());
-        let wide = self.program.fields_from_rows(wide, dim);
-        match embeddings {
-            Some(embeddings) => self.program.add(&[wide, embeddings], false),
-            None => wide,
-        }
+        // Sums of rows continue the shorter with zeros; sums of fields need equal shapes.
+        let flat = embeddings.map(|e| self.program.rows_from_fields(e));
+        let all = flat.map_or(wide, |flat| self.program.add(&[wide, flat], false));
+        self.program.fields_from_rows(all, dim)
     }
 
     /// Flattened embeddings of `dim` channels after the dense inputs.

@@ -14,7 +14,7 @@ use palmette_search::tables::{OwnTable, Role, Table, TableDomain, open_parquet, 
 use serde::Serialize;
 
 use crate::bench_page;
-use crate::console::Console;
+use palmette::console::Console;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -14,6 +14,7 @@ mod export;
 mod predict;
 mod prepare;
 mod quickstart;
+mod report;
 mod runs;
 mod search;
 mod show;
@@ -38,6 +39,8 @@ pub enum Verb {
     Show(show::Args),
     /// Write ONNX, safetensors and encoders of a trained model into a folder
     Export(export::Args),
+    /// Render a run's report again
+    Report(report::Args),
     /// List, show and compare runs
     Runs(runs::Args),
     /// Print multiply-accumulates, parameters and memory of an architecture
@@ -59,6 +62,7 @@ pub fn run(verb: Verb, console: &Console) -> anyhow::Result<ExitCode> {
         Verb::Predict(args) => predict::run(&args, console),
         Verb::Show(args) => show::run(&args, console),
         Verb::Export(args) => export::run(&args, console),
+        Verb::Report(args) => report::run(&args, console),
         Verb::Runs(args) => runs::run(&args, console),
         Verb::Cost(args) => cost::run(&args, console),
         Verb::CheckGolden(args) => check_golden::run(&args, console),

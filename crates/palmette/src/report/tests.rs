@@ -237,6 +237,6 @@ fn the_front_is_what_nobody_beats_in_both() {
             (other.macs < model.macs && other.log_loss <= model.log_loss)
                 || (other.macs <= model.macs && other.log_loss < model.log_loss)
         });
-        assert_eq!(front.iter().any(|m| *m == model), !beaten, "{}", model.name);
+        assert_eq!(front.contains(&model), !beaten, "{}", model.name);
     }
 }

@@ -68,7 +68,8 @@ pub fn search(
     let random = run.random_search(&mut store, &plan)?;
     let baselines = run.baselines(&mut store, &plan, searched.trial.macs)?;
     let summary = run.finish(&mut store, &plan, searched, random, baselines)?;
-    super::export::write_report(context, &store, &run.space, &summary, command)?;
+    super::export::write_summary(&store, &summary)?;
+    super::report::write_report(context, &store, &run.space, &summary, command)?;
     Ok(Outcome { summary, dir: dir.into() })
 }
 
@@ -632,13 +633,9 @@ fn rank_correlation(store: &RunStore) -> Option<f64> {
 /// Ship when the searched model beats the model to beat with the whole interval: the user's own
 /// model where there is one, else the best of the others on the test rows.
 fn verdict(models: &[ModelResult], own_model: bool) -> (String, String) {
-    let others = models.iter().skip(1).filter(|m| m.difference.is_some());
-    let rival = if own_model {
-        models.last()
-    } else {
-        others.min_by(|a, b| a.mean_log_loss().total_cmp(&b.mean_log_loss()))
-    };
-    let Some((rival, difference)) = rival.and_then(|m| m.difference.map(|d| (m, d))) else {
+    let Some((rival, difference)) =
+        Summary::rival_of(models, own_model).and_then(|m| m.difference.map(|d| (m, d)))
+    else {
         return ("undecided".into(), "There is nothing to compare with.".into());
     };
     let interval = format!(

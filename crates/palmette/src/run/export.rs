@@ -297,13 +297,7 @@ pub(super) fn export_run(
     )
 }
 
-/// Writes `summary.json` and the report.
-pub(super) fn write_report(
-    _context: &RunContext<'_>,
-    store: &RunStore,
-    _space: &LimitedSpace,
-    summary: &Summary,
-    _command: &str,
-) -> Result<()> {
+/// Writes `summary.json`.
+pub(super) fn write_summary(store: &RunStore, summary: &Summary) -> Result<()> {
     write_json(&store.dir().join("summary.json"), summary)
 }

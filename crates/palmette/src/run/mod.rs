@@ -8,6 +8,7 @@ mod export;
 mod folder;
 mod index;
 mod plan;
+mod report;
 mod results;
 mod store;
 mod training;

@@ -73,6 +73,20 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// The model to beat: the user's own (it comes last) where there is one, else the best of the
+    /// others on the test rows.
+    pub fn rival(&self, own_model: bool) -> Option<&ModelResult> {
+        Self::rival_of(&self.models, own_model)
+    }
+
+    pub(super) fn rival_of(models: &[ModelResult], own_model: bool) -> Option<&ModelResult> {
+        if own_model {
+            return models.last();
+        }
+        let others = models.iter().skip(1).filter(|m| m.difference.is_some());
+        others.min_by(|a, b| a.mean_log_loss().total_cmp(&b.mean_log_loss()))
+    }
+
     /// Predicted against observed rates.
     pub fn calibration(&self) -> &Calibration {
         &self.evaluation.calibration
