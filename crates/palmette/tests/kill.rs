@@ -29,11 +29,6 @@ fn kill_after(mut child: Child, life: Duration) -> bool {
     !child.wait().unwrap().success()
 }
 
-/// A random part of `whole`.
-fn moment(number: usize, whole: Duration) -> Duration {
-    whole.mul_f64(stream(7, "test/kill", number as u64).unit())
-}
-
 fn spawn(place: &Place, arguments: &[String]) -> Child {
     place.command(arguments).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap()
 }
@@ -71,15 +66,18 @@ fn killed_at_a_hundred_moments_the_answer_is_the_same() {
     succeed(&place.palmette(&["search", "dataset", "--config", "search.toml", "--name", "whole"]));
     let searching = start.elapsed();
 
-    let mut kills = 0;
+    // Moments are drawn anew for every process, also after one that ended before its own came.
+    let (mut kills, mut lives) = (0, 0);
+    let mut next_moment = |whole: Duration| {
+        lives += 1;
+        whole.mul_f64(stream(7, "test/kill", lives).unit())
+    };
     let mut chain = 0;
     while kills < PREPARE_KILLS {
         let dataset = format!("dataset-{chain}");
         chain += 1;
-        while kill_after(
-            spawn(&place, &place.prepare_arguments(&dataset)),
-            moment(kills, preparing),
-        ) {
+        while kill_after(spawn(&place, &place.prepare_arguments(&dataset)), next_moment(preparing))
+        {
             kills += 1;
         }
         assert_eq!(files(&place.path(&dataset)), files(&place.path("dataset")), "{dataset}");
@@ -98,7 +96,7 @@ fn killed_at_a_hundred_moments_the_answer_is_the_same() {
                 strings(&["search", "dataset", "--config", "search.toml", "--name", &name])
             };
             let killed = if kills < KILLS {
-                kill_after(spawn(&place, &arguments), moment(kills, life))
+                kill_after(spawn(&place, &arguments), next_moment(life))
             } else {
                 succeed(&place.palmette(&arguments));
                 false
