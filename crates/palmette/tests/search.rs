@@ -3,8 +3,10 @@
 use std::process::Command;
 
 use palmette_ctr::nasrec::ArchitectureFile;
+use palmette_data::{Dataset, Split};
 use serde_json::Value;
 
+#[allow(dead_code, reason = "this file brings a script of its own")]
 mod python;
 mod support;
 use python::interpreter;
@@ -84,7 +86,8 @@ fn from_a_log_to_a_model_that_leaves_the_tool() {
 
     // What was measured while training is what `eval` measures.
     let evaluated = place.json(&["eval", "model", "--dataset", "dataset", "--split", "validation"]);
-    assert_eq!(evaluated["rows"], 400);
+    let dataset = Dataset::open(&place.path("dataset")).unwrap();
+    assert_eq!(evaluated["rows"], dataset.rows(Split::Validation));
     assert_eq!(evaluated["log_loss"], trained["validation_log_loss"]);
     assert_eq!(evaluated["auc"], trained["validation_auc"]);
     let grouped = place.json(&[
