@@ -34,6 +34,8 @@ assert_eq!(weights, [0.5, 0.5, 1.0]);
 
 mod attention;
 mod block;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod element;
 mod elementwise;
 mod error;

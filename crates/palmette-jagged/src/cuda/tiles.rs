@@ -1,0 +1,213 @@
+//! Tile shapes of the Hopper kernels, and which kernels exist.
+
+use super::attention::{GpuOptions, GpuPath};
+use super::compile::Source;
+
+/// The shape of the Hopper forward kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ForwardTile {
+    /// Keys in a tile: 64 or 128.
+    pub keys: u32,
+    /// Warpgroups of 64 queries in a block.
+    pub groups: u32,
+    /// Tiles of keys and values in flight.
+    pub stages: u32,
+    /// Blocks on a multiprocessor.
+    pub blocks: u32,
+    /// Whether the next tile's scores start before this one's exponentials.
+    pub lookahead: bool,
+    /// Registers a thread of consumers and producers, where they are moved.
+    pub registers: Option<(u32, u32)>,
+}
+
+/// The shape of a Hopper backward kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BackwardTile {
+    /// Rows of a streamed tile: 64 or 128.
+    pub tile: u32,
+    /// Warpgroups of 64 rows that stay in place.
+    pub groups: u32,
+    /// Tiles in flight.
+    pub stages: u32,
+    /// Blocks on a multiprocessor.
+    pub blocks: u32,
+    /// Registers a thread of consumers and producers, where they are moved.
+    pub registers: Option<(u32, u32)>,
+}
+
+/// Columns that a head takes in shared memory.
+fn padded(head_dim: usize) -> u32 {
+    match head_dim {
+        ..=64 => 64,
+        65..=128 => 128,
+        _ => 256,
+    }
+}
+
+/// Definitions that every source takes.
+pub(super) fn base(element: u32, head_dim: usize) -> Vec<String> {
+    vec![format!("ELEMENT={element}"), format!("HEAD_DIM={head_dim}")]
+}
+
+fn shape(definitions: &mut Vec<String>, values: &[(&str, u32)], registers: Option<(u32, u32)>) {
+    let (consumer, producer) = registers.unwrap_or((0, 0));
+    definitions.extend(values.iter().map(|(name, value)| format!("{name}={value}")));
+    definitions.push(format!("CONSUMER_REGISTERS={consumer}"));
+    definitions.push(format!("PRODUCER_REGISTERS={producer}"));
+}
+
+impl ForwardTile {
+    /// The shape that measured best for a head dimension and mean work a row.
+    pub fn best(head_dim: usize, longest: usize) -> Self {
+        let small = longest <= 2048;
+        match padded(head_dim) {
+            64 if small => {
+                Self { keys: 64, groups: 1, stages: 2, blocks: 3, lookahead: true, registers: None }
+            }
+            64 => Self {
+                keys: 128,
+                groups: 2,
+                stages: 2,
+                blocks: 1,
+                lookahead: true,
+                registers: Some((240, 24)),
+            },
+            128 if small => {
+                Self { keys: 64, groups: 1, stages: 2, blocks: 2, lookahead: true, registers: None }
+            }
+            128 => Self {
+                keys: 128,
+                groups: 2,
+                stages: 2,
+                blocks: 1,
+                lookahead: true,
+                registers: Some((240, 24)),
+            },
+            _ => Self {
+                keys: 64,
+                groups: 2,
+                stages: 2,
+                blocks: 1,
+                lookahead: true,
+                registers: Some((240, 24)),
+            },
+        }
+    }
+
+    /// Queries of a block.
+    pub(super) fn queries(&self) -> u32 {
+        64 * self.groups
+    }
+
+    pub(super) fn threads(&self) -> u32 {
+        128 * self.groups + if self.registers.is_some() { 128 } else { 32 }
+    }
+
+    pub(super) fn shared_bytes(&self, head_dim: usize) -> u32 {
+        1024 + 2 * padded(head_dim) * (self.queries() + 2 * self.stages * self.keys)
+    }
+
+    pub(super) fn definitions(&self, element: u32, head_dim: usize) -> Vec<String> {
+        let mut definitions = base(element, head_dim);
+        let values = [
+            ("KEYS", self.keys),
+            ("GROUPS", self.groups),
+            ("STAGES", self.stages),
+            ("BLOCKS", self.blocks),
+            ("LOOKAHEAD", u32::from(self.lookahead)),
+        ];
+        shape(&mut definitions, &values, self.registers);
+        definitions
+    }
+}
+
+impl BackwardTile {
+    /// The shape that measured best for the gradients of keys and values.
+    pub fn best_for_keys(head_dim: usize) -> Self {
+        let _ = head_dim;
+        Self { tile: 64, groups: 2, stages: 2, blocks: 1, registers: Some((240, 24)) }
+    }
+
+    /// The shape that measured best for the gradient of queries.
+    pub fn best_for_queries(head_dim: usize) -> Self {
+        match padded(head_dim) {
+            64 => Self { tile: 64, groups: 1, stages: 2, blocks: 3, registers: None },
+            _ => Self { tile: 64, groups: 1, stages: 2, blocks: 2, registers: None },
+        }
+    }
+
+    /// Rows of a block.
+    pub(super) fn rows(&self) -> u32 {
+        64 * self.groups
+    }
+
+    pub(super) fn threads(&self) -> u32 {
+        128 * self.groups + if self.registers.is_some() { 128 } else { 32 }
+    }
+
+    pub(super) fn shared_bytes(&self, head_dim: usize) -> u32 {
+        1024 + 4 * padded(head_dim) * (self.rows() + self.stages * self.tile)
+    }
+
+    pub(super) fn definitions(&self, element: u32, head_dim: usize, for_keys: bool) -> Vec<String> {
+        let mut definitions = base(element, head_dim);
+        let values = [
+            ("TILE", self.tile),
+            ("GROUPS", self.groups),
+            ("STAGES", self.stages),
+            ("BLOCKS", self.blocks),
+            ("FOR_KEYS", u32::from(for_keys)),
+        ];
+        shape(&mut definitions, &values, self.registers);
+        definitions
+    }
+}
+
+/// The sources, with definitions, that a plan with these options uses.
+pub(super) fn kernels_of(
+    arch: &str,
+    element: u32,
+    head_dim: usize,
+    options: &GpuOptions,
+) -> Vec<(Source, Vec<String>)> {
+    let mut kernels = vec![(Source::Support, base(element, head_dim))];
+    let wgmma = arch.starts_with("sm_90") && element != 0 && options.path != Some(GpuPath::Plain);
+    if !wgmma || head_dim > 128 {
+        kernels.push((Source::Plain, base(element, head_dim)));
+    }
+    if !wgmma {
+        return kernels;
+    }
+    let forward = match options.forward {
+        Some(tile) => vec![tile],
+        None => vec![ForwardTile::best(head_dim, 1024), ForwardTile::best(head_dim, 4096)],
+    };
+    for tile in forward {
+        kernels.push((Source::HopperForward, tile.definitions(element, head_dim)));
+    }
+    if head_dim <= 128 {
+        let keys = options.backward_keys.unwrap_or(BackwardTile::best_for_keys(head_dim));
+        let queries = options.backward_queries.unwrap_or(BackwardTile::best_for_queries(head_dim));
+        kernels.push((Source::HopperBackward, keys.definitions(element, head_dim, true)));
+        kernels.push((Source::HopperBackward, queries.definitions(element, head_dim, false)));
+    }
+    kernels
+}
+
+/// Every source with the definitions it is used with at the usual head dimensions.
+pub(super) fn every_kernel(arch: &str) -> Vec<(Source, Vec<String>)> {
+    let mut kernels = Vec::new();
+    for element in 0..3 {
+        for head_dim in [16, 32, 64, 96, 128, 192, 256] {
+            for path in [None, Some(GpuPath::Plain)] {
+                let options = GpuOptions { path, ..GpuOptions::default() };
+                for kernel in kernels_of(arch, element, head_dim, &options) {
+                    if !kernels.contains(&kernel) {
+                        kernels.push(kernel);
+                    }
+                }
+            }
+        }
+    }
+    kernels
+}
