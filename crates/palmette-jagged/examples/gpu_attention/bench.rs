@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
+use cudarc::driver::result::memset_d8_async;
 use cudarc::driver::sys::CUevent_flags;
 use half::bf16;
 use palmette_jagged::cuda::{
@@ -17,8 +18,33 @@ use crate::buffers::{Bits, Buffer, relative_error};
 
 const HEADS: usize = 4;
 
+/// Keys, groups, stages, blocks, lookahead, registers.
+type ForwardShape = (u32, u32, u32, u32, bool, Option<(u32, u32)>);
+/// Tile, groups, stages, blocks, overlap, registers.
+type BackwardShape = (u32, u32, u32, u32, bool, Option<(u32, u32)>);
+
 fn forward_tiles(d: usize) -> Vec<ForwardTile> {
-    let tile = |keys, groups, stages, blocks, lookahead, registers| ForwardTile {
+    let shapes: &[ForwardShape] = if d == 64 {
+        &[
+            (64, 1, 2, 3, true, None),
+            (64, 1, 2, 4, false, None),
+            (64, 1, 2, 4, false, Some((104, 24))),
+            (64, 2, 3, 2, false, Some((104, 24))),
+            (128, 1, 2, 2, true, Some((216, 40))),
+            (128, 2, 2, 1, true, Some((240, 24))),
+            (128, 3, 2, 1, true, Some((160, 32))),
+            (64, 3, 3, 1, true, Some((160, 32))),
+        ]
+    } else {
+        &[
+            (64, 1, 2, 2, true, None),
+            (64, 1, 2, 3, false, None),
+            (128, 2, 2, 1, true, Some((240, 24))),
+            (64, 2, 3, 1, true, Some((240, 24))),
+            (64, 3, 3, 1, true, Some((160, 32))),
+        ]
+    };
+    let tile = |&(keys, groups, stages, blocks, lookahead, registers): &ForwardShape| ForwardTile {
         keys,
         groups,
         stages,
@@ -26,70 +52,57 @@ fn forward_tiles(d: usize) -> Vec<ForwardTile> {
         lookahead,
         registers,
     };
-    if d == 64 {
-        vec![
-            tile(64, 1, 2, 3, true, None),
-            tile(64, 1, 2, 4, false, None),
-            tile(128, 1, 2, 2, true, Some((216, 40))),
-            tile(128, 2, 2, 1, true, Some((240, 24))),
-            tile(128, 3, 2, 1, true, Some((160, 32))),
-            tile(64, 2, 3, 2, true, Some((112, 24))),
-        ]
-    } else {
-        vec![
-            tile(64, 1, 2, 2, true, None),
-            tile(64, 1, 2, 3, false, None),
-            tile(128, 2, 2, 1, true, Some((240, 24))),
-            tile(64, 2, 3, 1, true, Some((240, 24))),
-            tile(64, 3, 3, 1, true, Some((160, 32))),
-        ]
-    }
+    shapes.iter().map(tile).collect()
+}
+
+fn backward_tiles(shapes: &[BackwardShape]) -> Vec<BackwardTile> {
+    let tile = |&(tile, groups, stages, blocks, overlap, registers): &BackwardShape| BackwardTile {
+        tile,
+        groups,
+        stages,
+        blocks,
+        overlap,
+        registers,
+    };
+    shapes.iter().map(tile).collect()
 }
 
 fn keys_tiles(d: usize) -> Vec<BackwardTile> {
-    let tile = |tile, groups, stages, blocks, registers| BackwardTile {
-        tile,
-        groups,
-        stages,
-        blocks,
-        registers,
-    };
-    if d == 64 {
-        vec![
-            tile(64, 2, 2, 1, Some((240, 24))),
-            tile(64, 1, 2, 2, Some((216, 40))),
-            tile(64, 3, 2, 1, Some((160, 32))),
-            tile(64, 2, 3, 1, Some((240, 24))),
+    backward_tiles(if d == 64 {
+        &[
+            (64, 2, 2, 1, false, Some((240, 24))),
+            (64, 2, 3, 1, true, Some((240, 24))),
+            (64, 1, 2, 2, false, Some((216, 40))),
+            (64, 1, 3, 2, true, Some((216, 40))),
         ]
     } else {
-        vec![tile(64, 2, 2, 1, Some((240, 24))), tile(64, 1, 2, 1, None)]
-    }
+        &[
+            (64, 2, 2, 1, false, Some((240, 24))),
+            (64, 2, 2, 1, true, Some((240, 24))),
+            (64, 2, 3, 1, true, Some((240, 24))),
+        ]
+    })
 }
 
 fn queries_tiles(d: usize) -> Vec<BackwardTile> {
-    let tile = |tile, groups, stages, blocks, registers| BackwardTile {
-        tile,
-        groups,
-        stages,
-        blocks,
-        registers,
-    };
-    if d == 64 {
-        vec![
-            tile(64, 1, 2, 3, None),
-            tile(64, 2, 2, 1, Some((240, 24))),
-            tile(128, 1, 2, 2, Some((216, 40))),
-            tile(128, 2, 2, 1, Some((240, 24))),
-            tile(64, 3, 3, 1, Some((160, 32))),
+    backward_tiles(if d == 64 {
+        &[
+            (64, 1, 2, 3, false, None),
+            (64, 1, 3, 2, true, Some((216, 40))),
+            (64, 2, 3, 1, true, Some((240, 24))),
+            (128, 1, 2, 2, false, Some((216, 40))),
+            (128, 1, 2, 2, true, Some((216, 40))),
+            (128, 2, 2, 1, true, Some((240, 24))),
         ]
     } else {
-        vec![
-            tile(64, 1, 2, 2, None),
-            tile(64, 2, 2, 1, Some((240, 24))),
-            tile(128, 2, 2, 1, Some((240, 24))),
-            tile(64, 3, 2, 1, Some((160, 32))),
+        &[
+            (64, 1, 2, 2, false, None),
+            (64, 1, 2, 2, true, Some((216, 40))),
+            (64, 2, 3, 1, true, Some((240, 24))),
+            (128, 2, 2, 1, false, Some((240, 24))),
+            (128, 2, 2, 1, true, Some((240, 24))),
         ]
-    }
+    })
 }
 
 /// What the timings need compiled.
@@ -109,6 +122,16 @@ pub fn plans() -> Vec<(GpuElement, usize, GpuOptions)> {
             .for_each(|tile| add(GpuOptions { backward_queries: Some(tile), ..none }));
     }
     plans
+}
+
+/// A tile's numbers without their names.
+fn show(tile: &impl std::fmt::Debug) -> String {
+    let text = format!("{tile:?}");
+    text.split(|c: char| !c.is_ascii_digit())
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+        + if text.contains("true") { " overlapped" } else { "" }
 }
 
 /// Median and minimum of event timings, ms.
@@ -188,14 +211,26 @@ pub fn bench(files: &[&str]) -> Outcome {
             let run_backward = |plan: &GpuAttention| {
                 time(&gpu, &s, || Ok(unsafe { plan.backward(&s, &backward) }?))
             };
+            let sample = Sample::new(&attention, &offsets, &s, [&q, &k, &v, &g])?;
+            let poison = |buffers: &[&Buffer]| -> Outcome {
+                // All bits set is a NaN.
+                for buffer in buffers {
+                    // SAFETY: the buffer has `n` bytes.
+                    unsafe { memset_d8_async(buffer.address, 0xff, n, s.cu_stream()) }?;
+                }
+                Ok(())
+            };
             let mut best = (f64::MAX, ForwardTile::best(d, offsets.longest()));
             for tile in forward_tiles(d) {
                 let plan =
                     plan(attention, GpuOptions { forward: Some(tile), ..Default::default() })?;
+                poison(&[&o])?;
                 let (median, minimum) = run_forward(&plan)?;
                 println!(
-                    "{file} D{d} forward {tile:?}: {median:.3} ms, min {minimum:.3}, {:.0} TFLOP/s",
-                    flops / median / 1e9
+                    "{file} D{d} forward {}: {median:.3} ms, min {minimum:.3}, {:.0} TFLOP/s, error {:.1e}",
+                    show(&tile),
+                    flops / median / 1e9,
+                    sample.error(&s, 0, &o)?
                 );
                 if median < best.0 {
                     best = (median, tile);
@@ -205,16 +240,27 @@ pub fn bench(files: &[&str]) -> Outcome {
             let mut best_backward = f64::MAX;
             for tile in keys_tiles(d) {
                 let attempt = GpuOptions { backward_keys: Some(tile), ..options };
+                poison(&[&dq, &dk, &dv])?;
                 let (median, minimum) = run_backward(&plan(attention, attempt)?)?;
-                println!("{file} D{d} backward keys {tile:?}: {median:.3} ms, min {minimum:.3}");
+                println!(
+                    "{file} D{d} backward keys {}: {median:.3} ms, min {minimum:.3}, errors {:.1e} {:.1e}",
+                    show(&tile),
+                    sample.error(&s, 2, &dk)?,
+                    sample.error(&s, 3, &dv)?
+                );
                 if median < best_backward {
                     (best_backward, options) = (median, attempt);
                 }
             }
             for tile in queries_tiles(d) {
                 let attempt = GpuOptions { backward_queries: Some(tile), ..options };
+                poison(&[&dq, &dk, &dv])?;
                 let (median, minimum) = run_backward(&plan(attention, attempt)?)?;
-                println!("{file} D{d} backward queries {tile:?}: {median:.3} ms, min {minimum:.3}");
+                println!(
+                    "{file} D{d} backward queries {}: {median:.3} ms, min {minimum:.3}, error {:.1e}",
+                    show(&tile),
+                    sample.error(&s, 1, &dq)?
+                );
                 if median < best_backward {
                     (best_backward, options) = (median, attempt);
                 }
@@ -228,14 +274,13 @@ pub fn bench(files: &[&str]) -> Outcome {
                 }
                 Ok(())
             })?;
-            let error =
-                sampled_error(&attention, &offsets, &s, [&q, &k, &v, &g], [&o, &dq, &dk, &dv])?;
+
             let causal = plan(Attention::new(HEADS, HEADS, d, Mask::Causal)?, options)?;
             let (causal_forward, _) = run_forward(&causal)?;
             let (causal_backward, _) = run_backward(&causal)?;
             let line = format!(
                 "{file} D{d}: forward {:.3} ({:.0} TFLOP/s) both {both:.3} (min {both_minimum:.3}, {:.0} TFLOP/s at 3.5x) \
-                 causal {causal_forward:.3} + {causal_backward:.3}; errors {error}\n    {:?}\n",
+                 causal {causal_forward:.3} + {causal_backward:.3}\n    {:?}\n",
                 best.0,
                 flops / best.0 / 1e9,
                 3.5 * flops / both / 1e9,
@@ -249,40 +294,59 @@ pub fn bench(files: &[&str]) -> Outcome {
     Ok(())
 }
 
-/// Relative errors of output, dq, dk, dv on a few rows against f64.
-fn sampled_error(
-    attention: &Attention,
-    offsets: &Offsets,
-    s: &Arc<CudaStream>,
-    inputs: [&Buffer; 4],
-    outputs: [&Buffer; 4],
-) -> Result<String, Box<dyn std::error::Error>> {
-    let width = HEADS * attention.head_dim();
-    let mut rows: Vec<usize> = offsets.longest_first().iter().map(|&b| b as usize).collect();
-    let n = rows.len();
-    rows = vec![rows[n / 3], rows[n / 2], rows[n - 1]];
-    let mut errors = [0f64; 4];
-    for b in rows {
-        let range = offsets.range(b).start * width..offsets.range(b).end * width;
-        let mut read = Vec::new();
-        for buffer in inputs {
-            read.push(buffer.read::<bf16>(s, range.clone())?);
+/// A few rows with their exact results.
+struct Sample {
+    ranges: Vec<std::ops::Range<usize>>,
+    /// Output, dq, dk, dv of each row.
+    exact: Vec<[Vec<f64>; 4]>,
+}
+
+impl Sample {
+    fn new(
+        attention: &Attention,
+        offsets: &Offsets,
+        s: &Arc<CudaStream>,
+        inputs: [&Buffer; 4],
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let width = HEADS * attention.head_dim();
+        let order = offsets.longest_first();
+        let mut sample = Self { ranges: Vec::new(), exact: Vec::new() };
+        for &b in [order[order.len() / 3], order[order.len() / 2], order[order.len() - 1]].iter() {
+            let row = offsets.range(b as usize);
+            let range = row.start * width..row.end * width;
+            let mut read = Vec::new();
+            for buffer in inputs {
+                read.push(buffer.read::<bf16>(s, range.clone())?);
+            }
+            let own = Offsets::from_lengths(&[row.len() as i64])?;
+            let input = AttentionInput {
+                q: &read[0],
+                k: &read[1],
+                v: &read[2],
+                offsets_q: &own,
+                offsets_k: &own,
+                bias: None,
+            };
+            let exact = reference_attention(attention, &input, Some(&read[3]))?;
+            let gradients = exact.gradients.ok_or("no gradients")?;
+            sample.ranges.push(range);
+            sample.exact.push([exact.output, gradients.dq, gradients.dk, gradients.dv]);
         }
-        let own = Offsets::from_lengths(&[offsets.length(b) as i64])?;
-        let input = AttentionInput {
-            q: &read[0],
-            k: &read[1],
-            v: &read[2],
-            offsets_q: &own,
-            offsets_k: &own,
-            bias: None,
-        };
-        let exact = reference_attention(attention, &input, Some(&read[3]))?;
-        let gradients = exact.gradients.ok_or("no gradients")?;
-        let expected = [&exact.output, &gradients.dq, &gradients.dk, &gradients.dv];
-        for (error, (buffer, expected)) in errors.iter_mut().zip(outputs.iter().zip(expected)) {
-            *error = error.max(relative_error(&buffer.read::<bf16>(s, range.clone())?, expected));
-        }
+        Ok(sample)
     }
-    Ok(errors.map(|error| format!("{error:.1e}")).join(" "))
+
+    /// Worst relative error of tensor `which` (output, dq, dk, dv).
+    fn error(
+        &self,
+        s: &Arc<CudaStream>,
+        which: usize,
+        buffer: &Buffer,
+    ) -> Result<f64, Box<dyn std::error::Error>> {
+        let mut worst = 0f64;
+        for (range, exact) in self.ranges.iter().zip(&self.exact) {
+            let found = buffer.read::<bf16>(s, range.clone())?;
+            worst = worst.max(relative_error(&found, &exact[which]));
+        }
+        Ok(worst)
+    }
 }

@@ -9,7 +9,7 @@ use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DevicePtr, LaunchConfi
 use super::arguments::{Arguments, TensorMap};
 use super::compile::{Source, gpu_error};
 use super::device::{Gpu, driver};
-use super::tiles::{BackwardTile, ForwardTile, base};
+use super::tiles::{BackwardTile, ForwardTile, base, registers_fit};
 use crate::{Attention, JaggedError, Mask, Offsets};
 
 /// Element types that the GPU executor takes.
@@ -201,6 +201,16 @@ impl GpuAttention {
         };
         // The sums of two gradients do not fit the registers of wider heads.
         let backward_path = if d <= 128 { path } else { GpuPath::Plain };
+
+        let backward_tiles = [options.backward_keys, options.backward_queries];
+        let fits = options.forward.is_none_or(|t| registers_fit(t.groups, t.blocks, t.registers))
+            && backward_tiles
+                .into_iter()
+                .flatten()
+                .all(|t| registers_fit(t.groups, t.blocks, t.registers));
+        if !fits {
+            return Err(gpu_error("a tile moves more registers than its blocks start with"));
+        }
 
         let stream = gpu.stream();
         let upload = |offsets: &Offsets| stream.clone_htod(offsets.as_slice()).map_err(driver);

@@ -31,6 +31,8 @@ pub struct BackwardTile {
     pub stages: u32,
     /// Blocks on a multiprocessor.
     pub blocks: u32,
+    /// Whether the sums of a tile run beside the next tile's scores.
+    pub overlap: bool,
     /// Registers a thread of consumers and producers, where they are moved.
     pub registers: Option<(u32, u32)>,
 }
@@ -47,6 +49,14 @@ fn padded(head_dim: usize) -> u32 {
 /// Definitions that every source takes.
 pub(super) fn base(element: u32, head_dim: usize) -> Vec<String> {
     vec![format!("ELEMENT={element}"), format!("HEAD_DIM={head_dim}")]
+}
+
+/// Registers a thread starts with: what the assembler gives when `blocks` blocks share
+/// the 64 Ki registers of a multiprocessor. Moving more than that would wait for ever.
+pub(super) fn registers_fit(groups: u32, blocks: u32, registers: Option<(u32, u32)>) -> bool {
+    let Some((consumer, producer)) = registers else { return true };
+    let start = 65_536 / (128 * (groups + 1) * blocks) / 8 * 8;
+    consumer * groups + producer <= start * (groups + 1)
 }
 
 fn shape(definitions: &mut Vec<String>, values: &[(&str, u32)], registers: Option<(u32, u32)>) {
@@ -125,14 +135,25 @@ impl BackwardTile {
     /// The shape that measured best for the gradients of keys and values.
     pub fn best_for_keys(head_dim: usize) -> Self {
         let _ = head_dim;
-        Self { tile: 64, groups: 2, stages: 2, blocks: 1, registers: Some((240, 24)) }
+        Self {
+            tile: 64,
+            groups: 2,
+            stages: 2,
+            blocks: 1,
+            overlap: false,
+            registers: Some((240, 24)),
+        }
     }
 
     /// The shape that measured best for the gradient of queries.
     pub fn best_for_queries(head_dim: usize) -> Self {
         match padded(head_dim) {
-            64 => Self { tile: 64, groups: 1, stages: 2, blocks: 3, registers: None },
-            _ => Self { tile: 64, groups: 1, stages: 2, blocks: 2, registers: None },
+            64 => {
+                Self { tile: 64, groups: 1, stages: 2, blocks: 3, overlap: false, registers: None }
+            }
+            _ => {
+                Self { tile: 64, groups: 1, stages: 2, blocks: 2, overlap: false, registers: None }
+            }
         }
     }
 
@@ -157,6 +178,7 @@ impl BackwardTile {
             ("STAGES", self.stages),
             ("BLOCKS", self.blocks),
             ("FOR_KEYS", u32::from(for_keys)),
+            ("OVERLAP", u32::from(self.overlap)),
         ];
         shape(&mut definitions, &values, self.registers);
         definitions

@@ -169,78 +169,94 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* tile_bytes, cons
       }
     }
 
-    for (int member = 0; member < w.members; member++) {
-      for (int at = w.first; at < w.end; at += TILE) {
-        u32 tile = tiles + stage * 2 * A_BYTES;
+    int steps = w.end > w.first ? (w.end - w.first + TILE - 1) / TILE * w.members : 0;
+    if (own0 >= w.rows) {
+      // Nothing to do for this group: only keep the ring turning, in step with it.
+      for (; steps > 0; steps--) {
         barrier_wait(full + 8 * stage, ring);
-        if (own0 < w.rows) {
-          if (at + TILE > length) {
-            char* rows = tile_bytes + stage * 2 * A_BYTES;
-            clear_rows(rows, length - at, t);
-            clear_rows(rows + A_BYTES, length - at, t);
-            fence_async();
-            group_barrier(group);
-          }
-          float s[TILE / 2], dp[TILE / 2];
-          u32 weights[TILE / 4];
-          product_fence();
-          scores(s, x, tile);
-          product_commit();
-          scores(dp, x + X_BYTES, tile + A_BYTES);
-          product_commit();
-          product_wait<1>();
-          const Statistics& columns = statistics[stage];
-#pragma unroll
-          for (int j = 0; j < TILE / 8; j++) {
-            float2 lse = {row_lse[0], row_lse[0]}, lse_8 = {row_lse[1], row_lse[1]};
-            if (FOR_KEYS) lse = lse_8 = *(const float2*)(columns.lse + j * 8 + (lane & 3) * 2);
-            s[j * 4] = exp2_fast(fmaf(s[j * 4], scale_log2, -lse.x));
-            s[j * 4 + 1] = exp2_fast(fmaf(s[j * 4 + 1], scale_log2, -lse.y));
-            s[j * 4 + 2] = exp2_fast(fmaf(s[j * 4 + 2], scale_log2, -lse_8.x));
-            s[j * 4 + 3] = exp2_fast(fmaf(s[j * 4 + 3], scale_log2, -lse_8.y));
-          }
-          // The distance grows with the key and falls with the query.
-          int near = FOR_KEYS ? own0 - (at + TILE - 1) : at - (own0 + 63);
-          int far = FOR_KEYS ? own0 + 63 - at : at + TILE - 1 - own0;
-          bool masked = far - w.row.shift > a.right || near - w.row.shift < -a.left || (!FOR_KEYS && at + TILE > length);
-          if (masked) {
-#pragma unroll
-            for (int j = 0; j < TILE / 8; j++)
-#pragma unroll
-              for (int e = 0; e < 4; e++) {
-                int mine = own + e / 2 * 8, other = at + j * 8 + (lane & 3) * 2 + (e & 1);
-                int distance = (FOR_KEYS ? mine - other : other - mine) - w.row.shift;
-                if (other >= length || distance > a.right || distance < -a.left) s[j * 4 + e] = 0.f;
-              }
-          }
-          if (FOR_KEYS) {
-#pragma unroll
-            for (int e = 0; e < TILE / 4; e++) weights[e] = pack(s[e * 2], s[e * 2 + 1]);
-            product_fence();
-            weighted(second_sums, weights, tile + A_BYTES);
-            product_commit();
-            product_wait<1>();
-          } else {
-            product_wait<0>();
-          }
-          u32 gradients[TILE / 4];
-#pragma unroll
-          for (int j = 0; j < TILE / 8; j++) {
-            float2 delta = {row_delta[0], row_delta[0]}, delta_8 = {row_delta[1], row_delta[1]};
-            if (FOR_KEYS) delta = delta_8 = *(const float2*)(columns.delta + j * 8 + (lane & 3) * 2);
-            gradients[j * 2] = pack(s[j * 4] * (dp[j * 4] - delta.x), s[j * 4 + 1] * (dp[j * 4 + 1] - delta.y));
-            gradients[j * 2 + 1] =
-                pack(s[j * 4 + 2] * (dp[j * 4 + 2] - delta_8.x), s[j * 4 + 3] * (dp[j * 4 + 3] - delta_8.y));
-          }
-          product_fence();
-          weighted(first_sums, gradients, tile);
-          product_commit();
-          product_wait<0>();
-        }
         if (leader) barrier_arrive(empty + 8 * stage);
         if (++stage == STAGES) stage = 0, ring ^= 1;
       }
+      if (leader) barrier_arrive(block_empty);
+      continue;
     }
+    int at = w.first;
+    for (int left = steps; left > 0; left--) {
+      u32 tile = tiles + stage * 2 * A_BYTES;
+      barrier_wait(full + 8 * stage, ring);
+      if (at + TILE > length) {
+        char* rows = tile_bytes + stage * 2 * A_BYTES;
+        clear_rows(rows, length - at, t);
+        clear_rows(rows + A_BYTES, length - at, t);
+        fence_async();
+        group_barrier(group);
+      }
+      float s[TILE / 2], dp[TILE / 2];
+      u32 weights[TILE / 4];
+      product_fence();
+      scores(s, x, tile);
+      product_commit();
+      scores(dp, x + X_BYTES, tile + A_BYTES);
+      product_commit();
+      product_wait<1>();
+      // With OVERLAP the last tile's sums ran beside these scores and are done now.
+      if (OVERLAP && left != steps && leader) barrier_arrive(empty + 8 * (stage ? stage - 1 : STAGES - 1));
+      const Statistics& columns = statistics[stage];
+#pragma unroll
+      for (int j = 0; j < TILE / 8; j++) {
+        float2 lse = {row_lse[0], row_lse[0]}, lse_8 = {row_lse[1], row_lse[1]};
+        if (FOR_KEYS) lse = lse_8 = *(const float2*)(columns.lse + j * 8 + (lane & 3) * 2);
+        s[j * 4] = exp2_fast(fmaf(s[j * 4], scale_log2, -lse.x));
+        s[j * 4 + 1] = exp2_fast(fmaf(s[j * 4 + 1], scale_log2, -lse.y));
+        s[j * 4 + 2] = exp2_fast(fmaf(s[j * 4 + 2], scale_log2, -lse_8.x));
+        s[j * 4 + 3] = exp2_fast(fmaf(s[j * 4 + 3], scale_log2, -lse_8.y));
+      }
+      // The distance grows with the key and falls with the query.
+      int near = FOR_KEYS ? own0 - (at + TILE - 1) : at - (own0 + 63);
+      int far = FOR_KEYS ? own0 + 63 - at : at + TILE - 1 - own0;
+      bool masked = far - w.row.shift > a.right || near - w.row.shift < -a.left || (!FOR_KEYS && at + TILE > length);
+      if (masked) {
+#pragma unroll
+        for (int j = 0; j < TILE / 8; j++)
+#pragma unroll
+          for (int e = 0; e < 4; e++) {
+            int mine = own + e / 2 * 8, other = at + j * 8 + (lane & 3) * 2 + (e & 1);
+            int distance = (FOR_KEYS ? mine - other : other - mine) - w.row.shift;
+            if (other >= length || distance > a.right || distance < -a.left) s[j * 4 + e] = 0.f;
+          }
+      }
+      if (FOR_KEYS) {
+#pragma unroll
+        for (int e = 0; e < TILE / 4; e++) weights[e] = pack(s[e * 2], s[e * 2 + 1]);
+        product_fence();
+        weighted(second_sums, weights, tile + A_BYTES);
+        product_commit();
+        product_wait<1>();
+      } else {
+        product_wait<0>();
+      }
+      u32 gradients[TILE / 4];
+#pragma unroll
+      for (int j = 0; j < TILE / 8; j++) {
+        float2 delta = {row_delta[0], row_delta[0]}, delta_8 = {row_delta[1], row_delta[1]};
+        if (FOR_KEYS) delta = delta_8 = *(const float2*)(columns.delta + j * 8 + (lane & 3) * 2);
+        gradients[j * 2] = pack(s[j * 4] * (dp[j * 4] - delta.x), s[j * 4 + 1] * (dp[j * 4 + 1] - delta.y));
+        gradients[j * 2 + 1] =
+            pack(s[j * 4 + 2] * (dp[j * 4 + 2] - delta_8.x), s[j * 4 + 3] * (dp[j * 4 + 3] - delta_8.y));
+      }
+      product_fence();
+      weighted(first_sums, gradients, tile);
+      product_commit();
+      if (!OVERLAP) {
+        product_wait<0>();
+        if (leader) barrier_arrive(empty + 8 * stage);
+      }
+      if (++stage == STAGES) stage = 0, ring ^= 1;
+      at += TILE;
+      if (at >= w.end) at = w.first;  // the next member of the group
+    }
+    if (OVERLAP) product_wait<0>();
+    if (OVERLAP && steps > 0 && leader) barrier_arrive(empty + 8 * (stage ? stage - 1 : STAGES - 1));
     if (leader) barrier_arrive(block_empty);
 
 #pragma unroll

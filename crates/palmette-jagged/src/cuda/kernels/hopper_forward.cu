@@ -64,35 +64,43 @@ struct Softmax {
   float largest[2], total[2];
 };
 
-// Scores to weights (exponentials against the new maximum); returns the factors on earlier sums.
-DEVICE float2 softmax_tile(float* s, Softmax& x, float scale_log2) {
-  float m[2] = {x.largest[0], x.largest[1]};
+// Scores to weights. The exponentials' base follows the maximum only when that has grown
+// by more than 2^8: weights stay far from overflow, their relative rounding is the same,
+// and most tiles need neither the exchange between lanes nor a rescaling of the sums.
+// Returns whether earlier sums must be multiplied by `shrink`.
+DEVICE bool softmax_tile(float* s, Softmax& x, float scale_log2, float* shrink) {
+  float m[2] = {NEG_INFINITY, NEG_INFINITY};
 #pragma unroll
   for (int j = 0; j < KEYS / 8; j++) {
     m[0] = fmaxf(m[0], fmaxf(s[j * 4], s[j * 4 + 1]));
     m[1] = fmaxf(m[1], fmaxf(s[j * 4 + 2], s[j * 4 + 3]));
   }
-  float shrink[2];
+  bool grown = (m[0] - x.largest[0]) * scale_log2 > 8.f || (m[1] - x.largest[1]) * scale_log2 > 8.f;
+  grown = __any_sync(~0u, grown);
+  if (grown) {
 #pragma unroll
-  for (int i = 0; i < 2; i++) {
-    m[i] = fmaxf(m[i], __shfl_xor_sync(~0u, m[i], 1));
-    m[i] = fmaxf(m[i], __shfl_xor_sync(~0u, m[i], 2));
-    // A query that has seen no key yet: any finite base gives weights of 0.
-    float base = m[i] == NEG_INFINITY ? 0.f : m[i];
-    shrink[i] = exp2_fast((x.largest[i] - base) * scale_log2);
-    x.largest[i] = m[i];
-    m[i] = base * scale_log2;
-    x.total[i] *= shrink[i];
+    for (int i = 0; i < 2; i++) {
+      m[i] = fmaxf(m[i], __shfl_xor_sync(~0u, m[i], 1));
+      m[i] = fmaxf(m[i], __shfl_xor_sync(~0u, m[i], 2));
+      m[i] = fmaxf(m[i], x.largest[i]);
+      shrink[i] = m[i] == NEG_INFINITY ? 1.f : exp2_fast((x.largest[i] - m[i]) * scale_log2);
+      x.largest[i] = m[i];
+      x.total[i] *= shrink[i];
+    }
   }
+  // A query that has seen no key yet: any finite base gives weights of 0.
+  float base[2];
+#pragma unroll
+  for (int i = 0; i < 2; i++) base[i] = x.largest[i] == NEG_INFINITY ? 0.f : x.largest[i] * scale_log2;
 #pragma unroll
   for (int j = 0; j < KEYS / 8; j++) {
 #pragma unroll
     for (int e = 0; e < 4; e++) {
-      s[j * 4 + e] = exp2_fast(fmaf(s[j * 4 + e], scale_log2, -m[e / 2]));
+      s[j * 4 + e] = exp2_fast(fmaf(s[j * 4 + e], scale_log2, -base[e / 2]));
       x.total[e / 2] += s[j * 4 + e];
     }
   }
-  return make_float2(shrink[0], shrink[1]);
+  return grown;
 }
 
 DEVICE void mask_tile(float* s, const Arguments& a, const Row& r, int i, int j0, int lane) {
@@ -127,10 +135,13 @@ DEVICE void consume(const Arguments& a, u32 q, u32 k, u32 v, char* v_bytes, u32 
     int i = own0 + t / 32 * 16 + lane / 4;
 
     if (own0 >= r.n_q) {
-      // Nothing to do for this group: only keep the ring turning.
+      // Nothing to do for this group: only keep the ring turning, in step with it.
       if (leader) barrier_arrive(q_empty);
       for (int j0 = first; j0 < end; j0 += KEYS) {
-        if (leader) barrier_arrive(k_empty + 8 * stage), barrier_arrive(v_empty + 8 * stage);
+        barrier_wait(k_full + 8 * stage, ring);
+        if (leader) barrier_arrive(k_empty + 8 * stage);
+        barrier_wait(v_full + 8 * stage, ring);
+        if (leader) barrier_arrive(v_empty + 8 * stage);
         if (++stage == STAGES) stage = 0, ring ^= 1;
       }
       continue;
@@ -172,6 +183,10 @@ DEVICE void consume(const Arguments& a, u32 q, u32 k, u32 v, char* v_bytes, u32 
     auto masked = [&](int j0) {
       return j0 + KEYS > r.n_k || j0 + KEYS - 1 - own0 - r.shift > a.right || j0 - (own1 - 1) - r.shift < -a.left;
     };
+    auto rescale = [&](const float* shrink) {
+#pragma unroll
+      for (int e = 0; e < WIDTH / 2; e++) sums[e] *= shrink[e / 2 % 2];
+    };
     auto rounded = [&](const float* s) {
 #pragma unroll
       for (int e = 0; e < KEYS / 4; e++) weights[e] = pack(s[e * 2], s[e * 2 + 1]);
@@ -187,7 +202,8 @@ DEVICE void consume(const Arguments& a, u32 q, u32 k, u32 v, char* v_bytes, u32 
         product_wait<0>();
         if (leader) barrier_arrive(k_empty + 8 * stage);
         if (masked(first)) mask_tile(s, a, r, i, first, lane);
-        softmax_tile(s, softmax, scale_log2);
+        float shrink[2];  // nothing to shrink yet
+        softmax_tile(s, softmax, scale_log2, shrink);
         rounded(s);
         v_stage = stage, v_ring = ring;
         if (++stage == STAGES) stage = 0, ring ^= 1;
@@ -201,11 +217,11 @@ DEVICE void consume(const Arguments& a, u32 q, u32 k, u32 v, char* v_bytes, u32 
         product_wait<1>();
         if (leader) barrier_arrive(k_empty + 8 * stage);
         if (masked(j0)) mask_tile(s, a, r, i, j0, lane);
-        float2 shrink = softmax_tile(s, softmax, scale_log2);
+        float shrink[2];
+        bool grown = softmax_tile(s, softmax, scale_log2, shrink);
         product_wait<0>();
         if (leader) barrier_arrive(v_empty + 8 * v_stage);
-#pragma unroll
-        for (int e = 0; e < WIDTH / 2; e++) sums[e] *= (e & 2) ? shrink.y : shrink.x;
+        if (grown) rescale(shrink);
         rounded(s);
         v_stage = stage, v_ring = ring;
         if (++stage == STAGES) stage = 0, ring ^= 1;
@@ -226,9 +242,8 @@ DEVICE void consume(const Arguments& a, u32 q, u32 k, u32 v, char* v_bytes, u32 
         if (leader) barrier_arrive(k_empty + 8 * stage);
         if (leader && j0 + KEYS >= end) barrier_arrive(q_empty);
         if (masked(j0)) mask_tile(s, a, r, i, j0, lane);
-        float2 shrink = softmax_tile(s, softmax, scale_log2);
-#pragma unroll
-        for (int e = 0; e < WIDTH / 2; e++) sums[e] *= (e & 2) ? shrink.y : shrink.x;
+        float shrink[2];
+        if (softmax_tile(s, softmax, scale_log2, shrink)) rescale(shrink);
         rounded(s);
         barrier_wait(v_full + 8 * stage, ring);
         clear_tail(stage, j0);
