@@ -18,33 +18,28 @@ use crate::buffers::{Bits, Buffer, relative_error};
 
 const HEADS: usize = 4;
 
-/// Keys, groups, stages, blocks, lookahead, registers.
-type ForwardShape = (u32, u32, u32, u32, bool, Option<(u32, u32)>);
-/// Tile, groups, stages, blocks, overlap, registers.
-type BackwardShape = (u32, u32, u32, u32, bool, Option<(u32, u32)>);
+/// Keys (or tile), groups, stages, blocks, lookahead (or overlap), registers.
+type Shape = (u32, u32, u32, u32, bool, Option<(u32, u32)>);
+
+const TWO_BLOCKS: Option<(u32, u32)> = Some((216, 40));
+const ONE_OF_TWO: Option<(u32, u32)> = Some((240, 24));
+const ONE_OF_THREE: Option<(u32, u32)> = Some((160, 32));
 
 fn forward_tiles(d: usize) -> Vec<ForwardTile> {
-    let shapes: &[ForwardShape] = if d == 64 {
+    let shapes: &[Shape] = if d == 64 {
         &[
             (64, 1, 2, 3, true, None),
-            (64, 1, 2, 4, false, None),
             (64, 1, 2, 4, false, Some((104, 24))),
-            (64, 2, 3, 2, false, Some((104, 24))),
-            (128, 1, 2, 2, true, Some((216, 40))),
-            (128, 2, 2, 1, true, Some((240, 24))),
-            (128, 3, 2, 1, true, Some((160, 32))),
-            (64, 3, 3, 1, true, Some((160, 32))),
+            (128, 3, 2, 1, true, ONE_OF_THREE),
         ]
     } else {
         &[
             (64, 1, 2, 2, true, None),
-            (64, 1, 2, 3, false, None),
-            (128, 2, 2, 1, true, Some((240, 24))),
-            (64, 2, 3, 1, true, Some((240, 24))),
-            (64, 3, 3, 1, true, Some((160, 32))),
+            (128, 2, 2, 1, true, ONE_OF_TWO),
+            (64, 3, 3, 1, true, ONE_OF_THREE),
         ]
     };
-    let tile = |&(keys, groups, stages, blocks, lookahead, registers): &ForwardShape| ForwardTile {
+    let tile = |&(keys, groups, stages, blocks, lookahead, registers): &Shape| ForwardTile {
         keys,
         groups,
         stages,
@@ -55,8 +50,8 @@ fn forward_tiles(d: usize) -> Vec<ForwardTile> {
     shapes.iter().map(tile).collect()
 }
 
-fn backward_tiles(shapes: &[BackwardShape]) -> Vec<BackwardTile> {
-    let tile = |&(tile, groups, stages, blocks, overlap, registers): &BackwardShape| BackwardTile {
+fn backward_tiles(shapes: &[Shape]) -> Vec<BackwardTile> {
+    let tile = |&(tile, groups, stages, blocks, overlap, registers): &Shape| BackwardTile {
         tile,
         groups,
         stages,
@@ -69,38 +64,20 @@ fn backward_tiles(shapes: &[BackwardShape]) -> Vec<BackwardTile> {
 
 fn keys_tiles(d: usize) -> Vec<BackwardTile> {
     backward_tiles(if d == 64 {
-        &[
-            (64, 2, 2, 1, false, Some((240, 24))),
-            (64, 2, 3, 1, true, Some((240, 24))),
-            (64, 1, 2, 2, false, Some((216, 40))),
-            (64, 1, 3, 2, true, Some((216, 40))),
-        ]
+        &[(64, 1, 2, 2, false, TWO_BLOCKS), (64, 1, 3, 2, true, TWO_BLOCKS)]
     } else {
-        &[
-            (64, 2, 2, 1, false, Some((240, 24))),
-            (64, 2, 2, 1, true, Some((240, 24))),
-            (64, 2, 3, 1, true, Some((240, 24))),
-        ]
+        &[(64, 2, 2, 1, false, ONE_OF_TWO), (64, 2, 3, 1, false, ONE_OF_TWO)]
     })
 }
 
 fn queries_tiles(d: usize) -> Vec<BackwardTile> {
     backward_tiles(if d == 64 {
-        &[
-            (64, 1, 2, 3, false, None),
-            (64, 1, 3, 2, true, Some((216, 40))),
-            (64, 2, 3, 1, true, Some((240, 24))),
-            (128, 1, 2, 2, false, Some((216, 40))),
-            (128, 1, 2, 2, true, Some((216, 40))),
-            (128, 2, 2, 1, true, Some((240, 24))),
-        ]
+        &[(64, 1, 2, 3, false, None), (128, 2, 2, 1, true, ONE_OF_TWO)]
     } else {
         &[
             (64, 1, 2, 2, false, None),
-            (64, 1, 2, 2, true, Some((216, 40))),
-            (64, 2, 3, 1, true, Some((240, 24))),
-            (128, 2, 2, 1, false, Some((240, 24))),
-            (128, 2, 2, 1, true, Some((240, 24))),
+            (128, 2, 2, 1, false, ONE_OF_TWO),
+            (64, 3, 2, 1, false, ONE_OF_THREE),
         ]
     })
 }
@@ -110,6 +87,7 @@ pub fn plans() -> Vec<(GpuElement, usize, GpuOptions)> {
     let mut plans = Vec::new();
     for d in [64, 128] {
         let none = GpuOptions::default();
+        plans.push((GpuElement::Bf16, d, GpuOptions { path: Some(GpuPath::Mma), ..none }));
         let mut add = |options| plans.push((GpuElement::Bf16, d, options));
         forward_tiles(d)
             .into_iter()
@@ -131,7 +109,11 @@ fn show(tile: &impl std::fmt::Debug) -> String {
         .filter(|part| !part.is_empty())
         .collect::<Vec<_>>()
         .join(" ")
-        + if text.contains("true") { " overlapped" } else { "" }
+        + if text.contains("lookahead: true") || text.contains("overlap: true") {
+            " overlapped"
+        } else {
+            ""
+        }
 }
 
 /// Median and minimum of event timings, ms.
@@ -275,12 +257,16 @@ pub fn bench(files: &[&str]) -> Outcome {
                 Ok(())
             })?;
 
+            let portable = GpuOptions { path: Some(GpuPath::Mma), ..Default::default() };
+            let portable = plan(attention, portable)?;
+            let (mma_forward, _) = run_forward(&portable)?;
+            let (mma_backward, _) = run_backward(&portable)?;
             let causal = plan(Attention::new(HEADS, HEADS, d, Mask::Causal)?, options)?;
             let (causal_forward, _) = run_forward(&causal)?;
             let (causal_backward, _) = run_backward(&causal)?;
             let line = format!(
                 "{file} D{d}: forward {:.3} ({:.0} TFLOP/s) both {both:.3} (min {both_minimum:.3}, {:.0} TFLOP/s at 3.5x) \
-                 causal {causal_forward:.3} + {causal_backward:.3}\n    {:?}\n",
+                 causal {causal_forward:.3} + {causal_backward:.3}, mma {mma_forward:.3} + {mma_backward:.3}\n    {:?}\n",
                 best.0,
                 flops / best.0 / 1e9,
                 3.5 * flops / both / 1e9,

@@ -207,9 +207,12 @@ pub fn plans() -> Vec<(GpuElement, usize, GpuOptions)> {
     let mut widths: Vec<usize> = cases().iter().map(|case| case.head_dim).collect();
     widths.sort_unstable();
     widths.dedup();
-    for path in [None, Some(GpuPath::Plain)] {
+    for path in [None, Some(GpuPath::Mma), Some(GpuPath::Plain)] {
         for &d in &widths {
             for element in [GpuElement::F32, GpuElement::Bf16, GpuElement::F16] {
+                if element == GpuElement::F32 && path == Some(GpuPath::Mma) {
+                    continue;
+                }
                 plans.push((element, d, GpuOptions { path, ..GpuOptions::default() }));
             }
         }
@@ -217,15 +220,15 @@ pub fn plans() -> Vec<(GpuElement, usize, GpuOptions)> {
     plans
 }
 
-pub fn check(require_wgmma: bool) -> Outcome {
+pub fn check(require_wgmma: bool, only: &str) -> Outcome {
     let gpu = Gpu::new(0)?;
     println!("device {} capability {:?}", gpu.context().name()?, gpu.capability());
     if require_wgmma && !gpu.is_hopper() {
         return Err("the wgmma path was required, but this is no Hopper GPU".into());
     }
     let mut failures = 0;
-    for (seed, case) in cases().iter().enumerate() {
-        for path in [GpuPath::Plain, GpuPath::Wgmma] {
+    for (seed, case) in cases().iter().enumerate().filter(|(_, case)| case.name.contains(only)) {
+        for path in [GpuPath::Plain, GpuPath::Mma, GpuPath::Wgmma] {
             if path == GpuPath::Wgmma && (case.bias.is_some() || !gpu.is_hopper()) {
                 continue;
             }
@@ -233,7 +236,7 @@ pub fn check(require_wgmma: bool) -> Outcome {
             let loose = if case.size > 1.0 { 4.0 } else { 1.0 };
             for kind in ["f32", "bf16", "f16"] {
                 let (result, forward, backward) = match kind {
-                    "f32" if path == GpuPath::Wgmma => continue,
+                    "f32" if path != GpuPath::Plain => continue,
                     "f32" => (run::<f32>(&gpu, case, path, seed as u64), 2e-6, 1e-5),
                     "bf16" => (run::<bf16>(&gpu, case, path, seed as u64), 3e-3, 5e-3),
                     _ => (run::<f16>(&gpu, case, path, seed as u64), 3e-3, 5e-3),
@@ -270,6 +273,76 @@ pub fn check(require_wgmma: bool) -> Outcome {
             }
         }
     }
+    if only.is_empty() {
+        for path in [GpuPath::Mma, GpuPath::Wgmma] {
+            if path == GpuPath::Mma || gpu.is_hopper() {
+                let same = same_bits(&gpu, path)?;
+                failures += usize::from(!same);
+                println!(
+                    "{} {path} gives the same bits in 100 runs",
+                    if same { "ok  " } else { "FAIL" }
+                );
+            }
+        }
+    }
     println!("{failures} failures");
     if failures == 0 { Ok(()) } else { Err(format!("{failures} cases failed").into()) }
+}
+
+/// Whether forward and backward write the same bits in 100 runs.
+fn same_bits(gpu: &Arc<Gpu>, path: GpuPath) -> Result<bool, Box<dyn std::error::Error>> {
+    let mut rng = stream(9, "jagged/gpu/bits", 0);
+    let lengths: Vec<i64> = (0..96).map(|_| rng.below(600) as i64).collect();
+    let offsets = rows(&lengths);
+    let n = offsets.total() * 4 * 64;
+    let s = gpu.stream();
+    let mut normal = || -> Vec<bf16> { (0..n).map(|_| bf16::from_f64(rng.normal())).collect() };
+    let mut inputs = Vec::new();
+    for _ in 0..4 {
+        inputs.push(Buffer::of(s, &normal())?);
+    }
+    let mut outputs = Vec::new();
+    for _ in 0..4 {
+        outputs.push(Buffer::poisoned::<bf16>(s, n)?);
+    }
+    let lse = Buffer::poisoned::<f32>(s, offsets.total() * 4)?;
+    let delta = Buffer::poisoned::<f32>(s, offsets.total() * 4)?;
+    let forward = ForwardBuffers {
+        q: inputs[0].address,
+        k: inputs[1].address,
+        v: inputs[2].address,
+        bias: 0,
+        output: outputs[0].address,
+        lse: lse.address,
+    };
+    let backward = BackwardBuffers {
+        forward,
+        d_output: inputs[3].address,
+        delta: delta.address,
+        dq: outputs[1].address,
+        dk: outputs[2].address,
+        dv: outputs[3].address,
+        dbias: 0,
+    };
+    let options = GpuOptions { path: Some(path), ..GpuOptions::default() };
+    let attention = Attention::new(4, 4, 64, Mask::Full)?;
+    let plan = GpuAttention::new(gpu, attention, GpuElement::Bf16, &offsets, &offsets, options)?;
+    let mut first: Option<Vec<Vec<bf16>>> = None;
+    for _ in 0..100 {
+        // SAFETY: the buffers have the plan's sizes and live to the end of the function.
+        unsafe {
+            plan.forward(s, &forward)?;
+            plan.backward(s, &backward)?;
+        }
+        let mut now = Vec::new();
+        for output in &outputs {
+            now.push(output.read::<bf16>(s, 0..n)?);
+        }
+        match &first {
+            None => first = Some(now),
+            Some(first) if *first != now => return Ok(false),
+            Some(_) => {}
+        }
+    }
+    Ok(true)
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! gpu_attention compile [ARCH]        compile every kernel (no GPU), print registers and spills
 //! gpu_attention precompile I N         compile part I of N of what check and bench use
-//! gpu_attention check [--require wgmma]   compare every path with the f64 definition
+//! gpu_attention check [--require wgmma] [--only WORD]   compare every path with the f64 definition
 //! gpu_attention bench FILE...         time the workloads whose row lengths (i32) the files hold
 //! ```
 
@@ -20,10 +20,13 @@ fn main() -> ExitCode {
         ["compile"] => compile("sm_90a"),
         ["compile", arch] => compile(arch),
         ["precompile", part, parts] => precompile(part, parts),
-        ["check", ref rest @ ..] => check::check(rest.contains(&"wgmma")),
+        ["check", ref rest @ ..] => {
+            let only = rest.iter().position(|&word| word == "--only").and_then(|i| rest.get(i + 1));
+            check::check(rest.contains(&"wgmma"), only.copied().unwrap_or(""))
+        }
         ["bench", ref files @ ..] => bench::bench(files),
         _ => {
-            Err("usage: gpu_attention compile [ARCH] | check [--require wgmma] | bench FILE..."
+            Err("usage: gpu_attention compile [ARCH] | check [--require wgmma] [--only WORD] | bench FILE..."
                 .into())
         }
     };

@@ -47,6 +47,21 @@ impl Mask {
         start..end.max(start)
     }
 
+    /// The queries that see any key of `keys`.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn seen_by(self, keys: Range<usize>, n_q: usize, n_k: usize) -> Range<usize> {
+        let shift = n_k as i128 - n_q as i128;
+        let clamp = |i: i128| i.clamp(0, n_q as i128) as usize;
+        let (left, right) = match self {
+            Self::Full => return 0..n_q,
+            Self::Causal => (n_k + n_q, 0),
+            Self::Window { left, right } => (left, right),
+        };
+        let start = clamp(keys.start as i128 - shift - right as i128);
+        let end = clamp(keys.end as i128 - shift + left as i128);
+        start..end.max(start)
+    }
+
     /// The keys that any query of `rows` sees.
     pub(crate) fn union(self, rows: Range<usize>, n_q: usize, n_k: usize) -> Range<usize> {
         let (first, last) =

@@ -9,7 +9,7 @@ use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DevicePtr, LaunchConfi
 use super::arguments::{Arguments, TensorMap};
 use super::compile::{Source, gpu_error};
 use super::device::{Gpu, driver};
-use super::tiles::{BackwardTile, ForwardTile, base, registers_fit};
+use super::tiles::{BackwardTile, ForwardTile, base, mma_shared_bytes, registers_fit};
 use crate::{Attention, JaggedError, Mask, Offsets};
 
 /// Element types that the GPU executor takes.
@@ -43,6 +43,8 @@ impl GpuElement {
 pub enum GpuPath {
     /// `f32` arithmetic on ordinary cores: every type, mask and bias.
     Plain,
+    /// `mma.sync` on bf16 and f16: Ampere and later, every mask and bias.
+    Mma,
     /// Hopper's warpgroup products (wgmma) fed by the tensor copy engine.
     Wgmma,
 }
@@ -51,6 +53,7 @@ impl fmt::Display for GpuPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Plain => "plain",
+            Self::Mma => "mma",
             Self::Wgmma => "wgmma",
         })
     }
@@ -148,6 +151,12 @@ pub struct GpuAttention {
     fill_lse: CudaFunction,
 }
 
+/// Tile and bytes of shared memory of the plain kernels.
+fn plain_tile(head_dim: usize) -> (u32, u32) {
+    let (tile, d) = (if head_dim > 128 { 16 } else { 32 }, head_dim as u32);
+    (tile, 4 * (4 * tile * (d + 1) + 2 * tile * (tile + 1)))
+}
+
 /// A mask's reach before and after a query's own position, as kernels take it.
 fn reach(mask: Mask) -> (i32, i32) {
     // Larger than any row, and far enough from overflow that kernels can add to it.
@@ -185,17 +194,19 @@ impl GpuAttention {
                 return Err(gpu_error("a batch has at most 2^31 - 1 tokens and rows on a GPU"));
             }
         }
-        let fast = gpu.is_hopper()
-            && element != GpuElement::F32
-            && options.bias.is_none()
-            && attention.scale() > 0.0;
+        let portable = element != GpuElement::F32 && attention.scale() > 0.0;
+        let fast = portable && gpu.is_hopper() && options.bias.is_none();
         let path = match options.path {
             None if fast => GpuPath::Wgmma,
+            None if portable => GpuPath::Mma,
             None => GpuPath::Plain,
             Some(GpuPath::Wgmma) if !fast => {
                 return Err(gpu_error(
                     "the wgmma path needs a Hopper GPU, bf16 or f16, a positive scale and no bias",
                 ));
+            }
+            Some(GpuPath::Mma) if !portable => {
+                return Err(gpu_error("the mma path needs bf16 or f16 and a positive scale"));
             }
             Some(path) => path,
         };
@@ -238,15 +249,44 @@ impl GpuAttention {
             ..Arguments::default()
         };
 
-        let code = element.code();
-        let plain = |offsets: &Offsets, heads, name| {
-            let tile = if d > 128 { 16u32 } else { 32 };
-            let shared_bytes = 4 * (4 * tile * (d as u32 + 1) + 2 * tile * (tile + 1));
-            let function = gpu.kernel(Source::Plain, base(code, d), name, shared_bytes)?;
-            Launch::new(stream, function, offsets, heads, tile, (128, shared_bytes, 0), (0, 0))
+        let mask = attention.mask();
+        let lengths = |b| (offsets_q.length(b), offsets_k.length(b));
+        let keys_of = |b: usize, start: usize, end: usize| {
+            let (n_q, n_k) = lengths(b);
+            mask.union(start..end.min(n_q), n_q, n_k).len()
         };
+        let queries_of = |b: usize, start: usize, end: usize| {
+            let (n_q, n_k) = lengths(b);
+            mask.seen_by(start..end.min(n_k), n_q, n_k).len()
+        };
+
+        let code = element.code();
+        let plain =
+            |offsets: &Offsets, heads, name, work: &dyn Fn(usize, usize, usize) -> usize| {
+                let tile = if d > 128 { 16u32 } else { 32 };
+                let shared_bytes = 4 * (4 * tile * (d as u32 + 1) + 2 * tile * (tile + 1));
+                let function = gpu.kernel(Source::Plain, base(code, d), name, shared_bytes)?;
+                Launch::new(
+                    stream,
+                    function,
+                    offsets,
+                    heads,
+                    tile,
+                    (128, shared_bytes, 0),
+                    (0, 0),
+                    work,
+                )
+            };
+        let (mma_forward_bytes, mma_backward_bytes) = mma_shared_bytes(d);
+        let mma =
+            |offsets: &Offsets, heads, name, bytes, work: &dyn Fn(usize, usize, usize) -> usize| {
+                let function = gpu.kernel(Source::Mma, base(code, d), name, bytes)?;
+                Launch::new(stream, function, offsets, heads, 64, (128, bytes, 0), (0, 0), work)
+            };
         let (heads, kv_heads) = (attention.heads(), attention.kv_heads());
-        let forward = if path == GpuPath::Wgmma {
+        let forward = if path == GpuPath::Mma {
+            mma(offsets_q, heads, "mma_forward", mma_forward_bytes, &keys_of)?
+        } else if path == GpuPath::Wgmma {
             let best = ForwardTile::best(d, offsets_k.longest());
             let tile = options.forward.unwrap_or(best);
             let shared_bytes = tile.shared_bytes(d);
@@ -256,18 +296,20 @@ impl GpuAttention {
             let persistent = gpu.processors() * tile.blocks;
             let shape = (tile.threads(), shared_bytes, persistent);
             let boxes = (tile.queries(), tile.keys);
-            Launch::new(stream, function, offsets_q, heads, tile.queries(), shape, boxes)?
+            Launch::new(stream, function, offsets_q, heads, tile.queries(), shape, boxes, &keys_of)?
         } else {
-            plain(offsets_q, heads, "plain_forward")?
+            plain(offsets_q, heads, "plain_forward", &keys_of)?
         };
         let backward = |tile: BackwardTile, for_keys: bool, offsets: &Offsets, heads| {
+            let work: &dyn Fn(usize, usize, usize) -> usize =
+                if for_keys { &queries_of } else { &keys_of };
             let shared_bytes = tile.shared_bytes(d);
             let definitions = tile.definitions(code, d, for_keys);
             let function =
                 gpu.kernel(Source::HopperBackward, definitions, "hopper_backward", shared_bytes)?;
             let shape = (tile.threads(), shared_bytes, gpu.processors() * tile.blocks);
             let boxes = (tile.rows(), tile.tile);
-            Launch::new(stream, function, offsets, heads, tile.rows(), shape, boxes)
+            Launch::new(stream, function, offsets, heads, tile.rows(), shape, boxes, work)
         };
         let (queries, keys) = if backward_path == GpuPath::Wgmma {
             let for_queries = options.backward_queries.unwrap_or(BackwardTile::best_for_queries(d));
@@ -276,15 +318,21 @@ impl GpuAttention {
                 backward(for_queries, false, offsets_q, heads)?,
                 backward(for_keys, true, offsets_k, kv_heads)?,
             )
+        } else if backward_path == GpuPath::Mma {
+            let bytes = mma_backward_bytes;
+            (
+                mma(offsets_q, heads, "mma_backward_queries", bytes, &keys_of)?,
+                mma(offsets_k, kv_heads, "mma_backward_keys", bytes, &queries_of)?,
+            )
         } else {
             (
-                plain(offsets_q, heads, "plain_backward_queries")?,
-                plain(offsets_k, kv_heads, "plain_backward_keys")?,
+                plain(offsets_q, heads, "plain_backward_queries", &keys_of)?,
+                plain(offsets_k, kv_heads, "plain_backward_keys", &queries_of)?,
             )
         };
         let bias = match options.bias {
             Some(_) => {
-                let shared = queries.shared_bytes;
+                let shared = plain_tile(d).1;
                 Some(gpu.kernel(Source::Plain, base(code, d), "plain_backward_bias", shared)?)
             }
             None => None,
@@ -465,7 +513,7 @@ impl GpuAttention {
         function: &CudaFunction,
         arguments: Arguments,
     ) -> Result<(), JaggedError> {
-        let tile = if self.attention.head_dim() > 128 { 16 } else { 32 };
+        let (tile, shared_mem_bytes) = plain_tile(self.attention.head_dim());
         let grid = (
             (arguments.bias_k as u32).div_ceil(tile),
             (arguments.bias_q as u32).div_ceil(tile),
@@ -474,7 +522,6 @@ impl GpuAttention {
         if grid.0 * grid.1 * grid.2 == 0 {
             return Ok(());
         }
-        let shared_mem_bytes = self.queries.shared_bytes;
         let config = LaunchConfig { grid_dim: grid, block_dim: (128, 1, 1), shared_mem_bytes };
         // SAFETY: as in `launch`.
         unsafe { stream.launch_builder(function).arg(&arguments).launch(config) }
@@ -525,11 +572,19 @@ impl Launch {
         rows: u32,
         (threads, shared_bytes, persistent): (u32, u32, u32),
         boxes: (u32, u32),
+        work: &dyn Fn(usize, usize, usize) -> usize,
     ) -> Result<Self, JaggedError> {
         let mut tasks = Vec::new();
         for &b in offsets.longest_first() {
             let blocks = offsets.length(b as usize).div_ceil(rows as usize) as i32;
+            let first = tasks.len();
             tasks.extend((0..blocks).map(|block| [b as i32, block]));
+            // Masks make the blocks of a row unequal. Rows stay together, so that their
+            // keys stay in the cache: sorting over rows made causal masks slower than none.
+            tasks[first..].sort_by_key(|&[b, block]| {
+                let start = block as usize * rows as usize;
+                std::cmp::Reverse(work(b as usize, start, start + rows as usize))
+            });
         }
         let count = tasks.len();
         if count.saturating_mul(heads) > i32::MAX as usize {

@@ -14,6 +14,7 @@ use crate::JaggedError;
 pub(super) enum Source {
     Support,
     Plain,
+    Mma,
     HopperForward,
     HopperBackward,
 }
@@ -21,15 +22,17 @@ pub(super) enum Source {
 impl Source {
     fn text(self) -> String {
         let common = include_str!("kernels/common.cuh");
+        let tile = include_str!("kernels/tile.cuh");
         let hopper = include_str!("kernels/hopper.cuh");
         match self {
             Self::Support => [common, include_str!("kernels/support.cu")].concat(),
             Self::Plain => [common, include_str!("kernels/plain.cu")].concat(),
+            Self::Mma => [common, tile, include_str!("kernels/mma.cu")].concat(),
             Self::HopperForward => {
-                [common, hopper, include_str!("kernels/hopper_forward.cu")].concat()
+                [common, tile, hopper, include_str!("kernels/hopper_forward.cu")].concat()
             }
             Self::HopperBackward => {
-                [common, hopper, include_str!("kernels/hopper_backward.cu")].concat()
+                [common, tile, hopper, include_str!("kernels/hopper_backward.cu")].concat()
             }
         }
     }
@@ -38,6 +41,7 @@ impl Source {
         match self {
             Self::Support => "support.cu",
             Self::Plain => "plain.cu",
+            Self::Mma => "mma.cu",
             Self::HopperForward => "hopper_forward.cu",
             Self::HopperBackward => "hopper_backward.cu",
         }
@@ -204,6 +208,7 @@ mod tests {
         let both = |head_dim| vec!["ELEMENT=1".to_string(), format!("HEAD_DIM={head_dim}")];
         for arch in ["sm_80", "sm_90a"] {
             assert!(!compile(Source::Plain, arch, &both(40)).unwrap().binary.is_empty());
+            assert!(!compile(Source::Mma, arch, &both(40)).unwrap().binary.is_empty());
             assert!(!compile(Source::Support, arch, &both(40)).unwrap().binary.is_empty());
         }
         let error = compile(Source::Plain, "sm_80", &[]).unwrap_err().to_string();

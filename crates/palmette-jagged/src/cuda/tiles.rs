@@ -67,40 +67,21 @@ fn shape(definitions: &mut Vec<String>, values: &[(&str, u32)], registers: Optio
 }
 
 impl ForwardTile {
-    /// The shape that measured best for a head dimension and mean work a row.
+    /// The shape that measured best for a head dimension and longest row.
     pub fn best(head_dim: usize, longest: usize) -> Self {
-        let small = longest <= 2048;
+        let tile = |groups, stages, blocks, registers| Self {
+            keys: 64,
+            groups,
+            stages,
+            blocks,
+            lookahead: true,
+            registers,
+        };
         match padded(head_dim) {
-            64 if small => {
-                Self { keys: 64, groups: 1, stages: 2, blocks: 3, lookahead: true, registers: None }
-            }
-            64 => Self {
-                keys: 128,
-                groups: 2,
-                stages: 2,
-                blocks: 1,
-                lookahead: true,
-                registers: Some((240, 24)),
-            },
-            128 if small => {
-                Self { keys: 64, groups: 1, stages: 2, blocks: 2, lookahead: true, registers: None }
-            }
-            128 => Self {
-                keys: 128,
-                groups: 2,
-                stages: 2,
-                blocks: 1,
-                lookahead: true,
-                registers: Some((240, 24)),
-            },
-            _ => Self {
-                keys: 64,
-                groups: 2,
-                stages: 2,
-                blocks: 1,
-                lookahead: true,
-                registers: Some((240, 24)),
-            },
+            64 => tile(1, 2, 3, None),
+            128 if longest <= 1024 => tile(1, 2, 2, None),
+            128 => tile(3, 3, 1, Some((160, 32))),
+            _ => tile(2, 2, 1, Some((240, 24))),
         }
     }
 
@@ -134,25 +115,39 @@ impl ForwardTile {
 impl BackwardTile {
     /// The shape that measured best for the gradients of keys and values.
     pub fn best_for_keys(head_dim: usize) -> Self {
-        let _ = head_dim;
-        Self {
-            tile: 64,
-            groups: 2,
-            stages: 2,
-            blocks: 1,
-            overlap: false,
-            registers: Some((240, 24)),
+        if padded(head_dim) == 64 {
+            Self {
+                tile: 64,
+                groups: 1,
+                stages: 3,
+                blocks: 2,
+                overlap: true,
+                registers: Some((216, 40)),
+            }
+        } else {
+            Self {
+                tile: 64,
+                groups: 2,
+                stages: 3,
+                blocks: 1,
+                overlap: false,
+                registers: Some((240, 24)),
+            }
         }
     }
 
     /// The shape that measured best for the gradient of queries.
     pub fn best_for_queries(head_dim: usize) -> Self {
-        match padded(head_dim) {
-            64 => {
-                Self { tile: 64, groups: 1, stages: 2, blocks: 3, overlap: false, registers: None }
-            }
-            _ => {
-                Self { tile: 64, groups: 1, stages: 2, blocks: 2, overlap: false, registers: None }
+        if padded(head_dim) == 64 {
+            Self { tile: 64, groups: 1, stages: 2, blocks: 3, overlap: false, registers: None }
+        } else {
+            Self {
+                tile: 128,
+                groups: 2,
+                stages: 2,
+                blocks: 1,
+                overlap: false,
+                registers: Some((240, 24)),
             }
         }
     }
@@ -193,12 +188,24 @@ pub(super) fn kernels_of(
     options: &GpuOptions,
 ) -> Vec<(Source, Vec<String>)> {
     let mut kernels = vec![(Source::Support, base(element, head_dim))];
-    let wgmma = arch.starts_with("sm_90") && element != 0 && options.path != Some(GpuPath::Plain);
-    if !wgmma || head_dim > 128 {
+    let fastest = if element == 0 {
+        GpuPath::Plain
+    } else if arch.starts_with("sm_90") && options.bias.is_none() {
+        GpuPath::Wgmma
+    } else {
+        GpuPath::Mma
+    };
+    let path = options.path.unwrap_or(fastest);
+    if path == GpuPath::Plain || head_dim > 128 || options.bias.is_some() {
         kernels.push((Source::Plain, base(element, head_dim)));
     }
-    if !wgmma {
-        return kernels;
+    match path {
+        GpuPath::Plain => return kernels,
+        GpuPath::Mma => {
+            kernels.push((Source::Mma, base(element, head_dim)));
+            return kernels;
+        }
+        GpuPath::Wgmma => {}
     }
     let forward = match options.forward {
         Some(tile) => vec![tile],
@@ -221,7 +228,10 @@ pub(super) fn every_kernel(arch: &str) -> Vec<(Source, Vec<String>)> {
     let mut kernels = Vec::new();
     for element in 0..3 {
         for head_dim in [16, 32, 64, 96, 128, 192, 256] {
-            for path in [None, Some(GpuPath::Plain)] {
+            for path in [None, Some(GpuPath::Mma), Some(GpuPath::Plain)] {
+                if element == 0 && path == Some(GpuPath::Mma) {
+                    continue;
+                }
                 let options = GpuOptions { path, ..GpuOptions::default() };
                 for kernel in kernels_of(arch, element, head_dim, &options) {
                     if !kernels.contains(&kernel) {
@@ -232,4 +242,12 @@ pub(super) fn every_kernel(arch: &str) -> Vec<(Source, Vec<String>)> {
         }
     }
     kernels
+}
+
+/// Bytes of shared memory of the portable kernels: forward, backward.
+pub(super) fn mma_shared_bytes(head_dim: usize) -> (u32, u32) {
+    let pitch = (head_dim as u32).next_multiple_of(16) + 8;
+    let keys = if head_dim > 128 { 32 } else { 64 };
+    let tile = if head_dim > 64 { 32 } else { 64 };
+    (2 * pitch * (64 + 2 * keys), 2 * pitch * (2 * 64 + 2 * tile))
 }

@@ -41,8 +41,6 @@ DEVICE Work work_of(const Arguments& a, u32 work) {
   w.members = FOR_KEYS ? a.group : 1;
   return w;
 }
-DEVICE float base_2(float lse) { return lse == NEG_INFINITY ? -NEG_INFINITY : lse * LOG2E; }
-
 DEVICE void produce(const Arguments& a, const TensorMap* map_x, const TensorMap* map_y, const TensorMap* map_a,
                     const TensorMap* map_b, u32 x, u32 tiles, Statistics* statistics, u32 barriers, int* shared_task) {
   const u32 block_full = barriers, block_empty = barriers + 8, full = barriers + 16, empty = full + 8 * STAGES;
@@ -90,7 +88,7 @@ DEVICE void produce(const Arguments& a, const TensorMap* map_x, const TensorMap*
             statistics[stage].lse[lane + e * 32] = lse[e];
             statistics[stage].delta[lane + e * 32] = delta[e];
           }
-          __syncwarp();
+          if (lane) barrier_arrive(full + 8 * stage);
         }
         if (lane == 0) {
           u32 target = tiles + stage * 2 * A_BYTES;
@@ -130,18 +128,10 @@ DEVICE void clear_rows(char* tile, int from, int t) {
     *(int4*)(tile + e / chunks * A_PANEL + from * 128 + e % chunks * 16) = make_int4(0, 0, 0, 0);
 }
 
-DEVICE void store(const Arguments& a, void* out, const float* sums, long long token, int heads, int head, int lane,
-                  int half, float factor) {
-  u32* x = (u32*)((element*)out + (token * heads + head) * D) + (lane & 3);
-#pragma unroll
-  for (int j = 0; j < D / 8; j++) x[j * 4] = pack(sums[j * 4 + half * 2] * factor, sums[j * 4 + half * 2 + 1] * factor);
-}
-
 DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* tile_bytes, const Statistics* statistics, u32 barriers,
                     const int* shared_task) {
   const u32 block_full = barriers, block_empty = barriers + 8, full = barriers + 16, empty = full + 8 * STAGES;
   int group = threadIdx.x / 128, t = threadIdx.x % 128, lane = t % 32;
-  bool leader = lane == 0;
   u32 parity = 0, stage = 0, ring = 0;
   const float scale_log2 = a.scale * LOG2E;
   x += group * 64 * 128;
@@ -174,10 +164,10 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* tile_bytes, cons
       // Nothing to do for this group: only keep the ring turning, in step with it.
       for (; steps > 0; steps--) {
         barrier_wait(full + 8 * stage, ring);
-        if (leader) barrier_arrive(empty + 8 * stage);
+        release(empty + 8 * stage);
         if (++stage == STAGES) stage = 0, ring ^= 1;
       }
-      if (leader) barrier_arrive(block_empty);
+      release(block_empty);
       continue;
     }
     int at = w.first;
@@ -200,31 +190,14 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* tile_bytes, cons
       product_commit();
       product_wait<1>();
       // With OVERLAP the last tile's sums ran beside these scores and are done now.
-      if (OVERLAP && left != steps && leader) barrier_arrive(empty + 8 * (stage ? stage - 1 : STAGES - 1));
+      if (OVERLAP && left != steps) release(empty + 8 * (stage ? stage - 1 : STAGES - 1));
       const Statistics& columns = statistics[stage];
-#pragma unroll
-      for (int j = 0; j < TILE / 8; j++) {
-        float2 lse = {row_lse[0], row_lse[0]}, lse_8 = {row_lse[1], row_lse[1]};
-        if (FOR_KEYS) lse = lse_8 = *(const float2*)(columns.lse + j * 8 + (lane & 3) * 2);
-        s[j * 4] = exp2_fast(fmaf(s[j * 4], scale_log2, -lse.x));
-        s[j * 4 + 1] = exp2_fast(fmaf(s[j * 4 + 1], scale_log2, -lse.y));
-        s[j * 4 + 2] = exp2_fast(fmaf(s[j * 4 + 2], scale_log2, -lse_8.x));
-        s[j * 4 + 3] = exp2_fast(fmaf(s[j * 4 + 3], scale_log2, -lse_8.y));
-      }
+      weights_tile<TILE, FOR_KEYS>(s, scale_log2, row_lse, columns.lse, lane);
       // The distance grows with the key and falls with the query.
       int near = FOR_KEYS ? own0 - (at + TILE - 1) : at - (own0 + 63);
       int far = FOR_KEYS ? own0 + 63 - at : at + TILE - 1 - own0;
-      bool masked = far - w.row.shift > a.right || near - w.row.shift < -a.left || (!FOR_KEYS && at + TILE > length);
-      if (masked) {
-#pragma unroll
-        for (int j = 0; j < TILE / 8; j++)
-#pragma unroll
-          for (int e = 0; e < 4; e++) {
-            int mine = own + e / 2 * 8, other = at + j * 8 + (lane & 3) * 2 + (e & 1);
-            int distance = (FOR_KEYS ? mine - other : other - mine) - w.row.shift;
-            if (other >= length || distance > a.right || distance < -a.left) s[j * 4 + e] = 0.f;
-          }
-      }
+      if (far - w.row.shift > a.right || near - w.row.shift < -a.left || (!FOR_KEYS && at + TILE > length))
+        mask_weights<TILE, FOR_KEYS>(s, a, w.row, own, at, length, lane);
       if (FOR_KEYS) {
 #pragma unroll
         for (int e = 0; e < TILE / 4; e++) weights[e] = pack(s[e * 2], s[e * 2 + 1]);
@@ -236,38 +209,31 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* tile_bytes, cons
         product_wait<0>();
       }
       u32 gradients[TILE / 4];
-#pragma unroll
-      for (int j = 0; j < TILE / 8; j++) {
-        float2 delta = {row_delta[0], row_delta[0]}, delta_8 = {row_delta[1], row_delta[1]};
-        if (FOR_KEYS) delta = delta_8 = *(const float2*)(columns.delta + j * 8 + (lane & 3) * 2);
-        gradients[j * 2] = pack(s[j * 4] * (dp[j * 4] - delta.x), s[j * 4 + 1] * (dp[j * 4 + 1] - delta.y));
-        gradients[j * 2 + 1] =
-            pack(s[j * 4 + 2] * (dp[j * 4 + 2] - delta_8.x), s[j * 4 + 3] * (dp[j * 4 + 3] - delta_8.y));
-      }
+      gradients_tile<TILE, FOR_KEYS>(gradients, s, dp, row_delta, columns.delta, lane);
       product_fence();
       weighted(first_sums, gradients, tile);
       product_commit();
       if (!OVERLAP) {
         product_wait<0>();
-        if (leader) barrier_arrive(empty + 8 * stage);
+        release(empty + 8 * stage);
       }
       if (++stage == STAGES) stage = 0, ring ^= 1;
       at += TILE;
       if (at >= w.end) at = w.first;  // the next member of the group
     }
     if (OVERLAP) product_wait<0>();
-    if (OVERLAP && steps > 0 && leader) barrier_arrive(empty + 8 * (stage ? stage - 1 : STAGES - 1));
-    if (leader) barrier_arrive(block_empty);
+    if (OVERLAP && steps > 0) release(empty + 8 * (stage ? stage - 1 : STAGES - 1));
+    release(block_empty);
 
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       if (own + e * 8 >= own1) continue;
       if (FOR_KEYS) {
         int heads = a.heads / a.group;
-        store(a, a.dk, first_sums, w.row.start_k + own + e * 8, heads, w.head, lane, e, a.scale);
-        store(a, a.dv, second_sums, w.row.start_k + own + e * 8, heads, w.head, lane, e, 1.f);
+        store<D>(a.dk, first_sums, w.row.start_k + own + e * 8, heads, w.head, lane, e, a.scale);
+        store<D>(a.dv, second_sums, w.row.start_k + own + e * 8, heads, w.head, lane, e, 1.f);
       } else {
-        store(a, a.dq, first_sums, w.row.start_q + own + e * 8, a.heads, w.head, lane, e, a.scale);
+        store<D>(a.dq, first_sums, w.row.start_q + own + e * 8, a.heads, w.head, lane, e, a.scale);
       }
     }
   }
@@ -291,7 +257,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     barrier_init(b, 1);
     barrier_init(b + 8, 4 * GROUPS);
     for (int s = 0; s < STAGES; s++) {
-      barrier_init(b + 16 + 8 * s, 1);
+      barrier_init(b + 16 + 8 * s, FOR_KEYS ? 32 : 1);  // every lane that writes statistics arrives
       barrier_init(b + 16 + 8 * (STAGES + s), 4 * GROUPS);
     }
     fence_barrier_init();

@@ -59,66 +59,10 @@ DEVICE void produce(const Arguments& a, const TensorMap* map_q, const TensorMap*
   }
 }
 
-// Running maximum and sum of a thread's two queries.
-struct Softmax {
-  float largest[2], total[2];
-};
-
-// Scores to weights. The exponentials' base follows the maximum only when that has grown
-// by more than 2^8: weights stay far from overflow, their relative rounding is the same,
-// and most tiles need neither the exchange between lanes nor a rescaling of the sums.
-// Returns whether earlier sums must be multiplied by `shrink`.
-DEVICE bool softmax_tile(float* s, Softmax& x, float scale_log2, float* shrink) {
-  float m[2] = {NEG_INFINITY, NEG_INFINITY};
-#pragma unroll
-  for (int j = 0; j < KEYS / 8; j++) {
-    m[0] = fmaxf(m[0], fmaxf(s[j * 4], s[j * 4 + 1]));
-    m[1] = fmaxf(m[1], fmaxf(s[j * 4 + 2], s[j * 4 + 3]));
-  }
-  bool grown = (m[0] - x.largest[0]) * scale_log2 > 8.f || (m[1] - x.largest[1]) * scale_log2 > 8.f;
-  grown = __any_sync(~0u, grown);
-  if (grown) {
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-      m[i] = fmaxf(m[i], __shfl_xor_sync(~0u, m[i], 1));
-      m[i] = fmaxf(m[i], __shfl_xor_sync(~0u, m[i], 2));
-      m[i] = fmaxf(m[i], x.largest[i]);
-      shrink[i] = m[i] == NEG_INFINITY ? 1.f : exp2_fast((x.largest[i] - m[i]) * scale_log2);
-      x.largest[i] = m[i];
-      x.total[i] *= shrink[i];
-    }
-  }
-  // A query that has seen no key yet: any finite base gives weights of 0.
-  float base[2];
-#pragma unroll
-  for (int i = 0; i < 2; i++) base[i] = x.largest[i] == NEG_INFINITY ? 0.f : x.largest[i] * scale_log2;
-#pragma unroll
-  for (int j = 0; j < KEYS / 8; j++) {
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      s[j * 4 + e] = exp2_fast(fmaf(s[j * 4 + e], scale_log2, -base[e / 2]));
-      x.total[e / 2] += s[j * 4 + e];
-    }
-  }
-  return grown;
-}
-
-DEVICE void mask_tile(float* s, const Arguments& a, const Row& r, int i, int j0, int lane) {
-#pragma unroll
-  for (int j = 0; j < KEYS / 8; j++)
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      int key = j0 + j * 8 + (lane & 3) * 2 + (e & 1);
-      int distance = key - (i + (e / 2) * 8) - r.shift;
-      if (key >= r.n_k || distance > a.right || distance < -a.left) s[j * 4 + e] = NEG_INFINITY;
-    }
-}
-
 DEVICE void consume(const Arguments& a, u32 q, u32 k, u32 v, char* v_bytes, u32 barriers, const int* shared_task) {
   const u32 q_full = barriers, q_empty = barriers + 8, k_full = barriers + 16, k_empty = k_full + 8 * STAGES,
             v_full = k_empty + 8 * STAGES, v_empty = v_full + 8 * STAGES;
   int group = threadIdx.x / 128, t = threadIdx.x % 128, lane = t % 32;
-  bool leader = lane == 0;
   u32 parity = 0, stage = 0, ring = 0;
   const float scale_log2 = a.scale * LOG2E;
   q += group * 64 * 128;
@@ -132,18 +76,28 @@ DEVICE void consume(const Arguments& a, u32 q, u32 k, u32 v, char* v_bytes, u32 
     int i0 = task.y * QUERIES, i1 = min(i0 + QUERIES, r.n_q);
     int first = first_key(a, r, i0) / KEYS * KEYS, end = end_key(a, r, i1);
     int own0 = i0 + group * 64, own1 = min(own0 + 64, r.n_q);
+    // Tiles of the block that a mask hides from this group entirely are passed over.
+    int own_first = first, own_end = end;
+    if (own0 < r.n_q) {
+      own_first = max(first, first_key(a, r, own0) / KEYS * KEYS);
+      own_end = end_key(a, r, own1);
+      if (own_first >= own_end) own_first = own_end = end;
+    }
     int i = own0 + t / 32 * 16 + lane / 4;
 
-    if (own0 >= r.n_q) {
-      // Nothing to do for this group: only keep the ring turning, in step with it.
-      if (leader) barrier_arrive(q_empty);
-      for (int j0 = first; j0 < end; j0 += KEYS) {
+    // Keeps the ring turning, in step with it, over tiles that are not this group's.
+    auto pass = [&](int from, int to) {
+      for (int j0 = from; j0 < to; j0 += KEYS) {
         barrier_wait(k_full + 8 * stage, ring);
-        if (leader) barrier_arrive(k_empty + 8 * stage);
+        release(k_empty + 8 * stage);
         barrier_wait(v_full + 8 * stage, ring);
-        if (leader) barrier_arrive(v_empty + 8 * stage);
+        release(v_empty + 8 * stage);
         if (++stage == STAGES) stage = 0, ring ^= 1;
       }
+    };
+    if (own0 >= r.n_q) {
+      release(q_empty);
+      pass(first, end);
       continue;
     }
 
@@ -192,86 +146,74 @@ DEVICE void consume(const Arguments& a, u32 q, u32 k, u32 v, char* v_bytes, u32 
       for (int e = 0; e < KEYS / 4; e++) weights[e] = pack(s[e * 2], s[e * 2 + 1]);
     };
 
+    if (own_first > first) pass(first, min(own_first, end));
 #if LOOKAHEAD
-    if (first < end) {
+    if (own_first < own_end) {
       u32 v_stage, v_ring;
       {
         float s[KEYS / 2];
         barrier_wait(k_full + 8 * stage, ring);
         scores(s, stage);
         product_wait<0>();
-        if (leader) barrier_arrive(k_empty + 8 * stage);
-        if (masked(first)) mask_tile(s, a, r, i, first, lane);
+        release(k_empty + 8 * stage);
+        if (masked(own_first)) mask_tile<KEYS>(s, a, r, i, own_first, lane);
         float shrink[2];  // nothing to shrink yet
-        softmax_tile(s, softmax, scale_log2, shrink);
+        softmax_tile<KEYS>(s, softmax, scale_log2, shrink);
         rounded(s);
         v_stage = stage, v_ring = ring;
         if (++stage == STAGES) stage = 0, ring ^= 1;
       }
-      for (int j0 = first + KEYS; j0 < end; j0 += KEYS) {
+      for (int j0 = own_first + KEYS; j0 < own_end; j0 += KEYS) {
         float s[KEYS / 2];
         barrier_wait(k_full + 8 * stage, ring);
         scores(s, stage);
         barrier_wait(v_full + 8 * v_stage, v_ring);
         weighted_values(v_stage);
         product_wait<1>();
-        if (leader) barrier_arrive(k_empty + 8 * stage);
-        if (masked(j0)) mask_tile(s, a, r, i, j0, lane);
+        release(k_empty + 8 * stage);
+        if (masked(j0)) mask_tile<KEYS>(s, a, r, i, j0, lane);
         float shrink[2];
-        bool grown = softmax_tile(s, softmax, scale_log2, shrink);
+        bool grown = softmax_tile<KEYS>(s, softmax, scale_log2, shrink);
         product_wait<0>();
-        if (leader) barrier_arrive(v_empty + 8 * v_stage);
+        release(v_empty + 8 * v_stage);
         if (grown) rescale(shrink);
         rounded(s);
         v_stage = stage, v_ring = ring;
         if (++stage == STAGES) stage = 0, ring ^= 1;
       }
-      if (leader) barrier_arrive(q_empty);
+      release(q_empty);
       barrier_wait(v_full + 8 * v_stage, v_ring);
-      clear_tail(v_stage, (end - 1) / KEYS * KEYS);
+      clear_tail(v_stage, (own_end - 1) / KEYS * KEYS);
       weighted_values(v_stage);
       product_wait<0>();
-      if (leader) barrier_arrive(v_empty + 8 * v_stage);
+      release(v_empty + 8 * v_stage);
 #else
-    if (first < end) {
-      for (int j0 = first; j0 < end; j0 += KEYS) {
+    if (own_first < own_end) {
+      for (int j0 = own_first; j0 < own_end; j0 += KEYS) {
         float s[KEYS / 2];
         barrier_wait(k_full + 8 * stage, ring);
         scores(s, stage);
         product_wait<0>();
-        if (leader) barrier_arrive(k_empty + 8 * stage);
-        if (leader && j0 + KEYS >= end) barrier_arrive(q_empty);
-        if (masked(j0)) mask_tile(s, a, r, i, j0, lane);
+        release(k_empty + 8 * stage);
+        if (j0 + KEYS >= own_end) release(q_empty);
+        if (masked(j0)) mask_tile<KEYS>(s, a, r, i, j0, lane);
         float shrink[2];
-        if (softmax_tile(s, softmax, scale_log2, shrink)) rescale(shrink);
+        if (softmax_tile<KEYS>(s, softmax, scale_log2, shrink)) rescale(shrink);
         rounded(s);
         barrier_wait(v_full + 8 * stage, ring);
         clear_tail(stage, j0);
         weighted_values(stage);
         product_wait<0>();
-        if (leader) barrier_arrive(v_empty + 8 * stage);
+        release(v_empty + 8 * stage);
         if (++stage == STAGES) stage = 0, ring ^= 1;
       }
 #endif
-    } else if (leader) {
-      barrier_arrive(q_empty);
+    } else {
+      release(q_empty);
     }
+    if (own_first < own_end) pass((own_end + KEYS - 1) / KEYS * KEYS, end);
 
-#pragma unroll
-    for (int e = 0; e < 2; e++) {
-      softmax.total[e] += __shfl_xor_sync(~0u, softmax.total[e], 1);
-      softmax.total[e] += __shfl_xor_sync(~0u, softmax.total[e], 2);
-      float total = softmax.total[e], inverse = total > 0.f ? 1.f / total : 0.f;
-      int row = i + e * 8;
-      if (row < own1) {
-        u32* out = (u32*)((element*)a.out + ((r.start_q + row) * a.heads + h) * D) + (lane & 3);
-#pragma unroll
-        for (int j = 0; j < D / 8; j++) out[j * 4] = pack(sums[j * 4 + e * 2] * inverse, sums[j * 4 + e * 2 + 1] * inverse);
-        if ((lane & 3) == 0)
-          a.lse[h * a.tokens_q + r.start_q + row] =
-              total > 0.f ? softmax.largest[e] * a.scale + log2_fast(total) * LN2 : NEG_INFINITY;
-      }
-    }
+    finish<WIDTH>(a, r, sums, softmax, i, own1, h, lane);
   }
 }
 
