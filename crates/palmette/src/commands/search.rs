@@ -63,7 +63,7 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let context =
         RunContext { config: &config, dataset: &dataset, console, stop: Stop::on_interrupt() };
     let command: Vec<String> = std::env::args().collect();
-    match run::search(&context, &dir, args.budget, &command.join(" ")) {
+    match run::search(&context, &dir, config.run.budget_seconds, &command.join(" ")) {
         Ok(outcome) => {
             print_summary(console, &outcome.summary, &outcome.dir)?;
             Ok(ExitCode::SUCCESS)
@@ -94,11 +94,16 @@ fn new_run(args: &Args) -> Result<(Config, PathBuf)> {
     if let Some(seed) = args.seed {
         config.run.seed = seed;
     }
+    // In the configuration a budget outlives a kill before the plan is journalled.
+    if args.budget.is_some() {
+        config.run.budget_seconds = args.budget;
+    }
     let base =
         config.data.dataset.file_name().map_or("run".into(), |n| n.to_string_lossy().into_owned());
     let name = args.name.clone().unwrap_or_else(|| format!("{base}-{}", config.run.seed));
     let dir = args.runs.join(name);
-    if dir.join("journal.jsonl").exists() {
+    // The configuration is written before the first event: without it nothing has happened yet.
+    if dir.join("config.toml").exists() {
         bail!(
             "{} exists already; continue it with --resume {0}, or choose another --name",
             dir.display()

@@ -185,11 +185,13 @@ pub struct RunConfig {
     pub seed: u64,
     /// Steps between checkpoints of a training.
     pub checkpoint_every: u64,
+    /// Seconds to spend; becomes counts once, before the first step.
+    pub budget_seconds: Option<f64>,
 }
 
 impl Default for RunConfig {
     fn default() -> Self {
-        Self { seed: 1, checkpoint_every: 2000 }
+        Self { seed: 1, checkpoint_every: 2000, budget_seconds: None }
     }
 }
 
@@ -227,13 +229,17 @@ impl Config {
             }
             merge(&mut table, own);
         }
-        Self::deserialize(table).map_err(|error| {
+        let config = Self::deserialize(table).map_err(|error| {
             let message = error.to_string();
             match suggestion(&message) {
                 Some(near) => anyhow!("configuration: {}; did you mean `{near}`?", message.trim()),
                 None => anyhow!("configuration: {}", message.trim()),
             }
-        })
+        })?;
+        if config.run.checkpoint_every == 0 {
+            bail!("configuration: run.checkpoint_every is 0; give a number of steps from 1");
+        }
+        Ok(config)
     }
 
     /// As TOML, for the run folder.
@@ -298,6 +304,12 @@ mod tests {
         assert!(error.contains("did you mean `evaluations`?"), "{error}");
         let error = Config::load(None, &["serch.evaluations=64".into()]).unwrap_err().to_string();
         assert!(error.contains("did you mean `search`?"), "{error}");
+    }
+
+    #[test]
+    fn checkpoints_every_zero_steps_are_refused() {
+        let error = Config::load(None, &["run.checkpoint_every=0".into()]).unwrap_err();
+        assert!(error.to_string().contains("from 1"), "{error}");
     }
 
     #[test]

@@ -52,15 +52,16 @@ pub fn search(
     command: &str,
 ) -> Result<Outcome> {
     let (config, dataset) = (context.config, context.dataset);
-    let mut store = RunStore::open(dir)?;
-    Environment::here(dataset)?.check_or_record(&store)?;
-    store.write("config.toml", |out| Ok(out.write_all(config.to_toml()?.as_bytes())?))?;
     let shape = Shape { dense: dataset.dense_fields(), fields: dataset.categorical_fields() };
     let memory = MemoryModel::default();
     let all_rows: Vec<u64> = dataset.table_rows(None).iter().map(|&n| n.into()).collect();
     let space =
         LimitedSpace::new(config.space.space()?, shape, &all_rows, config.cost.limits()?, memory)
             .map_err(|e| anyhow!("{e}"))?;
+    // Limits that nobody can meet are said before the folder holds a run.
+    let mut store = RunStore::open(dir)?;
+    Environment::here(dataset)?.check_or_record(&store)?;
+    store.write("config.toml", |out| Ok(out.write_all(config.to_toml()?.as_bytes())?))?;
     let run = Run { context, space, shape };
     let plan = run.plan(&mut store, budget_seconds)?;
     let ranked = run.rank(&mut store, &plan)?;

@@ -35,6 +35,9 @@ pub struct ModelDescription {
     pub transforms: Vec<DenseTransform>,
     /// The dataset whose encoders the values went through.
     pub dataset: std::path::PathBuf,
+    /// Added to every logit: ln w undoes training on a share w of the negatives.
+    #[serde(default)]
+    pub logit_shift: f64,
 }
 
 impl ModelDescription {
@@ -50,15 +53,22 @@ impl ModelDescription {
     pub fn load(&self, folder: &FilePath) -> Result<(CompiledModel, Model<f32>)> {
         let compiled = self.contender.compile(&self.inputs, self.layer_norm)?;
         let mut model = compiled.initialise::<f32>(0, 0)?;
-        let path = folder.join("model.safetensors");
-        let bytes =
-            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let file = SafeTensors::deserialize(&bytes)
-            .with_context(|| format!("{} is not a safetensors file", path.display()))?;
-        load_tensors(&compiled, &mut model, &file)
-            .with_context(|| format!("{}", path.display()))?;
+        load_weights(folder, &compiled.tensors, &mut model)?;
         Ok((compiled, model))
     }
+}
+
+/// Loads `model.safetensors` of a folder into a model that has these parameters.
+pub fn load_weights(
+    folder: &FilePath,
+    tensors: &[LogicalTensor],
+    model: &mut Model<f32>,
+) -> Result<()> {
+    let path = folder.join("model.safetensors");
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file = SafeTensors::deserialize(&bytes)
+        .with_context(|| format!("{} is not a safetensors file", path.display()))?;
+    load_tensors(tensors, model, &file).with_context(|| format!("{}", path.display()))
 }
 
 /// Calls `visit(flat index, parameter row, first element)` for every row of the parts.
@@ -140,7 +150,7 @@ fn safetensors(
 }
 
 fn load_tensors(
-    compiled: &CompiledModel,
+    tensors: &[LogicalTensor],
     model: &mut Model<f32>,
     file: &SafeTensors,
 ) -> Result<()> {
@@ -151,7 +161,7 @@ fn load_tensors(
         }
         Ok(view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
     };
-    for tensor in &compiled.tensors {
+    for tensor in tensors {
         let flat = read(&tensor.name, &tensor.shape)?;
         let mut rows = Vec::new();
         for_each_row(tensor, model, |at, part, row, cols| rows.push((at, part, row, cols)));
@@ -181,7 +191,7 @@ pub fn export_model(
     tensors: &[LogicalTensor],
     program: &Program,
     model: &Model<f32>,
-    dataset: &Dataset,
+    encoders: &EncodersFile,
 ) -> Result<()> {
     std::fs::create_dir_all(folder)?;
     let mut metadata = HashMap::new();
@@ -194,7 +204,7 @@ pub fn export_model(
         program,
         model,
         transforms: &description.transforms,
-        logit_shift: 0.0,
+        logit_shift: description.logit_shift,
         metadata: &[("producer", concat!("palmette ", env!("CARGO_PKG_VERSION")))],
     })?
     .encode(&ExternalData::default())?;
@@ -204,8 +214,7 @@ pub fn export_model(
         })?;
     }
     write_whole(&folder.join("model.onnx"), |out| Ok(out.write_all(&encoded.model)?))?;
-    let encoders = EncodersFile::from_dataset(dataset)?;
-    write_json(&folder.join("encoders.json"), &encoders)?;
+    write_json(&folder.join("encoders.json"), encoders)?;
     write_json(&folder.join("model.json"), description)
 }
 
@@ -260,6 +269,7 @@ pub(super) fn export_run(
         layer_norm: context.config.train.network.layer_norm,
         transforms: transforms(context.dataset),
         dataset,
+        logit_shift: 0.0,
     };
     let config: &NasRecConfig = space.nasrec().config();
     let file = ArchitectureFile {
@@ -283,7 +293,7 @@ pub(super) fn export_run(
         tensors,
         training.program(),
         &training.model,
-        context.dataset,
+        &EncodersFile::from_dataset(context.dataset)?,
     )
 }
 

@@ -45,16 +45,7 @@ impl RunStore {
         if whole < text.len() {
             journal.set_len(whole as u64)?;
         }
-        let mut events = Vec::new();
-        for (number, line) in text[..whole].split(|&b| b == b'\n').enumerate() {
-            if line.is_empty() {
-                continue;
-            }
-            let event: Value = serde_json::from_slice(line).with_context(|| {
-                format!("{}: line {} is not a journal event", path.display(), number + 1)
-            })?;
-            events.push(event);
-        }
+        let events = parse_events(&path, &text[..whole])?;
         Ok(Self { dir: dir.into(), journal, events })
     }
 
@@ -160,6 +151,26 @@ impl RunStore {
         // A leftover costs disk and nothing else.
         let _ = fs::remove_file(self.checkpoint_path(task));
     }
+}
+
+/// Events of a run that may still be going on; nothing is written.
+pub fn read_journal(dir: &Path) -> Result<Vec<Value>> {
+    let path = dir.join("journal.jsonl");
+    let text = fs::read(&path)
+        .with_context(|| format!("{} is no run folder (no journal.jsonl)", dir.display()))?;
+    let whole = text.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+    parse_events(&path, &text[..whole])
+}
+
+fn parse_events(path: &Path, text: &[u8]) -> Result<Vec<Value>> {
+    let lines = text.split(|&b| b == b'\n').enumerate().filter(|(_, line)| !line.is_empty());
+    lines
+        .map(|(number, line)| {
+            serde_json::from_slice(line).with_context(|| {
+                format!("{}: line {} is not a journal event", path.display(), number + 1)
+            })
+        })
+        .collect()
 }
 
 /// The last 32 bytes must be the hash of what stands before them.

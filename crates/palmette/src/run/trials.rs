@@ -9,7 +9,7 @@ use palmette_ctr::nasrec::{self, Path, Shape};
 use palmette_ctr::train::{Batches, NetworkTraining, TrainError, TrainSettings};
 use palmette_ctr::{CompiledModel, ModelInputs};
 use palmette_data::{Dataset, Split};
-use palmette_engine::EngineError;
+use palmette_engine::{EngineError, Model};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -86,6 +86,33 @@ pub fn fit<'a>(
     seed: u64,
     checkpoint_every: u64,
 ) -> Result<NetworkTraining<'a>> {
+    fit_from(
+        context,
+        store,
+        task,
+        compiled,
+        settings,
+        parts,
+        table_rows,
+        seed,
+        checkpoint_every,
+        |_| Ok(()),
+    )
+}
+
+/// Like [`fit`], with weights that `initialise` sets before the first step.
+pub fn fit_from<'a>(
+    context: &RunContext<'a>,
+    store: &RunStore,
+    task: &str,
+    compiled: CompiledModel,
+    settings: &TrainSettings,
+    parts: &[Split],
+    table_rows: &[u32],
+    seed: u64,
+    checkpoint_every: u64,
+    initialise: impl FnOnce(&mut Model<f32>) -> Result<()>,
+) -> Result<NetworkTraining<'a>> {
     let start = |compiled: CompiledModel| -> Result<NetworkTraining<'a>> {
         let CompiledModel { layout, tables, program, .. } = compiled;
         let batches = Batches::new(
@@ -99,8 +126,9 @@ pub fn fit<'a>(
         Ok(NetworkTraining::new(layout, tables, program, batches, settings.clone(), seed)?)
     };
     let mut training = start(compiled)?;
-    if let Some(progress) = store.load_checkpoint(task, &mut training.model)? {
-        training.restore(&progress)?;
+    match store.load_checkpoint(task, &mut training.model)? {
+        Some(progress) => training.restore(&progress)?,
+        None => initialise(&mut training.model)?,
     }
     let progress = context.console.progress(training.steps() * training.batch_rows() as u64, task);
     progress.set(training.step * training.batch_rows() as u64);
