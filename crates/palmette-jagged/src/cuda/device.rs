@@ -10,6 +10,9 @@ use cudarc::nvrtc::Ptx;
 use super::compile::{Source, compile_cached, gpu_error};
 use crate::JaggedError;
 
+/// A compiled source with its options and the name of a kernel in it.
+type KernelKey = (Source, Vec<String>, &'static str);
+
 /// A GPU: its context, what it can do, and the kernels compiled for it so far.
 #[derive(Debug)]
 pub struct Gpu {
@@ -17,7 +20,7 @@ pub struct Gpu {
     stream: Arc<CudaStream>,
     capability: (i32, i32),
     processors: u32,
-    loaded: Mutex<HashMap<(Source, Vec<String>, &'static str), CudaFunction>>,
+    loaded: Mutex<HashMap<KernelKey, CudaFunction>>,
 }
 
 pub(super) fn driver(error: DriverError) -> JaggedError {
