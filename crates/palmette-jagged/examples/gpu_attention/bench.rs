@@ -8,7 +8,7 @@ use cudarc::driver::sys::CUevent_flags;
 use half::bf16;
 use palmette_jagged::cuda::{
     BackwardBuffers, BackwardTile, ForwardBuffers, ForwardTile, Gpu, GpuAttention, GpuElement,
-    GpuOptions,
+    GpuOptions, GpuPath,
 };
 use palmette_jagged::{Attention, AttentionInput, Mask, Offsets, reference_attention};
 use palmette_random::{Draw, stream};
