@@ -4,126 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use cudarc::driver::result::memset_d8_async;
-use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg};
+use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, LaunchConfig, PushKernelArg};
 
 use super::arguments::{Arguments, TensorMap};
 use super::compile::{Source, gpu_error};
 use super::device::{Gpu, driver};
+use super::launch::{Launch, address};
+use super::options::{BackwardBuffers, ForwardBuffers, GpuElement, GpuOptions, GpuPath};
 use super::tiles::{BackwardTile, ForwardTile, base, mma_shared_bytes, registers_fit};
 use crate::{Attention, JaggedError, Mask, Offsets};
-
-/// Element types that the GPU executor takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GpuElement {
-    /// 32-bit floats, on the plain path.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// IEEE half precision.
-    F16,
-}
-
-impl GpuElement {
-    pub(super) fn code(self) -> u32 {
-        match self {
-            Self::F32 => 0,
-            Self::Bf16 => 1,
-            Self::F16 => 2,
-        }
-    }
-
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
-        if self == Self::F32 { 4 } else { 2 }
-    }
-}
-
-/// A family of kernels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GpuPath {
-    /// `f32` arithmetic on ordinary cores: every type, mask and bias.
-    Plain,
-    /// `mma.sync` on bf16 and f16: Ampere and later, every mask and bias.
-    Mma,
-    /// Hopper's warpgroup products (wgmma) fed by the tensor copy engine.
-    Wgmma,
-}
-
-impl fmt::Display for GpuPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Plain => "plain",
-            Self::Mma => "mma",
-            Self::Wgmma => "wgmma",
-        })
-    }
-}
-
-/// What a plan may be told; the default lets it choose.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct GpuOptions {
-    /// Force a path; refused where it cannot run.
-    pub path: Option<GpuPath>,
-    /// Shape of the forward kernel.
-    pub forward: Option<ForwardTile>,
-    /// Shape of the kernel for the gradients of keys and values.
-    pub backward_keys: Option<BackwardTile>,
-    /// Shape of the kernel for the gradient of queries.
-    pub backward_queries: Option<BackwardTile>,
-    /// A bias `[batch, heads, max_q, max_k]` in f32.
-    pub bias: Option<[usize; 4]>,
-}
-
-/// Device addresses of forward's operands, in the layouts of [`crate::AttentionInput`].
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ForwardBuffers {
-    /// `[T_q, H, D]`
-    pub q: u64,
-    /// `[T_k, G, D]`
-    pub k: u64,
-    /// `[T_k, G, D]`
-    pub v: u64,
-    /// The bias, f32; 0 without one.
-    pub bias: u64,
-    /// Written: `[T_q, H, D]`.
-    pub output: u64,
-    /// Written: `[H, T_q]`, f32.
-    pub lse: u64,
-}
-
-/// Device addresses of backward's operands; `forward` as in the forward call.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct BackwardBuffers {
-    /// The operands and results of forward.
-    pub forward: ForwardBuffers,
-    /// `[T_q, H, D]`
-    pub d_output: u64,
-    /// Scratch, written: `[H, T_q]`, f32.
-    pub delta: u64,
-    /// Written: `[T_q, H, D]`.
-    pub dq: u64,
-    /// Written: `[T_k, G, D]`.
-    pub dk: u64,
-    /// Written: `[T_k, G, D]`.
-    pub dv: u64,
-    /// Written, f32; 0 where not wanted.
-    pub dbias: u64,
-}
-
-/// One kernel with its list of blocks.
-struct Launch {
-    function: CudaFunction,
-    tasks: CudaSlice<[i32; 2]>,
-    count: usize,
-    heads: usize,
-    threads: u32,
-    shared_bytes: u32,
-    /// Blocks that stay resident and take work from a counter, or 0 for one block a task.
-    persistent: u32,
-    counter: Option<CudaSlice<u32>>,
-    /// Rows of the boxes of stationary and streamed operands.
-    boxes: (u32, u32),
-}
 
 /// Attention planned for one batch's offsets.
 ///
@@ -561,59 +450,6 @@ impl fmt::Debug for GpuAttention {
             .field("backward_path", &self.backward_path)
             .finish_non_exhaustive()
     }
-}
-
-impl Launch {
-    fn new(
-        stream: &Arc<CudaStream>,
-        function: CudaFunction,
-        offsets: &Offsets,
-        heads: usize,
-        rows: u32,
-        (threads, shared_bytes, persistent): (u32, u32, u32),
-        boxes: (u32, u32),
-        work: &dyn Fn(usize, usize, usize) -> usize,
-    ) -> Result<Self, JaggedError> {
-        let mut tasks = Vec::new();
-        for &b in offsets.longest_first() {
-            let blocks = offsets.length(b as usize).div_ceil(rows as usize) as i32;
-            let first = tasks.len();
-            tasks.extend((0..blocks).map(|block| [b as i32, block]));
-            // Masks make the blocks of a row unequal. Rows stay together, so that their
-            // keys stay in the cache: sorting over rows made causal masks slower than none.
-            tasks[first..].sort_by_key(|&[b, block]| {
-                let start = block as usize * rows as usize;
-                std::cmp::Reverse(work(b as usize, start, start + rows as usize))
-            });
-        }
-        let count = tasks.len();
-        if count.saturating_mul(heads) > i32::MAX as usize {
-            return Err(gpu_error("a batch has at most 2^31 - 1 blocks of queries over all heads"));
-        }
-        if tasks.is_empty() {
-            tasks.push([0, 0]);
-        }
-        let tasks = stream.clone_htod(&tasks).map_err(driver)?;
-        let counter = match persistent {
-            0 => None,
-            _ => Some(stream.alloc_zeros::<u32>(1).map_err(driver)?),
-        };
-        Ok(Self {
-            function,
-            tasks,
-            count,
-            heads,
-            threads,
-            shared_bytes,
-            persistent,
-            counter,
-            boxes,
-        })
-    }
-}
-
-fn address<T>(stream: &Arc<CudaStream>, slice: &CudaSlice<T>) -> u64 {
-    slice.device_ptr(stream).0
 }
 
 fn check_bias(

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use cudarc::nvrtc::sys;
 use sha2::{Digest, Sha256};
 
-use super::attention::{GpuElement, GpuOptions};
+use super::options::{GpuElement, GpuOptions};
 use crate::JaggedError;
 
 /// A kernel source with what it is put together from.

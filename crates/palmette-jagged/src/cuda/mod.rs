@@ -9,11 +9,12 @@ mod arguments;
 mod attention;
 mod compile;
 mod device;
+mod launch;
+mod options;
 mod tiles;
 
-pub use attention::{
-    BackwardBuffers, ForwardBuffers, GpuAttention, GpuElement, GpuOptions, GpuPath,
-};
+pub use attention::GpuAttention;
 pub use compile::{Compiled, compile_report, precompile};
 pub use device::Gpu;
+pub use options::{BackwardBuffers, ForwardBuffers, GpuElement, GpuOptions, GpuPath};
 pub use tiles::{BackwardTile, ForwardTile};

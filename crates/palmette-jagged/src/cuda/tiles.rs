@@ -1,7 +1,7 @@
 //! Tile shapes of the Hopper kernels, and which kernels exist.
 
-use super::attention::{GpuOptions, GpuPath};
 use super::compile::Source;
+use super::options::{GpuOptions, GpuPath};
 
 /// The shape of the Hopper forward kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -22,7 +22,8 @@ struct Statistics {
   float lse[TILE], delta[TILE];
 };
 
-// What a block has to do.
+// What a block has to do: resolved by the producer, so that consumers do not wait for two
+// dependent loads from device memory.
 struct Work {
   Row row;
   int head, row0, rows, first, end, members;
@@ -42,7 +43,7 @@ DEVICE Work work_of(const Arguments& a, u32 work) {
   return w;
 }
 DEVICE void produce(const Arguments& a, const TensorMap* map_x, const TensorMap* map_y, const TensorMap* map_a,
-                    const TensorMap* map_b, u32 x, u32 tiles, Statistics* statistics, u32 barriers, int* shared_task) {
+                    const TensorMap* map_b, u32 x, u32 tiles, Statistics* statistics, u32 barriers, Work* shared_work) {
   const u32 block_full = barriers, block_empty = barriers + 8, full = barriers + 16, empty = full + 8 * STAGES;
   int lane = threadIdx.x % 32;
   u32 total = (u32)a.task_count * (FOR_KEYS ? a.heads / a.group : a.heads), last = total + gridDim.x - 1;
@@ -54,13 +55,13 @@ DEVICE void produce(const Arguments& a, const TensorMap* map_x, const TensorMap*
     Work w = work_of(a, work < total ? work : 0);
     barrier_wait(block_empty, parity ^ 1);
     if (work >= total) {
-      if (lane == 0) *shared_task = -1, barrier_arrive(block_full);
+      if (lane == 0) shared_work->head = -1, barrier_arrive(block_full);
       return;
     }
     long long start_x = FOR_KEYS ? w.row.start_k : w.row.start_q;
     long long start_a = FOR_KEYS ? w.row.start_q : w.row.start_k;
     if (lane == 0) {
-      *shared_task = work;
+      *shared_work = w;
       barrier_expect(block_full, 2 * X_BYTES);
 #pragma unroll
       for (int p = 0; p < PANELS; p++) {
@@ -129,7 +130,7 @@ DEVICE void clear_rows(char* tile, int from, int t) {
 }
 
 DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* tile_bytes, const Statistics* statistics, u32 barriers,
-                    const int* shared_task) {
+                    const Work* shared_work) {
   const u32 block_full = barriers, block_empty = barriers + 8, full = barriers + 16, empty = full + 8 * STAGES;
   int group = threadIdx.x / 128, t = threadIdx.x % 128, lane = t % 32;
   u32 parity = 0, stage = 0, ring = 0;
@@ -137,9 +138,8 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* tile_bytes, cons
   x += group * 64 * 128;
   for (;; parity ^= 1) {
     barrier_wait(block_full, parity);
-    int work = *shared_task;
-    if (work < 0) return;
-    Work w = work_of(a, work);
+    Work w = *shared_work;
+    if (w.head < 0) return;
     int own0 = w.row0 + group * 64, own1 = min(own0 + 64, w.rows);
     int own = own0 + t / 32 * 16 + lane / 4;
     int length = FOR_KEYS ? w.row.n_q : w.row.n_k;
@@ -248,7 +248,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   extern __shared__ char bytes[];
   __shared__ Barriers barriers;
   __shared__ Statistics statistics[STAGES];
-  __shared__ int task;
+  __shared__ Work work;
   // The swizzle's pattern repeats every 1024 bytes.
   u32 start = (shared_address(bytes) + 1023) & ~1023u;
   char* aligned = bytes + (start - shared_address(bytes));
@@ -268,11 +268,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
 #endif
     if (threadIdx.x < CONSUMERS + 32)
-      produce(a, &map_x, &map_y, &map_a, &map_b, start, start + 2 * X_BYTES, statistics, b, &task);
+      produce(a, &map_x, &map_y, &map_a, &map_b, start, start + 2 * X_BYTES, statistics, b, &work);
   } else {
 #if CONSUMER_REGISTERS
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
 #endif
-    consume(a, start, start + 2 * X_BYTES, aligned + 2 * X_BYTES, statistics, b, &task);
+    consume(a, start, start + 2 * X_BYTES, aligned + 2 * X_BYTES, statistics, b, &work);
   }
 }

@@ -16,8 +16,15 @@ struct Barriers {
   u64 q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
 };
 
+// What the block works on: resolved by the producer, so that consumers do not wait for
+// two dependent loads from device memory.
+struct Task {
+  Row row;
+  int i0, head;  // head -1: no more work
+};
+
 DEVICE void produce(const Arguments& a, const TensorMap* map_q, const TensorMap* map_k, const TensorMap* map_v,
-                    u32 q, u32 k, u32 v, u32 barriers, int* shared_task) {
+                    u32 q, u32 k, u32 v, u32 barriers, Task* shared_task) {
   const u32 q_full = barriers, q_empty = barriers + 8, k_full = barriers + 16, k_empty = k_full + 8 * STAGES,
             v_full = k_empty + 8 * STAGES, v_empty = v_full + 8 * STAGES;
   u32 total = (u32)a.task_count * a.heads, parity = 0, stage = 0, ring = 0;
@@ -28,7 +35,7 @@ DEVICE void produce(const Arguments& a, const TensorMap* map_q, const TensorMap*
     bool end = work >= total;
     if (end) {
       barrier_wait(q_empty, parity ^ 1);
-      *shared_task = -1;
+      shared_task->head = -1;
       barrier_arrive(q_full);
       return;
     }
@@ -38,28 +45,29 @@ DEVICE void produce(const Arguments& a, const TensorMap* map_q, const TensorMap*
     Row r = row_of(a, task.x);
     int i0 = task.y * QUERIES, i1 = min(i0 + QUERIES, r.n_q);
     int first = first_key(a, r, i0) / KEYS * KEYS, end_k = end_key(a, r, i1);
+    auto load_tile = [&](u32 tile, const TensorMap* map, u32 full, u32 empty, int j0) {
+      barrier_wait(empty + 8 * stage, ring ^ 1);
+      barrier_expect(full + 8 * stage, K_BYTES);
+#pragma unroll
+      for (int p = 0; p < PANELS; p++)
+        tensor_load(tile + stage * K_BYTES + p * K_PANEL, map, full + 8 * stage, p * 64, g, (int)(r.start_k + j0));
+    };
+    // The first keys need not wait until the last task's queries are done with.
+    if (first < end_k) load_tile(k, map_k, k_full, k_empty, first);
     barrier_wait(q_empty, parity ^ 1);
-    *shared_task = work;
+    *shared_task = {r, i0, h};
     barrier_expect(q_full, Q_BYTES);
 #pragma unroll
     for (int p = 0; p < PANELS; p++) tensor_load(q + p * Q_PANEL, map_q, q_full, p * 64, h, (int)(r.start_q + i0));
     for (int j0 = first; j0 < end_k; j0 += KEYS) {
-      barrier_wait(k_empty + 8 * stage, ring ^ 1);
-      barrier_expect(k_full + 8 * stage, K_BYTES);
-#pragma unroll
-      for (int p = 0; p < PANELS; p++)
-        tensor_load(k + stage * K_BYTES + p * K_PANEL, map_k, k_full + 8 * stage, p * 64, g, (int)(r.start_k + j0));
-      barrier_wait(v_empty + 8 * stage, ring ^ 1);
-      barrier_expect(v_full + 8 * stage, K_BYTES);
-#pragma unroll
-      for (int p = 0; p < PANELS; p++)
-        tensor_load(v + stage * K_BYTES + p * K_PANEL, map_v, v_full + 8 * stage, p * 64, g, (int)(r.start_k + j0));
+      if (j0 > first) load_tile(k, map_k, k_full, k_empty, j0);
+      load_tile(v, map_v, v_full, v_empty, j0);
       if (++stage == STAGES) stage = 0, ring ^= 1;
     }
   }
 }
 
-DEVICE void consume(const Arguments& a, u32 q, u32 k, u32 v, char* v_bytes, u32 barriers, const int* shared_task) {
+DEVICE void consume(const Arguments& a, u32 q, u32 k, u32 v, char* v_bytes, u32 barriers, const Task* shared_task) {
   const u32 q_full = barriers, q_empty = barriers + 8, k_full = barriers + 16, k_empty = k_full + 8 * STAGES,
             v_full = k_empty + 8 * STAGES, v_empty = v_full + 8 * STAGES;
   int group = threadIdx.x / 128, t = threadIdx.x % 128, lane = t % 32;
@@ -68,12 +76,10 @@ DEVICE void consume(const Arguments& a, u32 q, u32 k, u32 v, char* v_bytes, u32 
   q += group * 64 * 128;
   for (;; parity ^= 1) {
     barrier_wait(q_full, parity);
-    int work = *shared_task;
-    if (work < 0) return;
-    int2 task = a.tasks[work / a.heads];
-    int h = work % a.heads;
-    Row r = row_of(a, task.x);
-    int i0 = task.y * QUERIES, i1 = min(i0 + QUERIES, r.n_q);
+    int h = shared_task->head, i0 = shared_task->i0;
+    if (h < 0) return;
+    Row r = shared_task->row;
+    int i1 = min(i0 + QUERIES, r.n_q);
     int first = first_key(a, r, i0) / KEYS * KEYS, end = end_key(a, r, i1);
     int own0 = i0 + group * 64, own1 = min(own0 + 64, r.n_q);
     // Tiles of the block that a mask hides from this group entirely are passed over.
@@ -225,7 +231,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                    const __grid_constant__ TensorMap map_v) {
   extern __shared__ char bytes[];
   __shared__ Barriers barriers;
-  __shared__ int task;
+  __shared__ Task task;
   // The swizzle's pattern repeats every 1024 bytes.
   u32 start = (shared_address(bytes) + 1023) & ~1023u;
   char* aligned = bytes + (start - shared_address(bytes));
