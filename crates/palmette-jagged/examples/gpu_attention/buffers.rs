@@ -43,7 +43,7 @@ impl Buffer {
     /// The values, followed by NaN.
     pub fn of<T: Bits>(stream: &Arc<CudaStream>, values: &[T]) -> Result<Self, DriverError> {
         let mut bytes = T::to_bytes(values);
-        bytes.extend(T::to_bytes(&vec![T::narrow(T::Sum::of(f64::NAN)); PAST]));
+        bytes.extend(T::to_bytes(&[T::narrow(T::Sum::of(f64::NAN)); PAST]));
         let bytes = stream.clone_htod(&bytes)?;
         let address = bytes.device_ptr(stream).0;
         Ok(Self { bytes, address })
