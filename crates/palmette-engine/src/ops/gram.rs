@@ -72,8 +72,11 @@ impl Gram {
                 if grads { chunk.row_grads_of(buffer) } else { chunk.rows_of(buffer) };
             (1, stride, (start, 0))
         } else {
-            let place =
-                if grads { chunk.field_grads_of(buffer, dim) } else { chunk.fields_of(buffer, dim) };
+            let place = if grads {
+                chunk.field_grads_of(buffer, dim)
+            } else {
+                chunk.fields_of(buffer, dim)
+            };
             (chunk.program.width(buffer), dim, place)
         };
         // SAFETY: the chunk has these rows.
@@ -117,7 +120,9 @@ impl Gram {
                 }
             }
             // SAFETY: rows of this chunk are padded to whole registers, as the pairs are.
-            unsafe { copy_pairs(simd, out.add(first * out_stride), out_stride, pairs, width, count) };
+            unsafe {
+                copy_pairs(simd, out.add(first * out_stride), out_stride, pairs, width, count)
+            };
         }
         crate::matmul::count_macs(chunk.rows * dim * vectors * vectors);
     }

@@ -37,7 +37,13 @@ impl<T: Real> Panel<T> {
     /// A method and not a closure: a closure with several callers is not inlined, and then loses
     /// the instruction set.
     #[inline(always)]
-    pub fn get<S: Simd>(self, simd: S, channel: usize, field: usize, lane: usize) -> T::Register<S> {
+    pub fn get<S: Simd>(
+        self,
+        simd: S,
+        channel: usize,
+        field: usize,
+        lane: usize,
+    ) -> T::Register<S> {
         // SAFETY: the panel has this channel and field, and a register ends within 16 rows.
         unsafe { T::load(simd, self.at(channel, field).add(lane)) }
     }
