@@ -275,7 +275,7 @@ mod avx512 {
             *row = unsafe { _mm512_loadu_ps(source.add(i * source_stride)) };
         }
         for i in (0..BLOCK).step_by(4) {
-            let [a, b, c, d] = [rows[i], rows[i + 1], rows[i + 2], rows[i + 3]].map(|r| r);
+            let [a, b, c, d] = [rows[i], rows[i + 1], rows[i + 2], rows[i + 3]];
             let (low_ab, high_ab) = (pd(_mm512_unpacklo_ps(a, b)), pd(_mm512_unpackhi_ps(a, b)));
             let (low_cd, high_cd) = (pd(_mm512_unpacklo_ps(c, d)), pd(_mm512_unpackhi_ps(c, d)));
             rows[i] = ps(_mm512_unpacklo_pd(low_ab, low_cd));

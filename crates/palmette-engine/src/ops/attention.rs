@@ -3,8 +3,8 @@
 use pulp::Simd;
 
 use crate::Real;
-use crate::chunk::{Chunk, slice_mut};
-use crate::lanes::put;
+use crate::chunk::Chunk;
+use crate::ops::panel::{Panel, Rows};
 use crate::program::{BufferId, Program, Span};
 use crate::simd::BLOCK;
 
@@ -30,166 +30,6 @@ pub struct AttentionCore {
 /// Scores below this (in powers of two) need no shift: 2^32 and its reciprocal leave f32 room
 /// for any sum over fields and any gradient.
 const UNSHIFTED: f64 = 32.0;
-
-/// Sixteen rows of a tensor with channels first, `[channels][fields][16]`: kernels work on
-/// sixteen rows at once, so that no sum runs across a register.
-///
-/// Channels are one block more than `fields` apart, since 64 fields would otherwise put all
-/// channels of a field into one set of the first-level cache.
-#[derive(Clone, Copy)]
-struct Panel<T> {
-    data: *mut T,
-    fields: usize,
-}
-
-impl<T: Real> Panel<T> {
-    /// Elements from channel to channel.
-    #[inline(always)]
-    fn stride(self) -> usize {
-        (self.fields + 1) * BLOCK
-    }
-
-    /// Sixteen rows of one channel of one field.
-    #[inline(always)]
-    fn at(self, channel: usize, field: usize) -> *mut T {
-        // SAFETY: the panel has this channel and field.
-        unsafe { self.data.add(channel * self.stride() + field * BLOCK) }
-    }
-
-    /// A register of rows from `lane`.
-    ///
-    /// A method and not a closure: a closure with several callers is not inlined, and then loses
-    /// the instruction set.
-    #[inline(always)]
-    fn get<S: Simd>(self, simd: S, channel: usize, field: usize, lane: usize) -> T::Register<S> {
-        // SAFETY: the panel has this channel and field, and a register ends within 16 rows.
-        unsafe { T::load(simd, self.at(channel, field).add(lane)) }
-    }
-
-    /// `max_f |x|` of one channel over all sixteen rows.
-    #[inline(always)]
-    fn largest(self, channel: usize) -> f64 {
-        let mut lanes = [T::ZERO; 2 * BLOCK];
-        // SAFETY: all fields of one channel.
-        let elements = unsafe { slice_mut(self.at(channel, 0), self.fields * BLOCK) };
-        for x in elements.chunks(2 * BLOCK) {
-            for (m, &x) in lanes.iter_mut().zip(x) {
-                let magnitude = if x < T::ZERO { -x } else { x };
-                // A lost NaN does no harm: its scores are NaN with any shift.
-                *m = if magnitude < *m { *m } else { magnitude };
-            }
-        }
-        let mut largest = 0.0;
-        for x in lanes {
-            largest = if x.to_f64() < largest { largest } else { x.to_f64() };
-        }
-        largest
-    }
-
-    /// All elements of `channels` channels.
-    #[inline(always)]
-    fn elements<'a>(self, channels: usize) -> &'a mut [T] {
-        // SAFETY: the panel has this many channels, and only its chunk sees it.
-        unsafe { slice_mut(self.data, channels * self.stride()) }
-    }
-}
-
-/// `count` rows, at most sixteen, of `[fields, rows, dim]`.
-#[derive(Clone, Copy)]
-struct Rows<T> {
-    first: *mut T,
-    field_stride: usize,
-    dim: usize,
-    count: usize,
-}
-
-impl<T: Real> Rows<T> {
-    #[inline(always)]
-    fn load<S: Simd>(self, simd: S, panel: Panel<T>) {
-        for f in 0..panel.fields {
-            // SAFETY: field `f` of these rows, and all channels of the panel.
-            unsafe {
-                let source = self.first.add(f * self.field_stride);
-                if self.count == BLOCK && self.dim.is_multiple_of(BLOCK) {
-                    for c in (0..self.dim).step_by(BLOCK) {
-                        let target = (panel.at(c, f), panel.stride());
-                        T::transpose(simd, (source.add(c), self.dim), target);
-                    }
-                } else {
-                    for c in 0..self.dim {
-                        for (l, lane) in slice_mut(panel.at(c, f), BLOCK).iter_mut().enumerate() {
-                            let live = l < self.count;
-                            *lane = if live { *source.add(l * self.dim + c) } else { T::ZERO };
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Writes or adds the panel times `factor`.
-    #[inline(always)]
-    fn store<S: Simd>(self, simd: S, panel: Panel<T>, factor: T, accumulate: bool) {
-        let mut block = [T::ZERO; BLOCK * BLOCK];
-        for f in 0..panel.fields {
-            // SAFETY: field `f` of these rows, and all channels of the panel.
-            let target = unsafe { self.first.add(f * self.field_stride) };
-            for c in (0..self.dim).step_by(BLOCK) {
-                let width = BLOCK.min(self.dim - c);
-                if width == BLOCK {
-                    let source = (panel.at(c, f).cast_const(), panel.stride());
-                    // SAFETY: sixteen channels of the panel into a block of that size.
-                    unsafe { T::transpose(simd, source, (block.as_mut_ptr(), BLOCK)) };
-                } else {
-                    for i in 0..width {
-                        for l in 0..BLOCK {
-                            // SAFETY: channel `c + i` of the panel.
-                            block[l * BLOCK + i] = unsafe { *panel.at(c + i, f).add(l) };
-                        }
-                    }
-                }
-                if width == self.dim {
-                    // SAFETY: rows of one block of channels follow each other.
-                    let target = unsafe { slice_mut(target, self.count * width) };
-                    for (target, row) in target.chunks_exact_mut(width).zip(block.chunks(BLOCK)) {
-                        for (t, &x) in target.iter_mut().zip(&row[..width]) {
-                            put(t, x * factor, accumulate);
-                        }
-                    }
-                    continue;
-                }
-                for (l, row) in block.chunks(BLOCK).enumerate().take(self.count) {
-                    // SAFETY: `width` channels of row `l`.
-                    let target = unsafe { slice_mut(target.add(l * self.dim + c), width) };
-                    for (t, &x) in target.iter_mut().zip(row) {
-                        put(t, x * factor, accumulate);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Copies the live rows of a panel of `dim` channels, one channel behind the other, from the
-    /// panel or back into it.
-    #[inline(always)]
-    fn copy_lanes(self, panel: Panel<T>, to_panel: bool) {
-        for f in 0..panel.fields {
-            for c in 0..self.dim {
-                // SAFETY: `count * dim` elements of field `f`, and all channels of the panel.
-                let (kept, lanes) = unsafe {
-                    let kept = self.first.add(f * self.field_stride + c * self.count);
-                    (slice_mut(kept, self.count), slice_mut(panel.at(c, f), BLOCK))
-                };
-                if to_panel {
-                    lanes.fill(T::ZERO);
-                    lanes[..self.count].copy_from_slice(kept);
-                } else {
-                    kept.copy_from_slice(&lanes[..self.count]);
-                }
-            }
-        }
-    }
-}
 
 /// One head's first channel in each panel.
 type HeadPanels<T, const N: usize> = [Panel<T>; N];
@@ -230,12 +70,19 @@ impl AttentionCore {
     #[inline(always)]
     fn rows<T: Real>(
         (start, field_stride): (*mut T, usize),
-        dim: usize,
+        (fields, dim): (usize, usize),
         first: usize,
         count: usize,
     ) -> Rows<T> {
         // SAFETY: the chunk has these rows.
-        Rows { first: unsafe { start.add(first * dim) }, field_stride, dim, count }
+        Rows {
+            first: unsafe { start.add(first * dim) },
+            field_stride,
+            row_stride: dim,
+            fields,
+            dim,
+            count,
+        }
     }
 
     #[inline(always)]
@@ -264,7 +111,7 @@ impl AttentionCore {
         for first in (0..chunk.rows).step_by(BLOCK) {
             let count = BLOCK.min(chunk.rows - first);
             for (source, panel) in sources.into_iter().zip(panels) {
-                Self::rows(source, dim, first, count).load(simd, panel);
+                Self::rows(source, (fields, dim), first, count).load(simd, panel, 0);
             }
             q.elements(dim).iter_mut().for_each(|q| *q *= scale);
             for head in 0..self.heads {
@@ -286,8 +133,8 @@ impl AttentionCore {
                     }
                 }
             }
-            Self::rows(out, dim, first, count).store(simd, o, T::ONE, false);
-            Self::rows(kept, 2 * self.heads, first, count).copy_lanes(stats, false);
+            Self::rows(out, (fields, dim), first, count).store(simd, o, 0, T::ONE, false);
+            Self::rows(kept, (fields, 2 * self.heads), first, count).copy_lanes(stats, false);
         }
         crate::matmul::count_macs(chunk.rows * 2 * dim * fields * fields);
     }
@@ -325,15 +172,15 @@ impl AttentionCore {
         let factors = [1.0 / (D as f64).sqrt(), 1.0 / std::f64::consts::LOG2_E, 1.0];
         for first in (0..chunk.rows).step_by(BLOCK) {
             let count = BLOCK.min(chunk.rows - first);
-            let rows = |place| Self::rows(place, dim, first, count);
+            let rows = |place| Self::rows(place, (fields, dim), first, count);
             for (source, panel) in sources.into_iter().zip([q, k, v]) {
-                rows(source).load(simd, panel);
+                rows(source).load(simd, panel, 0);
             }
-            rows(dout).load(simd, g);
+            rows(dout).load(simd, g, 0);
             // The outputs wait where dq will be.
-            rows(out).load(simd, dq);
+            rows(out).load(simd, dq, 0);
             q.elements(dim).iter_mut().for_each(|q| *q *= T::from_f64(scale));
-            Self::rows(kept, 2 * self.heads, first, count).copy_lanes(stats, true);
+            Self::rows(kept, (fields, 2 * self.heads), first, count).copy_lanes(stats, true);
             dk.elements(dim).fill(T::ZERO);
             dv.elements(dim).fill(T::ZERO);
             for head in 0..self.heads {
@@ -359,7 +206,7 @@ impl AttentionCore {
             for (j, panel) in [dq, dk, dv].into_iter().enumerate() {
                 if uses[j].grad {
                     let factor = T::from_f64(factors[j]);
-                    rows(targets[j]).store(simd, panel, factor, uses[j].accumulate);
+                    rows(targets[j]).store(simd, panel, 0, factor, uses[j].accumulate);
                 }
             }
         }

@@ -11,6 +11,7 @@ mod linear;
 mod merge;
 mod norm;
 mod outer;
+mod panel;
 mod row_map;
 mod zeros;
 
