@@ -15,6 +15,7 @@ mod predict;
 mod prepare;
 mod quickstart;
 mod report;
+mod repro;
 mod runs;
 mod search;
 mod show;
@@ -41,6 +42,8 @@ pub enum Verb {
     Export(export::Args),
     /// Render a run's report again
     Report(report::Args),
+    /// List recipes, or run one and compare it with its expected figure
+    Repro(repro::Args),
     /// List, show and compare runs
     Runs(runs::Args),
     /// Print multiply-accumulates, parameters and memory of an architecture
@@ -63,6 +66,7 @@ pub fn run(verb: Verb, console: &Console) -> anyhow::Result<ExitCode> {
         Verb::Show(args) => show::run(&args, console),
         Verb::Export(args) => export::run(&args, console),
         Verb::Report(args) => report::run(&args, console),
+        Verb::Repro(args) => repro::run(&args, console),
         Verb::Runs(args) => runs::run(&args, console),
         Verb::Cost(args) => cost::run(&args, console),
         Verb::CheckGolden(args) => check_golden::run(&args, console),

@@ -12,7 +12,6 @@ use serde::Serialize;
 
 /// List, show and compare runs
 #[derive(clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
 #[command(after_help = "\
 Examples:
   palmette runs
