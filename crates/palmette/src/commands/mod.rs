@@ -6,7 +6,6 @@ use clap::Subcommand;
 
 use crate::console::Console;
 
-pub mod bench;
 mod cost;
 mod prepare;
 
@@ -17,8 +16,6 @@ pub enum Verb {
     Prepare(prepare::Args),
     /// Print multiply-accumulates, parameters and memory of an architecture
     Cost(cost::Args),
-    /// Compare search strategies on tables of trained networks
-    Bench(bench::Args),
 }
 
 /// Runs a verb.
@@ -26,6 +23,5 @@ pub fn run(verb: Verb, console: &Console) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Prepare(args) => prepare::run(&args, console),
         Verb::Cost(args) => cost::run(&args, console),
-        Verb::Bench(args) => bench::run(&args, console),
     }
 }
