@@ -13,8 +13,10 @@ struct Vectors {
     output: &'static str,
 }
 
-const VECTORS: &[Vectors] =
-    &[Vectors { script: "metrics.py", output: "crates/palmette-ctr/src/metrics/vectors.json" }];
+const VECTORS: &[Vectors] = &[
+    Vectors { script: "metrics.py", output: "crates/palmette-ctr/src/metrics/vectors.json" },
+    Vectors { script: "operators.py", output: "crates/palmette-engine/tests/vectors.json" },
+];
 
 /// Runs every script; `git diff` then shows whether anything moved.
 pub fn run() -> anyhow::Result<()> {

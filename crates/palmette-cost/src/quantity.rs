@@ -25,7 +25,7 @@ pub(crate) fn parse(text: &str, bytes: bool) -> Option<u64> {
         .next()
         .unwrap_or((text, 1.0));
     let value = number.trim_end().parse::<f64>().ok()? * factor;
-    (value >= 0.0 && value < 1.8e19).then(|| (value * (1.0 + 1e-15)).floor() as u64)
+    (0.0..1.8e19).contains(&value).then(|| (value * (1.0 + 1e-15)).floor() as u64)
 }
 
 /// `1448192` as `1.448 M`.

@@ -27,6 +27,17 @@ use crate::program::{GradSource, Program};
 use crate::tables::Tables;
 use crate::{EngineError, Real};
 
+/// Name of the instruction set that kernels use on this processor.
+pub fn instruction_set() -> &'static str {
+    match Arch::new() {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        Arch::V4(_) => "x86-64-v4",
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        Arch::V3(_) => "x86-64-v3",
+        _ => "portable",
+    }
+}
+
 /// Rows of a chunk: large enough for full register tiles, small enough that a
 /// layer's activations (128 x 1024 x 4 B) fit a second-level cache.
 pub const CHUNK_ROWS: usize = 128;
@@ -102,15 +113,19 @@ struct Clock {
 }
 
 impl Clock {
+    /// Starts a measurement. Not a closure around the work: kernels must be
+    /// inlined into the function that has the instruction set.
     #[inline(always)]
-    fn time<R>(&self, kind: usize, work: impl FnOnce() -> R) -> R {
-        if !self.on {
-            return work();
+    fn start(&self) -> Option<Instant> {
+        self.on.then(Instant::now)
+    }
+
+    #[inline(always)]
+    fn stop(&self, start: Option<Instant>, kind: usize) {
+        if let Some(start) = start {
+            let nanos = start.elapsed().as_nanos() as u64;
+            self.nanos[kind].fetch_add(nanos, Ordering::Relaxed);
         }
-        let start = Instant::now();
-        let result = work();
-        self.nanos[kind].fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        result
     }
 }
 
@@ -191,10 +206,12 @@ impl<T: Real> WithSimd for RunChunk<'_, '_, T> {
     type Output = f64;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> f64 {
+    fn with_simd<S: Simd>(self, simd: S) -> f64 {
         let ops = &self.chunk.program.ops;
         for op in ops {
-            self.clock.time(kind(op.work()), || op.forward(self.chunk));
+            let start = self.clock.start();
+            op.forward(simd, self.chunk);
+            self.clock.stop(start, kind(op.work()));
         }
         let Mode::Gradients(trainable) = self.mode else { return 0.0 };
         let loss = logit_gradients(self.chunk, self.weight_sum);
@@ -202,7 +219,9 @@ impl<T: Real> WithSimd for RunChunk<'_, '_, T> {
             (Trainable::Head, Some(Op::Head(head))) => head.weight_partials(self.chunk),
             _ => {
                 for op in ops.iter().rev() {
-                    self.clock.time(kind(op.work()), || op.backward(self.chunk));
+                    let start = self.clock.start();
+                    op.backward(simd, self.chunk);
+                    self.clock.stop(start, kind(op.work()));
                 }
             }
         }
@@ -285,9 +304,6 @@ impl<T: Real> WithSimd for RunTile<'_, '_, T> {
                         grad,
                         target.grad_stride,
                     );
-                }
-                Op::RowMap(op) => {
-                    op.weight_gradient(self.batch, first, rows, grad, target.grad_stride)
                 }
                 _ => unreachable!("only products have product gradients"),
             },
@@ -642,7 +658,9 @@ impl<T: Real> Executor<T> {
                 };
                 // SAFETY of the shared gradients: a tile writes its own rows only.
                 let run = RunTile { batch: &batch, tile, weight_grads: weight_grads.get(), chunks };
-                *squares = clock.time(0, || arch.dispatch(run));
+                let start = clock.start();
+                *squares = arch.dispatch(run);
+                clock.stop(start, 0);
             },
         );
     }
@@ -685,7 +703,9 @@ impl<T: Real> Executor<T> {
                 let ids = &batch.ids[field * batch.rows..(field + 1) * batch.rows];
                 // SAFETY: phase one is over; the gradients are read only.
                 let grads = unsafe { grads.get().add(offset) }.cast_const();
-                *squares = clock.time(2, || arch.dispatch(SumRows { touched, grads, ids }));
+                let start = clock.start();
+                *squares = arch.dispatch(SumRows { touched, grads, ids });
+                clock.stop(start, 2);
             },
         );
     }
@@ -710,7 +730,9 @@ impl<T: Real> Executor<T> {
                 rule,
                 scale,
             };
-            clock.time(3, || arch.dispatch(run));
+            let start = clock.start();
+            arch.dispatch(run);
+            clock.stop(start, 3);
         });
         let tables = Shared(model.tables.tables.as_mut_ptr());
         self.touched[..self.n_touched].par_iter().with_max_len(1).for_each(|touched| {
@@ -718,7 +740,9 @@ impl<T: Real> Executor<T> {
             let table = unsafe { &mut *tables.get().add(touched.table) };
             let stride = table.stride();
             let table = table.data.as_mut_slice().as_mut_ptr();
-            clock.time(2, || arch.dispatch(UpdateRows { touched, table, stride, rule, scale }));
+            let start = clock.start();
+            arch.dispatch(UpdateRows { touched, table, stride, rule, scale });
+            clock.stop(start, 2);
         });
     }
 

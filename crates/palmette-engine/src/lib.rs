@@ -65,11 +65,15 @@ mod optimizer;
 mod params;
 mod program;
 mod real;
+mod simd;
+mod state;
 mod tables;
 
 pub use builder::{Epilogue, HeadInput};
 pub use error::EngineError;
-pub use executor::{Batch, CHUNK_ROWS, Executor, Model, Step, TILE_ROWS, TimeSplit, Trainable};
+pub use executor::{
+    Batch, CHUNK_ROWS, Executor, Model, Step, TILE_ROWS, TimeSplit, Trainable, instruction_set,
+};
 pub use matmul::counted_macs;
 pub use optimizer::{Optimizer, Schedule};
 pub use params::{Init, ParamId, ParamLayout, ParamSpec, ParamStore};

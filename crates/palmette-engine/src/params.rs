@@ -50,7 +50,7 @@ pub struct ParamSpec {
 /// same set of the first-level cache.
 pub(crate) fn padded(cols: usize) -> usize {
     let stride = cols.next_multiple_of(16);
-    if stride % 128 == 0 && stride > 0 { stride + 16 } else { stride }
+    if stride.is_multiple_of(128) && stride > 0 { stride + 16 } else { stride }
 }
 
 /// Declares parameters; [`ParamStore::new`] allocates and initialises them.
@@ -156,6 +156,15 @@ impl<T: Real> ParamStore<T> {
             *state = Zeroed::new(self.layout.len)?;
         }
         Ok(())
+    }
+
+    /// Forgets the optimiser's state of one parameter.
+    pub fn reset_state_of(&mut self, id: ParamId) {
+        let spec = self.layout.spec(id);
+        let place = spec.offset..spec.offset + spec.rows * spec.stride;
+        for state in &mut self.state {
+            state.as_mut_slice()[place.clone()].fill(T::ZERO);
+        }
     }
 
     /// Bytes of values and state.

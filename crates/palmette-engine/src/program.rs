@@ -95,8 +95,10 @@ pub struct SliceId(pub(crate) u32);
 /// Layer normalisation of an operator's output: `y = (x - mean) / sqrt(var + 1e-5) * scale + shift`.
 #[derive(Clone, Copy, Debug)]
 pub struct NormSlices {
-    pub(crate) scale: SliceId,
-    pub(crate) shift: SliceId,
+    /// Scale, one an element of the normalised axis.
+    pub scale: SliceId,
+    /// Shift, likewise.
+    pub shift: SliceId,
     /// Mean and reciprocal standard deviation.
     pub(crate) stats: BufferId,
 }

@@ -5,7 +5,8 @@ use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssi
 
 /// f32 (training) or f64 (references and gradient checks).
 pub trait Real:
-    Copy
+    crate::simd::Registers
+    + Copy
     + Debug
     + Default
     + PartialOrd
@@ -47,6 +48,8 @@ pub trait Real:
     fn nan() -> Self;
     /// Little-endian bytes, appended.
     fn write_le(self, out: &mut Vec<u8>);
+    /// From as many little-endian bytes; missing ones are zero.
+    fn read_le(bytes: &[u8]) -> Self;
 
     /// `1 / (1 + exp(-self))`.
     #[inline(always)]
@@ -91,6 +94,11 @@ macro_rules! shared {
         fn write_le(self, out: &mut Vec<u8>) {
             out.extend_from_slice(&self.to_le_bytes());
         }
+        fn read_le(bytes: &[u8]) -> Self {
+            let mut own = [0u8; size_of::<$type>()];
+            own.iter_mut().zip(bytes).for_each(|(own, byte)| *own = *byte);
+            <$type>::from_le_bytes(own)
+        }
     };
 }
 
@@ -104,7 +112,8 @@ impl Real for f32 {
         const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
         let x = if self > 88.3 { 88.3 } else { self };
         let x = if x < -87.3 { -87.3 } else { x };
-        let n = f32::mul_add(x, std::f32::consts::LOG2_E, SHIFT) - SHIFT;
+        let shifted = f32::mul_add(x, std::f32::consts::LOG2_E, SHIFT);
+        let n = shifted - SHIFT;
         let r = f32::mul_add(n, -0.693_359_4, x);
         let r = f32::mul_add(n, 2.121_944_4e-4, r);
         let p = f32::mul_add(1.987_569_1e-4, r, 1.398_199_9e-3);
@@ -113,7 +122,8 @@ impl Real for f32 {
         let p = f32::mul_add(p, r, 1.666_666_5e-1);
         let p = f32::mul_add(p, r, 0.5);
         let y = f32::mul_add(p * r, r, r) + 1.0;
-        let scale = f32::from_bits((((n as i32) + 127) << 23) as u32);
+        // The integer is in the low bits of the shifted sum; a cast would saturate, lane by lane.
+        let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
         y * scale
     }
 }

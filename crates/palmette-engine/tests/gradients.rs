@@ -263,7 +263,7 @@ fn analytic_gradients_equal_central_differences() {
             };
             let mut rng = stream(seed, "test/elements", rows as u64);
             let step = 1e-5;
-            let mut check = |what: String, analytic: f64, high: f64, low: f64| {
+            let check = |what: String, analytic: f64, high: f64, low: f64| {
                 let numeric = (high - low) / (2.0 * step);
                 let error = (analytic - numeric).abs() / (1e-3 + numeric.abs());
                 assert!(error < 2e-5, "{name}, {rows} rows, {what}: {analytic} against {numeric}");

@@ -181,7 +181,7 @@ pub(crate) fn check(exhausts: bool, repeats: bool, make: impl Fn(u64) -> Box<dyn
     // Infeasible and failed trials: the search goes on and finds the optimum's neighbourhood.
     let rough = |suggestion: &Suggestion| match suggestion.trial % 3 {
         0 => Outcome::Infeasible,
-        1 if suggestion.trial % 2 == 0 => Outcome::Failed,
+        1 if suggestion.trial.is_multiple_of(2) => Outcome::Failed,
         1 => Outcome::score(f64::NAN),
         _ => good(suggestion),
     };

@@ -231,10 +231,10 @@ impl State {
             let mut child = self.ledger.genotype(parent).clone();
             for step in 1..=MOST_MUTATIONS {
                 child = domain.mutate(&child, rng);
-                if step >= mutations {
-                    if let Some(admitted) = self.ledger.admit(domain, child.clone(), rng) {
-                        return Some(admitted);
-                    }
+                if step >= mutations
+                    && let Some(admitted) = self.ledger.admit(domain, child.clone(), rng)
+                {
+                    return Some(admitted);
                 }
             }
         }

@@ -72,10 +72,10 @@ impl State {
         let best =
             self.batch_scores.drain(..).min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         let current = self.current.and_then(|position| self.ledger.score(position));
-        if let Some((score, position)) = best {
-            if self.is_restart || current.is_none_or(|current| score < current) {
-                self.move_to(domain, position);
-            }
+        if let Some((score, position)) = best
+            && (self.is_restart || current.is_none_or(|current| score < current))
+        {
+            self.move_to(domain, position);
         }
         self.open = 0;
         self.is_restart = false;

@@ -75,10 +75,10 @@ impl Subspace {
             let mut edge = vec![start];
             while let Some(position) = edge.pop() {
                 for neighbour in self.space.neighbours(&self.members[position]) {
-                    if let Some(&next) = self.positions.get(&neighbour) {
-                        if !std::mem::replace(&mut seen[next], true) {
-                            edge.push(next);
-                        }
+                    if let Some(&next) = self.positions.get(&neighbour)
+                        && !std::mem::replace(&mut seen[next], true)
+                    {
+                        edge.push(next);
                     }
                 }
             }

@@ -41,6 +41,10 @@ pub struct Console {
 impl Console {
     /// Reads the options and sets up the thread pool.
     pub fn new(args: &ConsoleArgs) -> Self {
+        if let Some(threads) = args.threads {
+            // this only fails if the pool exists, and nothing has run before
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global();
+        }
         Self { format: args.format, quiet: args.quiet }
     }
 
@@ -73,5 +77,73 @@ impl Console {
     /// Prints an error with its causes.
     pub fn error(&self, error: &anyhow::Error) {
         eprintln!("error: {error:#}");
+    }
+}
+
+impl Console {
+    /// A bar for `total` units on a terminal, plain lines elsewhere.
+    pub fn progress(&self, total: u64, what: &str) -> Progress {
+        let bar = if self.draws() {
+            let bar = indicatif::ProgressBar::new(total);
+            if let Ok(style) = indicatif::ProgressStyle::with_template(
+                "{prefix:24!} {wide_bar} {human_pos}/{human_len} {per_sec:>12} {eta:>4} left",
+            ) {
+                bar.set_style(style);
+            }
+            bar.set_prefix(what.to_owned());
+            Some(bar)
+        } else {
+            None
+        };
+        let lines = !self.quiet && bar.is_none();
+        let now = std::time::Instant::now();
+        Progress {
+            bar,
+            what: what.into(),
+            total,
+            lines,
+            start: now,
+            last: std::cell::Cell::new(now),
+        }
+    }
+}
+
+/// Progress of one piece of work.
+pub struct Progress {
+    bar: Option<indicatif::ProgressBar>,
+    what: String,
+    total: u64,
+    lines: bool,
+    start: std::time::Instant,
+    last: std::cell::Cell<std::time::Instant>,
+}
+
+/// Seconds between plain lines of progress.
+const LINE_SECONDS: u64 = 20;
+
+impl Progress {
+    /// Units done so far.
+    pub fn set(&self, done: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
+        if self.lines && self.last.get().elapsed().as_secs() >= LINE_SECONDS {
+            self.last.set(std::time::Instant::now());
+            let seconds = self.start.elapsed().as_secs_f64();
+            let rate = done as f64 / seconds;
+            let left = self.total.saturating_sub(done) as f64 / rate.max(1e-9);
+            eprintln!("{}: {done} of {}, {rate:.0}/s, {left:.0} s left", self.what, self.total);
+        }
+    }
+
+    /// The work is done; the bar leaves.
+    pub fn finish(self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        let seconds = self.start.elapsed().as_secs_f64();
+        if self.lines && seconds > 2.0 {
+            eprintln!("{}: {} in {seconds:.1} s", self.what, self.total);
+        }
     }
 }

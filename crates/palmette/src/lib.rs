@@ -34,5 +34,8 @@ assert!(svg.starts_with("<svg") && svg.contains("16 + 8 fields"));
 ```
 */
 
+pub mod console;
 pub mod drawing;
 pub mod onnx;
+pub mod report;
+pub mod run;

@@ -1,7 +1,7 @@
 //! The `palmette` binary: one verb a file under `commands/`.
 
+mod bench_page;
 mod commands;
-mod console;
 
 use std::process::ExitCode;
 
@@ -16,14 +16,14 @@ use clap::Parser;
 )]
 struct Cli {
     #[command(flatten)]
-    console: console::ConsoleArgs,
+    console: palmette::console::ConsoleArgs,
     #[command(subcommand)]
     verb: commands::Verb,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let console = console::Console::new(&cli.console);
+    let console = palmette::console::Console::new(&cli.console);
     match commands::run(cli.verb, &console) {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,

@@ -179,7 +179,7 @@ fn inputs_are_encoded_as_in_training() {
     let shifted = graph.binary("Add", &rows, &nine);
     let picked = graph.gather(&table, &shifted, 0);
     let logged = graph.log_transform(&x);
-    let clean = graph.missing_to_zero(&logged);
+    let clean = graph.where_missing(&x, &logged);
     graph.output("rows", &picked, &[batch, Dim::Fixed(1)]);
     graph.output("clean", &clean, &[Dim::Named("numbers")]);
 

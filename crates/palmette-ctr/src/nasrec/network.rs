@@ -303,6 +303,12 @@ impl Network {
         &self.tensors
     }
 
+    /// The parameters of the head.
+    pub fn head_params(&self) -> Vec<ParamId> {
+        let head = &self.head;
+        [head.dense, head.fields, head.bias].into_iter().chain(head.merge).collect()
+    }
+
     /// Dense inputs and fields.
     pub fn shape(&self) -> Shape {
         self.shape

@@ -1,5 +1,7 @@
 //! Embedding fully connected layer (EFC): mixes the field axis.
 
+use pulp::Simd;
+
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::lanes::update;
@@ -13,7 +15,8 @@ use crate::program::{BufferId, NORM_EPSILON, NormSlices, Program, SliceId, Span}
 #[derive(Clone, Debug)]
 pub struct FieldMix {
     pub(crate) inputs: Span,
-    pub(crate) weights: Span,
+    /// W_j, parallel to the inputs.
+    pub weights: Span,
     /// Output.
     pub out: BufferId,
     pub(crate) pre: BufferId,
@@ -45,7 +48,7 @@ impl FieldMix {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let fields = chunk.program.width(self.out);
         let columns = chunk.rows * self.dim;
         let (pre, pre_stride) = chunk.fields_of(self.pre, self.dim);
@@ -137,7 +140,7 @@ impl FieldMix {
     }
 
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let fields = chunk.program.width(self.out);
         let columns = chunk.rows * self.dim;
         let (y, y_stride) = chunk.fields_of(self.out, self.dim);

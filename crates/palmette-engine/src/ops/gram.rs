@@ -1,5 +1,7 @@
 //! Dot products of all pairs (DP, factorisation-machine style interactions).
 
+use pulp::Simd;
+
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::lanes::{LANES, put};
@@ -74,7 +76,7 @@ impl Gram {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let (vectors, dim) = (self.vectors, self.dim);
         let columns = vectors.next_multiple_of(LANES);
         // SAFETY: `scratch_len` elements belong to this chunk.
@@ -112,7 +114,7 @@ impl Gram {
 
     /// `dT_i = sum_{j<i} g_ij T_j + sum_{j>i} g_ji T_j`.
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let (vectors, dim) = (self.vectors, self.dim);
         // SAFETY: `scratch_len` elements belong to this chunk.
         let (stacked, grads) =

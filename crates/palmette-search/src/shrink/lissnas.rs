@@ -107,10 +107,11 @@ pub fn lissnas(
             break;
         }
         let genotype = domain.sample(&mut rng);
-        if domain.is_feasible(&genotype) && !known.contains_key(&genotype) {
-            if let Some(quality) = ask(&genotype, &mut known) {
-                first.push((genotype, quality));
-            }
+        if domain.is_feasible(&genotype)
+            && !known.contains_key(&genotype)
+            && let Some(quality) = ask(&genotype, &mut known)
+        {
+            first.push((genotype, quality));
         }
     }
     if first.is_empty() {
@@ -119,7 +120,7 @@ pub fn lissnas(
     let gate = &first[..config.gate.min(first.len())];
     let (locality, _) =
         neighbour_correlation(domain, gate, seed, &mut |genotype| ask(genotype, &mut known));
-    if !(locality > (-1.0f64).exp()) {
+    if locality.is_nan() || locality <= (-1.0f64).exp() {
         return Err(ShrinkError::NoLocality { correlation: locality });
     }
 
@@ -145,7 +146,8 @@ pub fn lissnas(
         let scores = scores_of(&known);
         let level =
             |sample: &[Genotype]| mean(sample.iter().filter_map(|g| scores.get(g).copied()));
-        if !(level(&fresh) > level(&judged) + config.least_gain) {
+        let (fresh_level, bar) = (level(&fresh), level(&judged) + config.least_gain);
+        if fresh_level.is_nan() || bar.is_nan() || fresh_level <= bar {
             accepted.get_or_insert(members);
             refused += 1;
             if refused == config.patience.max(1) {

@@ -14,7 +14,7 @@ use palmette_ctr::nasrec::{
 };
 use serde::Serialize;
 
-use crate::console::Console;
+use palmette::console::Console;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,7 +45,7 @@ pub struct Args {
 
 /// The public click logs.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Preset {
+pub(super) enum Preset {
     /// Criteo Kaggle: 13 dense inputs, 26 categorical fields
     Criteo,
     /// Avazu: 1 dense input, 23 categorical fields
@@ -55,7 +55,7 @@ enum Preset {
 }
 
 impl Preset {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Criteo => "criteo",
             Self::Avazu => "avazu",

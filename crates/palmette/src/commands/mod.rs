@@ -4,24 +4,68 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::console::Console;
+use palmette::console::Console;
 
+pub mod bench;
+mod check_golden;
 mod cost;
+mod eval;
+mod export;
+mod predict;
 mod prepare;
+mod quickstart;
+mod report;
+mod runs;
+mod search;
+mod show;
+mod train;
 
 /// What the user asked for.
 #[derive(Subcommand)]
 pub enum Verb {
     /// Turn click logs into a dataset of columnar shards
     Prepare(prepare::Args),
+    /// Make a click log, search, train, compare and report, in about two minutes
+    Quickstart(quickstart::Args),
+    /// Search an architecture, train it, compare it, export it
+    Search(search::Args),
+    /// Train one architecture or hand-made model, also from an earlier one on newer days
+    Train(train::Args),
+    /// Measure a trained model on a part of a dataset
+    Eval(eval::Args),
+    /// Probabilities of a click for the rows of a raw log
+    Predict(predict::Args),
+    /// Describe an architecture in words and draw it
+    Show(show::Args),
+    /// Write ONNX, safetensors and encoders of a trained model into a folder
+    Export(export::Args),
+    /// Render a run's report again
+    Report(report::Args),
+    /// List, show and compare runs
+    Runs(runs::Args),
     /// Print multiply-accumulates, parameters and memory of an architecture
     Cost(cost::Args),
+    /// Compare an architecture's arithmetic with what the released NASRec code computes
+    CheckGolden(check_golden::Args),
+    /// Compare search strategies on tables of trained networks
+    Bench(bench::Args),
 }
 
 /// Runs a verb.
 pub fn run(verb: Verb, console: &Console) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Prepare(args) => prepare::run(&args, console),
+        Verb::Quickstart(args) => quickstart::run(&args, console),
+        Verb::Search(args) => search::run(&args, console),
+        Verb::Train(args) => train::run(&args, console),
+        Verb::Eval(args) => eval::run(&args, console),
+        Verb::Predict(args) => predict::run(&args, console),
+        Verb::Show(args) => show::run(&args, console),
+        Verb::Export(args) => export::run(&args, console),
+        Verb::Report(args) => report::run(&args, console),
+        Verb::Runs(args) => runs::run(&args, console),
         Verb::Cost(args) => cost::run(&args, console),
+        Verb::CheckGolden(args) => check_golden::run(&args, console),
+        Verb::Bench(args) => bench::run(&args, console),
     }
 }

@@ -1,12 +1,6 @@
 //! Who reads which source: the horizontal lines and the dots on them.
 
-use palmette_ctr::nasrec::{Block, DenseOp, Path, Set, SparseOp};
-
-use super::{
-    is_binary,
-    liveness::{LiveBlock, Liveness},
-    reads_dense,
-};
+use palmette_ctr::nasrec::{Block, BlockLiveness, DenseOp, Path, Set, SparseOp};
 
 /// One vertical line into a box.
 pub struct Trunk {
@@ -19,17 +13,17 @@ pub struct Trunk {
 }
 
 /// Lines from the dense sources into the dense box.
-pub fn dense_trunks(block: &Block, live: LiveBlock) -> Vec<Trunk> {
+pub fn dense_trunks(block: &Block, live: BlockLiveness) -> Vec<Trunk> {
     let mut trunks = Vec::new();
     let mut push = |sources: Set, label| {
         if !sources.is_empty() {
-            trunks.push(Trunk { sources, label, live: live.dense_op });
+            trunks.push(Trunk { sources, label, live: live.dense_operator });
         }
     };
-    if reads_dense(block) {
+    if block.reads_dense_sources() {
         push(block.dense_sources, "");
     }
-    if is_binary(block) {
+    if block.is_binary() {
         push(block.right, "R");
         push(block.left, "L");
     }
@@ -53,13 +47,13 @@ impl SparseTrunk {
 }
 
 /// The line from the sparse sources, unless nothing reads it.
-pub fn sparse_trunk(block: &Block, live: LiveBlock) -> Option<SparseTrunk> {
+pub fn sparse_trunk(block: &Block, live: BlockLiveness) -> Option<SparseTrunk> {
     let mixes = block.has_sparse(SparseOp::Attention) || block.has_sparse(SparseOp::Efc);
     let pairs = block.has_dense(DenseOp::DotProduct);
     let trunk = SparseTrunk {
         sources: block.sparse_sources,
-        mixes: mixes.then_some(live.sparse_op),
-        pairs: pairs.then_some(live.dense_op),
+        mixes: mixes.then_some(live.sparse_operator),
+        pairs: pairs.then_some(live.dense_operator),
     };
     ((mixes || pairs) && !block.sparse_sources.is_empty()).then_some(trunk)
 }
@@ -79,7 +73,7 @@ pub struct Reach {
 }
 
 /// Reach of every dense and every sparse source that is not the last block's.
-pub fn reaches(path: &Path, liveness: &Liveness) -> (Vec<Reach>, Vec<Reach>) {
+pub fn reaches(path: &Path, liveness: &[BlockLiveness]) -> (Vec<Reach>, Vec<Reach>) {
     let count = path.blocks.len();
     let (mut dense, mut sparse) = (vec![Reach::default(); count], vec![Reach::default(); count]);
     let mark = |reach: &mut Vec<Reach>, sources: Set, end: End, live: bool| {
@@ -90,7 +84,7 @@ pub fn reaches(path: &Path, liveness: &Liveness) -> (Vec<Reach>, Vec<Reach>) {
             }
         }
     };
-    for (index, (block, &live)) in path.blocks.iter().zip(&liveness.blocks).enumerate() {
+    for (index, (block, &live)) in path.blocks.iter().zip(liveness).enumerate() {
         // The outermost trunk first, so that a line read by two ends at the inner one.
         for (slot, trunk) in dense_trunks(block, live).iter().enumerate().rev() {
             mark(&mut dense, trunk.sources, End { block: index + 1, slot }, trunk.live);

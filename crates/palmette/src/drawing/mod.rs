@@ -8,14 +8,13 @@ to be traced through others. Operators that never reach the head, and what
 only they read, are faded and dashed. Every part has a tooltip.
 */
 
-mod labels;
+pub(crate) mod labels;
 mod layout;
 mod lines;
-mod liveness;
 mod parts;
 pub(crate) mod svg;
 
-use palmette_ctr::nasrec::{DenseOp, Path, Set, Shape};
+use palmette_ctr::nasrec::{Path, Set, Shape};
 use thiserror::Error;
 
 pub use labels::Part;
@@ -80,15 +79,5 @@ fn check_sources(path: &Path) -> Result<(), DrawingError> {
     Ok(())
 }
 
-/// Whether the dense operators of a block read its concatenated dense sources.
-fn reads_dense(block: &palmette_ctr::nasrec::Block) -> bool {
-    block.has_dense(DenseOp::Fc) || block.has_dense(DenseOp::DotProduct)
-}
-
-/// Whether one of the dense operators takes a left and a right operand.
-fn is_binary(block: &palmette_ctr::nasrec::Block) -> bool {
-    block.has_dense(DenseOp::SigmoidGating) || block.has_dense(DenseOp::Sum)
-}
-
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,13 +1,12 @@
 //! The drawing itself: lines first, boxes over them.
 
-use palmette_ctr::nasrec::{EMBEDDING_DIM, MERGE_FIELDS};
+use palmette_ctr::nasrec::{BlockLiveness, EMBEDDING_DIM, MERGE_FIELDS, liveness};
 
 use super::{
     Drawing, Part,
     labels::{count, dense_name, dense_size, fields, sources, sparse_name, sparse_size},
     layout::{BOX_HEIGHT, BOX_WIDTH, Layout},
     lines::{End, Reach, dense_trunks, reaches, sparse_trunk},
-    liveness::{Liveness, liveness},
     svg::{Canvas, escape, number},
 };
 
@@ -24,7 +23,7 @@ enum Side {
 struct Painter<'a> {
     drawing: &'a Drawing<'a>,
     layout: Layout,
-    live: Liveness,
+    live: Vec<BlockLiveness>,
     canvas: Canvas,
 }
 
@@ -38,7 +37,7 @@ pub fn draw(drawing: &Drawing) -> String {
         painter.source_line(Side::Dense, source, dense[source]);
         painter.source_line(Side::Sparse, source, sparse[source]);
     }
-    painter.inputs();
+    painter.inputs(dense[0].live.is_some(), sparse[0].live.is_some());
     for block in 1..=drawing.path.blocks.len() {
         painter.trunks(block);
         painter.merges(block);
@@ -162,7 +161,7 @@ impl Painter<'_> {
 
     fn trunks(&mut self, number: usize) {
         let block = &self.drawing.path.blocks[number - 1];
-        let live = self.live.blocks[number - 1];
+        let live = self.live[number - 1];
         let left = self.layout.box_left(number);
         let trunks = dense_trunks(block, live);
         let dense_middle = self.middle(Side::Dense);
@@ -202,7 +201,7 @@ impl Painter<'_> {
 
     fn sparse_trunk(&mut self, number: usize) {
         let block = &self.drawing.path.blocks[number - 1];
-        let Some(trunk) = sparse_trunk(block, self.live.blocks[number - 1]) else { return };
+        let Some(trunk) = sparse_trunk(block, self.live[number - 1]) else { return };
         let (left, x) = (self.layout.box_left(number), self.layout.trunk(number, 0));
         let middle = self.middle(Side::Sparse);
         let oldest = trunk.sources.iter().next().unwrap_or(0);
@@ -232,7 +231,7 @@ impl Painter<'_> {
 
     fn merges(&mut self, number: usize) {
         let block = &self.drawing.path.blocks[number - 1];
-        let live = self.live.blocks[number - 1];
+        let live = self.live[number - 1];
         let left = self.layout.box_left(number);
         let (top, bottom) = (self.layout.dense_top() + BOX_HEIGHT, self.layout.sparse_top());
         let middle = (top + bottom) / 2.0;
@@ -242,7 +241,7 @@ impl Painter<'_> {
             let tooltip = format!(
                 "Dense-to-sparse merge: the dense output as {MERGE_FIELDS} more fields{cost}"
             );
-            self.canvas.group(&format!("merge{}", faded(live.dense_to_sparse)), &tooltip);
+            self.canvas.group(&format!("merge{}", faded(live.sparse_output)), &tooltip);
             self.canvas.route("arrow", ARROW_MERGE, &[(x, top), (x, bottom - 2.0)], 0.0);
             self.pill(x, middle, &format!("{MERGE_FIELDS} fields"), 50.0);
             self.canvas.end();
@@ -251,7 +250,7 @@ impl Painter<'_> {
             let x = left + BOX_WIDTH * 0.77;
             let cost = self.cost(Part::SparseToDense(number));
             let tooltip = format!("Sparse-to-dense merge: adds a factorisation-machine term{cost}");
-            self.canvas.group(&format!("merge{}", faded(live.sparse_to_dense)), &tooltip);
+            self.canvas.group(&format!("merge{}", faded(live.dense_output)), &tooltip);
             self.canvas.route("arrow", ARROW_MERGE, &[(x, bottom), (x, top + 2.0)], 0.0);
             self.pill(x, middle, "FM", 30.0);
             self.canvas.end();
@@ -272,7 +271,7 @@ impl Painter<'_> {
 
     fn boxes(&mut self, number: usize) {
         let block = &self.drawing.path.blocks[number - 1];
-        let live = self.live.blocks[number - 1];
+        let live = self.live[number - 1];
         let left = self.layout.box_left(number);
         let mut read = Vec::new();
         let dense = dense_trunks(block, live);
@@ -290,10 +289,10 @@ impl Painter<'_> {
             dense_size(block),
             if read.is_empty() { "nothing".into() } else { read.join(", ") },
             self.cost(Part::Dense(number)),
-            if live.dense_op { "" } else { "; never reaches the head" },
+            if live.dense_operator { "" } else { "; never reaches the head" },
         );
         let top = self.layout.dense_top();
-        self.node("dense", left, top, &tooltip, [&name, &dense_size(block)], live.dense_op);
+        self.node("dense", left, top, &tooltip, [&name, &dense_size(block)], live.dense_operator);
 
         let name = sparse_name(block);
         let read = trunk.filter(|t| t.mixes.is_some()).map(|t| sources('S', t.sources));
@@ -302,12 +301,19 @@ impl Painter<'_> {
             sparse_size(block),
             read.unwrap_or_else(|| "nothing".into()),
             self.cost(Part::Sparse(number)),
-            if live.sparse_op { "" } else { "; never reaches the head" },
+            if live.sparse_operator { "" } else { "; never reaches the head" },
         );
         let top = self.layout.sparse_top();
-        self.node("sparse", left, top, &tooltip, [&name, &sparse_size(block)], live.sparse_op);
+        self.node(
+            "sparse",
+            left,
+            top,
+            &tooltip,
+            [&name, &sparse_size(block)],
+            live.sparse_operator,
+        );
 
-        let class = format!("block-number{}", faded(live.dense_op || live.sparse_op));
+        let class = format!("block-number{}", faded(!live.is_dead()));
         let y = self.layout.dense_top() - 8.0;
         self.canvas.text(&class, left + BOX_WIDTH / 2.0, y, &format!("Block {number}"));
     }
@@ -321,7 +327,7 @@ impl Painter<'_> {
         self.canvas.end();
     }
 
-    fn inputs(&mut self) {
+    fn inputs(&mut self, dense_live: bool, sparse_live: bool) {
         let shape = self.drawing.shape;
         let left = self.layout.input_left() - 8.0;
         let dense =
@@ -333,7 +339,7 @@ impl Painter<'_> {
             self.layout.dense_top(),
             &tooltip,
             ["Dense inputs", &dense],
-            self.live.dense.has(0),
+            dense_live,
         );
         let tooltip = format!(
             "S0: {} categorical fields, embedded in {EMBEDDING_DIM} dimensions each",
@@ -346,7 +352,7 @@ impl Painter<'_> {
             self.layout.sparse_top(),
             &tooltip,
             ["Embeddings", &size],
-            self.live.sparse.has(0),
+            sparse_live,
         );
     }
 
@@ -382,16 +388,18 @@ impl Painter<'_> {
     }
 
     fn legend(&mut self) {
-        let y = self.layout.height() - 20.0;
-        let mut x = self.layout.input_left();
+        let (mut x, mut y) = (self.layout.input_left(), self.layout.legend_top());
         let entries: [(&str, &str, f64); 5] = [
             ("dense", "dense vector", 112.0),
             ("sparse", "set of embedded fields", 164.0),
             ("dot", "is read: all dots of a line are concatenated", 278.0),
             ("operand", "left operand (the gate), R: right", 204.0),
-            ("dead", "never reaches the head", 0.0),
+            ("dead", "never reaches the head", 146.0),
         ];
         for (kind, words, advance) in entries {
+            if x + 31.0 + advance > self.layout.width() {
+                (x, y) = (self.layout.input_left(), y + 22.0);
+            }
             match kind {
                 "dot" => self.canvas.circle("dot neutral", x + 12.0, y - 4.0, 3.4),
                 "operand" => {

@@ -2,7 +2,7 @@
 
 use palmette_ctr::nasrec::{Block, DenseOp, Path, Set, Shape, SparseOp};
 
-use super::{liveness::liveness, *};
+use super::*;
 
 /// `FC/256 EFC/48 ds=1 fm=0 D=0,2 S=0 L=1 R=0` a line: the notation of the NASRec tables.
 pub fn parse(text: &str) -> Path {
@@ -108,27 +108,24 @@ fn draws_every_block_and_operator_of_the_published_networks() {
 }
 
 #[test]
-fn dead_code_of_criteo_full() {
-    // By hand from the published table: the head needs D7 and S7; S6 is read by nobody and D6
-    // only as an unused left operand, so all of block 6 is dead; D5 is read by block 6 alone.
-    let live = liveness(&parse(CRITEO_FULL));
-    let parts: Vec<[bool; 6]> = live
-        .blocks
-        .iter()
-        .map(|b| [b.dense, b.sparse, b.dense_op, b.sparse_op, b.dense_to_sparse, b.sparse_to_dense])
-        .collect();
-    assert_eq!(
-        parts,
-        [
-            [true, true, true, true, true, false],
-            [true, true, true, true, false, false],
-            [true, true, true, true, false, true],
-            [false; 6],
-            [false; 6],
-            [false; 6],
-            [true, true, true, true, false, true],
-        ]
-    );
+fn dead_code_of_criteo_full_is_faded() {
+    let path = parse(CRITEO_FULL);
+    let svg = architecture_svg(&Drawing::new(&path, CRITEO)).unwrap();
+    // By hand from the published table: the head reads D7 and S7, block 7 reads blocks 1 to 3,
+    // and nothing of these reads a later one: both sides of blocks 4, 5 and 6 are dead.
+    for block in 1..=7 {
+        let dead = (4..=6).contains(&block);
+        let fades = svg.contains(&format!("Block {block}, dense side: "))
+            && svg.lines().any(|line| {
+                line.contains(&format!("Block {block}, sparse side: "))
+                    && line.contains("node sparse dead")
+            });
+        assert_eq!(fades, dead, "block {block}");
+    }
+    assert_eq!(svg.matches("; never reaches the head").count(), 6);
+    // Merges that are on: 1, 4, 6 to fields; 3, 5, 7 to dense.
+    assert_eq!(svg.matches("class=\"merge dead\"").count(), 3);
+    assert_eq!(svg.matches("class=\"merge\"").count(), 3);
 }
 
 #[test]

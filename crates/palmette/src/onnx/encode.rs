@@ -135,7 +135,8 @@ impl ExternalFile<'_> {
 impl Data<'_> {
     fn kind(&self) -> ElementType {
         match self {
-            Data::F32(_) => ElementType::F32,
+            Data::F32(_) | Data::Rows { .. } => ElementType::F32,
+            Data::F64(_) => ElementType::F64,
             Data::I64(_) => ElementType::I64,
         }
     }
@@ -143,21 +144,36 @@ impl Data<'_> {
     fn bytes(&self) -> usize {
         match self {
             Data::F32(data) => size_of_val::<[f32]>(data),
+            Data::F64(data) => size_of_val::<[f64]>(data),
             Data::I64(data) => size_of_val::<[i64]>(data),
+            Data::Rows { rows, cols, .. } => rows * cols * size_of::<f32>(),
         }
     }
 
     /// Hands over the little-endian bytes in order, a block at a time.
     fn write(&self, out: &mut impl FnMut(&[u8])) {
         const BLOCK: usize = 16_384;
+        let mut bytes = Vec::with_capacity(BLOCK * size_of::<f32>());
         match self {
             Data::F32(data) => {
                 let data: &Cow<[f32]> = data;
                 for block in data.chunks(BLOCK) {
-                    let bytes: Vec<u8> = block.iter().flat_map(|x| x.to_le_bytes()).collect();
+                    bytes.clear();
+                    bytes.extend(block.iter().flat_map(|x| x.to_le_bytes()));
                     out(&bytes);
                 }
             }
+            Data::Rows { rows, cols, row } => {
+                let rows_a_block = (BLOCK / cols.max(&1)).max(1);
+                for first in (0..*rows).step_by(rows_a_block) {
+                    bytes.clear();
+                    for index in first..(first + rows_a_block).min(*rows) {
+                        bytes.extend(row(index)[..*cols].iter().flat_map(|x| x.to_le_bytes()));
+                    }
+                    out(&bytes);
+                }
+            }
+            Data::F64(data) => data.iter().for_each(|x| out(&x.to_le_bytes())),
             Data::I64(data) => data.iter().for_each(|x| out(&x.to_le_bytes())),
         }
     }

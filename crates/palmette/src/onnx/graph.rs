@@ -19,6 +19,8 @@ pub enum ElementType {
     F32 = 1,
     /// 64-bit signed integers.
     I64 = 7,
+    /// 64-bit floating point.
+    F64 = 11,
 }
 
 /// One dimension of an input or output.
@@ -52,6 +54,9 @@ pub enum Attribute<'a> {
     Ints(&'a [i64]),
 }
 
+/// Gives a row of a matrix by its index.
+pub(super) type RowSource<'a> = Box<dyn Fn(usize) -> &'a [f32] + 'a>;
+
 /// A constant tensor, borrowed until the model is encoded.
 pub(super) struct Initialiser<'a> {
     pub name: String,
@@ -61,7 +66,14 @@ pub(super) struct Initialiser<'a> {
 
 pub(super) enum Data<'a> {
     F32(Cow<'a, [f32]>),
+    F64(Vec<f64>),
     I64(Vec<i64>),
+    /// A matrix whose rows lie apart.
+    Rows {
+        rows: usize,
+        cols: usize,
+        row: RowSource<'a>,
+    },
 }
 
 /// Grows a graph node by node, in an order in which every node reads what exists.
@@ -125,6 +137,40 @@ impl<'a> GraphBuilder<'a> {
         let shape = shape.to_vec();
         self.initialisers.push(Initialiser { name: name.into(), shape, data: Data::F32(data) });
         Ok(Value(name.into()))
+    }
+
+    /// A named matrix `[rows, cols]` read row by row when the model is written, so that a large
+    /// table is never copied; `row(i)` gives at least `cols` numbers for every `i < rows`.
+    pub fn table(
+        &mut self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        row: impl Fn(usize) -> &'a [f32] + 'a,
+    ) -> Value {
+        self.claim(name);
+        let data = Data::Rows { rows, cols, row: Box::new(row) };
+        self.initialisers.push(Initialiser { name: name.into(), shape: vec![rows, cols], data });
+        Value(name.into())
+    }
+
+    /// `name` if it is free, else `name` with a number.
+    pub fn free_name(&self, name: &str) -> String {
+        let numbered = (2..).map(|number| format!("{name}#{number}"));
+        let mut candidates = std::iter::once(name.to_string()).chain(numbered);
+        candidates.find(|candidate| !self.names.contains(candidate)).unwrap_or_default()
+    }
+
+    /// A vector of 64-bit floating-point constants.
+    pub fn doubles(&mut self, data: &[f64]) -> Value {
+        let name = self.fresh("Constant");
+        let shape = vec![data.len()];
+        self.initialisers.push(Initialiser {
+            name: name.clone(),
+            shape,
+            data: Data::F64(data.to_vec()),
+        });
+        Value(name)
     }
 
     /// A vector of integers, such as a shape or a list of axes.

@@ -26,13 +26,18 @@ assert!(encoded.external.is_none());
 */
 
 mod encode;
+mod encoders;
+mod export;
 mod graph;
+mod inputs;
 mod operators;
 mod proto;
 
 use thiserror::Error;
 
 pub use encode::{Encoded, ExternalData, ExternalFile, Model};
+pub use encoders::{CategoricalField, DenseField, EncodersFile, FieldEncoder};
+pub use export::{Export, export};
 pub use graph::{Attribute, Dim, ElementType, GraphBuilder, Value};
 
 /// Why a model cannot be written.
@@ -51,6 +56,33 @@ pub enum OnnxError {
     /// Two tensors, inputs or outputs share a name.
     #[error("the name `{0}` is used twice in the graph: every tensor needs its own")]
     Duplicate(String),
+    /// The transforms do not fit the program's dense inputs.
+    #[error("{found} dense transforms for {expected} dense inputs: one each is needed")]
+    Transforms {
+        /// Transforms given.
+        found: usize,
+        /// Dense inputs.
+        expected: usize,
+    },
+    /// A table is too small for the rule that finds its rows.
+    #[error("table `{name}` has {rows} rows: at least 2 are needed, one for missing values")]
+    Table {
+        /// The table.
+        name: String,
+        /// Its rows.
+        rows: usize,
+    },
+    /// The program lacks a part without which there is no prediction.
+    #[error("the program has no {0}: a trained model with one is needed")]
+    Incomplete(&'static str),
+    /// A vocabulary of the dataset cannot be read.
+    #[error("vocabulary {file}: {problem}")]
+    Vocabulary {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The message would be larger than protobuf allows.
     #[error(
         "the model would take {bytes} bytes in one file where the format ends at {limit}: \

@@ -1,6 +1,6 @@
 //! The operators that models here are made of, each with its formula and shapes.
 
-use super::graph::{Attribute, GraphBuilder, Value};
+use super::graph::{Attribute, ElementType, GraphBuilder, Value};
 
 impl GraphBuilder<'_> {
     /// An operator with one input and no attributes, such as `Relu` or `Sigmoid`.
@@ -41,6 +41,16 @@ impl GraphBuilder<'_> {
     pub fn reshape(&mut self, x: &Value, shape: &[i64]) -> Value {
         let shape = self.integers(shape);
         self.node("Reshape", &[x, &shape], &[])
+    }
+
+    /// Zeros of a shape for every row of the batch that `like` has.
+    pub fn zeros(&mut self, like: &Value, shape: &[i64]) -> Value {
+        let range = [("start", Attribute::Int(0)), ("end", Attribute::Int(1))];
+        let batch = self.node("Shape", &[like], &range);
+        let rest = self.integers(shape);
+        let whole = self.concat(&[&batch, &rest], 0);
+        let zero = self.number(0.0);
+        self.node("Expand", &[&zero, &whole], &[])
     }
 
     /// Permutes the axes.
@@ -94,11 +104,25 @@ impl GraphBuilder<'_> {
         self.binary("Add", &remainder, &one)
     }
 
-    /// Dense values with missing ones, not-a-number, replaced by 0.
-    pub fn missing_to_zero(&mut self, x: &Value) -> Value {
-        let missing = self.unary("IsNaN", x);
+    /// `x` with 0 wherever `raw` is not a number.
+    pub fn where_missing(&mut self, raw: &Value, x: &Value) -> Value {
+        let missing = self.unary("IsNaN", raw);
         let zero = self.number(0.0);
         self.node("Where", &[&missing, &zero, x], &[])
+    }
+
+    /// The same numbers as another type.
+    pub fn cast(&mut self, x: &Value, kind: ElementType) -> Value {
+        self.node("Cast", &[x], &[("to", Attribute::Int(kind as i64))])
+    }
+
+    /// `(x - mean) / deviation` in f64, x `[batch, columns]`, as the training data were standardised.
+    pub fn standardise(&mut self, x: &Value, means: &[f64], deviations: &[f64]) -> Value {
+        let (means, deviations) = (self.doubles(means), self.doubles(deviations));
+        let wide = self.cast(x, ElementType::F64);
+        let centred = self.binary("Sub", &wide, &means);
+        let scaled = self.binary("Div", &centred, &deviations);
+        self.cast(&scaled, ElementType::F32)
     }
 
     /// `ln(max(x, 0) + 1)`.

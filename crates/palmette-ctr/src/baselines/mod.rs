@@ -1,0 +1,136 @@
+/*!
+Hand-made models that a searched one has to beat.
+
+Each is a small struct of hyper-parameters with its paper's defaults and a
+`compile` that gives a [`CompiledModel`]: the same type that a searched network
+compiles to, so both are trained by the same command on the same rows.
+
+```
+use palmette_ctr::ModelInputs;
+use palmette_ctr::baselines::Baseline;
+
+let inputs = ModelInputs::numbered(13, &[1000, 50, 200]);
+let model = Baseline::named("deepfm")?.compile(&inputs)?;
+// 16 channels and one first-order number a value
+assert_eq!(model.table_params(), 17 * 1250);
+assert!(model.macs() > 400 * 400);
+
+let unknown = Baseline::named("deepmf").unwrap_err();
+assert!(unknown.to_string().contains("deepfm"));
+# Ok::<(), palmette_ctr::baselines::BaselineError>(())
+```
+
+Where a paper gives every dense input a vector of its own, `x_j v_j`, these models have a
+linear map of all dense inputs; see the structs.
+*/
+
+mod autoint;
+mod builder;
+mod dcn_v2;
+mod deepfm;
+mod dlrm;
+mod error;
+mod factorization_machine;
+mod logistic_regression;
+mod mlp;
+mod xdeepfm;
+
+use serde::{Deserialize, Serialize};
+
+pub use autoint::AutoIntPlus;
+pub use dcn_v2::DcnV2;
+pub use deepfm::DeepFm;
+pub use dlrm::Dlrm;
+pub use error::BaselineError;
+pub use factorization_machine::FactorizationMachine;
+pub use logistic_regression::LogisticRegression;
+pub use mlp::Mlp;
+pub use xdeepfm::XDeepFm;
+
+use crate::{CompiledModel, ModelInputs};
+
+/// One of the hand-made models with its hyper-parameters; `kind` names it in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+pub enum Baseline {
+    /// `lr`
+    #[serde(rename = "lr")]
+    LogisticRegression(LogisticRegression),
+    /// `fm`
+    #[serde(rename = "fm")]
+    FactorizationMachine(FactorizationMachine),
+    /// `mlp`
+    #[serde(rename = "mlp")]
+    Mlp(Mlp),
+    /// `deepfm`
+    #[serde(rename = "deepfm")]
+    DeepFm(DeepFm),
+    /// `dlrm`
+    #[serde(rename = "dlrm")]
+    Dlrm(Dlrm),
+    /// `dcn-v2`
+    #[serde(rename = "dcn-v2")]
+    DcnV2(DcnV2),
+    /// `autoint-plus`
+    #[serde(rename = "autoint-plus")]
+    AutoIntPlus(AutoIntPlus),
+    /// `xdeepfm`
+    #[serde(rename = "xdeepfm")]
+    XDeepFm(XDeepFm),
+}
+
+impl Baseline {
+    /// Names of all baselines, simplest first.
+    pub const NAMES: [&'static str; 8] =
+        ["lr", "fm", "mlp", "deepfm", "dlrm", "dcn-v2", "autoint-plus", "xdeepfm"];
+
+    /// The baseline of this name with its paper's hyper-parameters.
+    ///
+    /// # Errors
+    /// [`BaselineError::UnknownName`].
+    pub fn named(name: &str) -> Result<Self, BaselineError> {
+        Ok(match name {
+            "lr" => Self::LogisticRegression(LogisticRegression::default()),
+            "fm" => Self::FactorizationMachine(FactorizationMachine::default()),
+            "mlp" => Self::Mlp(Mlp::default()),
+            "deepfm" => Self::DeepFm(DeepFm::default()),
+            "dlrm" => Self::Dlrm(Dlrm::default()),
+            "dcn-v2" => Self::DcnV2(DcnV2::default()),
+            "autoint-plus" => Self::AutoIntPlus(AutoIntPlus::default()),
+            "xdeepfm" => Self::XDeepFm(XDeepFm::default()),
+            _ => return Err(BaselineError::UnknownName { name: name.to_owned() }),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        let index = match self {
+            Self::LogisticRegression(_) => 0,
+            Self::FactorizationMachine(_) => 1,
+            Self::Mlp(_) => 2,
+            Self::DeepFm(_) => 3,
+            Self::Dlrm(_) => 4,
+            Self::DcnV2(_) => 5,
+            Self::AutoIntPlus(_) => 6,
+            Self::XDeepFm(_) => 7,
+        };
+        Self::NAMES[index]
+    }
+
+    /// Declares and builds the model.
+    ///
+    /// # Errors
+    /// Settings that describe no network, and data without columns.
+    pub fn compile(&self, inputs: &ModelInputs) -> Result<CompiledModel, BaselineError> {
+        match self {
+            Self::LogisticRegression(model) => model.compile(inputs),
+            Self::FactorizationMachine(model) => model.compile(inputs),
+            Self::Mlp(model) => model.compile(inputs),
+            Self::DeepFm(model) => model.compile(inputs),
+            Self::Dlrm(model) => model.compile(inputs),
+            Self::DcnV2(model) => model.compile(inputs),
+            Self::AutoIntPlus(model) => model.compile(inputs),
+            Self::XDeepFm(model) => model.compile(inputs),
+        }
+    }
+}

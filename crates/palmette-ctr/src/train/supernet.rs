@@ -1,0 +1,177 @@
+//! Training the supernet: one path a batch.
+
+use palmette_data::Batch;
+use palmette_engine::{
+    Executor, Model, Optimizer, ParamStore, Program, Schedule, Step, TableSpec, Tables, Trainable,
+};
+use serde::{Deserialize, Serialize};
+
+use super::standalone::as_engine;
+use super::{Batches, Order, TrainError};
+use crate::nasrec::{NasRecSpace, Network, PathStrategy, Shape, supernet_path};
+
+/// How a supernet is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SupernetSettings {
+    /// How paths are drawn.
+    pub paths: PathStrategy,
+    /// Steps in all.
+    pub steps: u64,
+    /// Steps over which the probability of a full path falls from 1 to 0.
+    pub warmup_steps: u64,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Adagrad's epsilon.
+    pub epsilon: f64,
+    /// Rows of a batch.
+    pub batch_size: usize,
+    /// Largest global gradient norm.
+    pub clip_norm: f64,
+    /// Order of the rows.
+    pub order: Order,
+}
+
+impl Default for SupernetSettings {
+    /// NASRec's on Criteo: 71,625 steps of 512, 15,000 of warm-up, Adagrad 0.12, epsilon 1e-2, clip 5.
+    fn default() -> Self {
+        Self {
+            paths: PathStrategy::SingleOperatorAnyConnection,
+            steps: 71_625,
+            warmup_steps: 15_000,
+            learning_rate: 0.12,
+            epsilon: 1e-2,
+            batch_size: 512,
+            clip_norm: 5.0,
+            order: Order::Shuffled,
+        }
+    }
+}
+
+/// A supernet in training.
+pub struct SupernetTraining<'a> {
+    /// Shared weights.
+    pub model: Model<f32>,
+    /// Steps done.
+    pub step: u64,
+    /// Mean losses of stretches of the training.
+    pub curve: Vec<f64>,
+    stretch: (f64, u64),
+    settings: SupernetSettings,
+    space: NasRecSpace,
+    network: Network,
+    batches: Batches<'a>,
+    schedule: Schedule,
+    seed: u64,
+    executor: Executor<f32>,
+    program: Program,
+    batch: Batch,
+    rows: Vec<u32>,
+}
+
+const CURVE_POINTS: u64 = 50;
+
+impl<'a> SupernetTraining<'a> {
+    /// Allocates shared weights from `seed`.
+    pub fn new(
+        space: NasRecSpace,
+        shape: Shape,
+        tables: Vec<TableSpec>,
+        batches: Batches<'a>,
+        settings: SupernetSettings,
+        seed: u64,
+    ) -> Result<Self, TrainError> {
+        let network = Network::supernet(space.config(), shape);
+        let slots = Optimizer::Adagrad { epsilon: settings.epsilon }.state_slots();
+        Ok(Self {
+            model: Model {
+                params: ParamStore::new(network.layout().clone(), seed, slots)?,
+                tables: Tables::new(tables, slots, seed)?,
+            },
+            step: 0,
+            curve: Vec::new(),
+            stretch: (0.0, 0),
+            schedule: Schedule::new(settings.learning_rate, settings.steps),
+            settings,
+            space,
+            network,
+            batches,
+            seed,
+            executor: Executor::new(),
+            program: Program::new(),
+            batch: Batch::default(),
+            rows: Vec::new(),
+        })
+    }
+
+    /// The shared network.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Steps in all.
+    pub fn steps(&self) -> u64 {
+        self.settings.steps
+    }
+
+    /// Changes the plan before the first step (after a calibration).
+    pub fn set_steps(&mut self, steps: u64, warmup_steps: u64) {
+        self.settings.steps = steps;
+        self.settings.warmup_steps = warmup_steps;
+        self.schedule = Schedule::new(self.settings.learning_rate, steps);
+    }
+
+    /// Does one step; returns the multiply-accumulates of its path.
+    pub fn advance(&mut self) -> Result<u64, TrainError> {
+        let s = &self.settings;
+        let path = supernet_path(&self.space, s.paths, self.step, s.warmup_steps, self.seed);
+        self.network.build(&path, &mut self.program);
+        self.batches.fill(self.step, &mut self.rows, &mut self.batch)?;
+        let step = Step {
+            index: self.step,
+            learning_rate: self.schedule.at(self.step),
+            optimizer: Optimizer::Adagrad { epsilon: s.epsilon },
+            clip_norm: Some(s.clip_norm),
+            trainable: Trainable::Everything,
+        };
+        let batch = as_engine(&self.batch);
+        let loss = self.executor.train_step(&mut self.model, &mut self.program, &batch, &step)?;
+        self.step += 1;
+        self.stretch.0 += loss;
+        self.stretch.1 += 1;
+        if self.step * CURVE_POINTS / self.steps() > (self.step - 1) * CURVE_POINTS / self.steps() {
+            self.curve.push(self.stretch.0 / self.stretch.1 as f64);
+            self.stretch = (0.0, 0);
+        }
+        Ok(self.program.macs())
+    }
+
+    /// Multiply-accumulates of the full path.
+    pub fn full_path_macs(&self) -> u64 {
+        let path = supernet_path(&self.space, PathStrategy::FullPath, 0, 0, 0);
+        crate::nasrec::supernet_macs(&path, self.network.shape())
+    }
+
+    /// What a checkpoint must hold beside the weights.
+    pub fn progress(&self) -> serde_json::Value {
+        serde_json::json!({ "step": self.step, "curve": self.curve, "stretch": self.stretch })
+    }
+
+    /// Takes up what [`Self::progress`] gave.
+    pub fn restore(&mut self, progress: &serde_json::Value) -> Result<(), serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Progress {
+            step: u64,
+            curve: Vec<f64>,
+            stretch: (f64, u64),
+        }
+        let p = Progress::deserialize(progress)?;
+        (self.step, self.curve, self.stretch) = (p.step, p.curve, p.stretch);
+        Ok(())
+    }
+
+    /// Ends the training and hands over the weights.
+    pub fn finish(self) -> (Network, Model<f32>) {
+        (self.network, self.model)
+    }
+}

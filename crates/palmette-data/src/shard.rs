@@ -1,0 +1,155 @@
+//! The layout of a shard: fixed-width columns one after the other, aligned to 64 bytes.
+//!
+//! ```text
+//! 0   magic "PALMSHD1"
+//! 8   rows, u64 little endian (as are all numbers)
+//! 16  number of exceptions, u64
+//! 64  label u8 | weight f32 | dense f32 each | categorical u32 each | extras 8 bytes each
+//!     exceptions: (column u32, row u32) each
+//! ```
+//!
+//! A categorical cell holds `v + 1` modulo 2^32, so 0 is a missing value; the one real value that
+//! wraps to 0, 4294967295, is told apart by the exceptions. That keeps a cell at four bytes
+//! although `v` has 2^32 + 1 possible values.
+
+use crate::manifest::Encoders;
+use crate::schema::{ExtraColumn, Schema};
+
+/// First bytes of a shard.
+pub(crate) const MAGIC: [u8; 8] = *b"PALMSHD1";
+/// Bytes before the first column.
+pub(crate) const HEADER_BYTES: u64 = 64;
+/// Rows of every shard of a part but its last.
+pub(crate) const SHARD_ROWS: u64 = 1 << 20;
+
+/// Which columns there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Columns {
+    /// Whether there are weights.
+    pub weighted: bool,
+    /// Dense columns (constants are not stored).
+    pub dense: usize,
+    /// Categorical columns.
+    pub categorical: usize,
+    /// Extra columns.
+    pub extras: usize,
+}
+
+/// One stored column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Column {
+    /// The label.
+    Label,
+    /// The weight.
+    Weight,
+    /// A dense column.
+    Dense(usize),
+    /// A categorical column.
+    Categorical(usize),
+    /// An extra column.
+    Extra(usize),
+}
+
+impl Columns {
+    /// The columns of a dataset.
+    pub fn new(schema: &Schema, extras: &[ExtraColumn]) -> Columns {
+        Columns {
+            weighted: schema.weight.is_some(),
+            dense: schema.dense.iter().filter(|field| field.constant.is_none()).count(),
+            categorical: schema.categorical.len(),
+            extras: extras.len(),
+        }
+    }
+
+    /// The columns of a dataset, from its manifest's parts.
+    pub fn of_encoders(encoders: &Encoders, weighted: bool, extras: usize) -> Columns {
+        Columns {
+            weighted,
+            dense: encoders.dense.iter().filter(|field| field.constant.is_none()).count(),
+            categorical: encoders.categorical.len(),
+            extras,
+        }
+    }
+
+    /// All columns in stored order.
+    pub fn iter(self) -> impl Iterator<Item = Column> {
+        std::iter::once(Column::Label)
+            .chain(self.weighted.then_some(Column::Weight))
+            .chain((0..self.dense).map(Column::Dense))
+            .chain((0..self.categorical).map(Column::Categorical))
+            .chain((0..self.extras).map(Column::Extra))
+    }
+
+    /// Bytes of a row.
+    pub fn row_bytes(self) -> u64 {
+        self.iter().map(Column::width).sum()
+    }
+
+    /// Where each column of a shard with `rows` rows starts, in stored order, then the exceptions.
+    pub fn offsets(self, rows: u64) -> Vec<u64> {
+        let mut at = HEADER_BYTES;
+        let mut offsets = Vec::new();
+        for column in self.iter() {
+            offsets.push(at);
+            at = (at + rows * column.width()).next_multiple_of(64);
+        }
+        offsets.push(at);
+        offsets
+    }
+
+    /// The position of a column in stored order.
+    pub fn position(self, column: Column) -> usize {
+        let weight = usize::from(self.weighted);
+        match column {
+            Column::Label => 0,
+            Column::Weight => 1,
+            Column::Dense(i) => 1 + weight + i,
+            Column::Categorical(i) => 1 + weight + self.dense + i,
+            Column::Extra(i) => 1 + weight + self.dense + self.categorical + i,
+        }
+    }
+}
+
+impl Column {
+    /// Bytes of a cell.
+    pub fn width(self) -> u64 {
+        match self {
+            Column::Label => 1,
+            Column::Weight | Column::Dense(_) | Column::Categorical(_) => 4,
+            Column::Extra(_) => 8,
+        }
+    }
+}
+
+/// The header of a shard.
+pub(crate) fn header(rows: u64, exceptions: u64) -> [u8; HEADER_BYTES as usize] {
+    let mut header = [0; HEADER_BYTES as usize];
+    header[..8].copy_from_slice(&MAGIC);
+    header[8..16].copy_from_slice(&rows.to_le_bytes());
+    header[16..24].copy_from_slice(&exceptions.to_le_bytes());
+    header
+}
+
+/// `v + 1` modulo 2^32 of a value that is not missing.
+#[inline]
+pub(crate) fn stored(value: u32) -> u32 {
+    value.wrapping_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_follow_the_iteration() {
+        for weighted in [false, true] {
+            let columns = Columns { weighted, dense: 2, categorical: 3, extras: 1 };
+            for (position, column) in columns.iter().enumerate() {
+                assert_eq!(columns.position(column), position, "{column:?}");
+            }
+            let offsets = columns.offsets(5);
+            assert_eq!(offsets.len(), columns.iter().count() + 1);
+            assert!(offsets.iter().all(|offset| offset % 64 == 0));
+        }
+    }
+}

@@ -1,0 +1,90 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use palmette::console::Console;
+use palmette::run::{self, Config, RunContext, Stop, write_whole};
+use palmette_ctr::synthetic::{SyntheticConfig, SyntheticLog};
+use palmette_data::{Dataset, PrepareOptions, Schema, prepare};
+
+use super::search::print_summary;
+
+/// Make a click log, search, train, compare and report, in about two minutes
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  palmette quickstart
+  palmette quickstart --dir /tmp/try --seed 7
+
+Everything has fixed counts: the same seed gives the same result. If it is stopped, give the same
+command again and it goes on where it was.")]
+pub struct Args {
+    /// Where to put the log, the dataset and the run
+    #[arg(long, value_name = "DIR", default_value = "runs/quickstart")]
+    dir: PathBuf,
+    /// Seed of the log and of the search
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// The schema that a user would write for this log.
+const SCHEMA: &str = r#"# The synthetic log of `palmette quickstart`.
+label = "click"
+dense = ["price", "age", "history"]
+categorical = ["user", "item", "query", "site", "campaign", "region", "hour", "device", "position"]
+encoder = { kind = "dictionary", min_count = 2 }
+transform = "standard"
+keep = ["true_probability"]
+[split]
+by = "random"
+fractions = [0.8, 0.1, 0.1]
+seed = 1
+"#;
+
+/// The configuration of the quickstart: a small NASRec-Full space and counts for two minutes on two cores.
+const CONFIG: &str = include_str!("../../recipes/quickstart.toml");
+
+pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
+    std::fs::create_dir_all(&args.dir)
+        .with_context(|| format!("cannot make {}", args.dir.display()))?;
+    let csv = args.dir.join("log.csv");
+    if !csv.exists() {
+        let log =
+            SyntheticLog::new(SyntheticConfig { seed: args.seed, ..SyntheticConfig::default() })?;
+        let progress = console.progress(log.config().rows as u64, "writing the log");
+        write_whole(&csv, |out| {
+            let mut out = std::io::BufWriter::with_capacity(1 << 20, out);
+            Ok(log.write_csv(&mut out, |rows| progress.set(rows as u64))?)
+        })?;
+        progress.finish();
+    }
+    let schema_file = args.dir.join("schema.toml");
+    write_whole(&schema_file, |out| Ok(out.write_all(SCHEMA.as_bytes())?))?;
+    let dataset_dir = args.dir.join("dataset");
+    if Dataset::open(&dataset_dir).is_err() {
+        let schema = Schema::load(&schema_file.to_string_lossy())?;
+        prepare(&PrepareOptions::new(schema, vec![csv], dataset_dir.clone()), &())?;
+    }
+    let dataset = Dataset::open(&dataset_dir)?;
+    let config_file = args.dir.join("search.toml");
+    write_whole(&config_file, |out| Ok(out.write_all(CONFIG.as_bytes())?))?;
+    let mut config = Config::load(Some(&config_file), &[])?;
+    config.data.dataset = std::path::absolute(&dataset_dir)?;
+    config.run.seed = args.seed;
+    let context =
+        RunContext { config: &config, dataset: &dataset, console, stop: Stop::on_interrupt() };
+    let dir = args.dir.join("run");
+    let command =
+        format!("palmette search {} --config {}", dataset_dir.display(), config_file.display());
+    match run::search(&context, &dir, None, &command) {
+        Ok(outcome) => {
+            print_summary(console, &outcome.summary, &outcome.dir)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(_) if context.stop.is_set() => {
+            console.note("stopped; give the same command again to continue");
+            Ok(ExitCode::from(130))
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,152 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use palmette::console::Console;
+use palmette::run::{self, Config, ModelResult, RunContext, Stop, Summary, parse_duration};
+use palmette_data::Dataset;
+
+/// Search an architecture, train it, compare it, export it
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  palmette search log --budget 20m
+  palmette search log --limit macs=1.5M --limit memory=2GiB --budget 1h
+  palmette search --config search.toml --set search.evaluations=512
+  palmette search --resume runs/log-1
+
+A budget becomes integer counts once, before the first step; the run then does not look at the clock,
+so the same seed gives the same result on the same machine kind with any number of threads.
+Without --budget the counts are those of the configuration (by default the published ones: hours).")]
+pub struct Args {
+    /// Dataset made by `palmette prepare`
+    #[arg(value_name = "DATASET")]
+    dataset: Option<PathBuf>,
+    /// Configuration file: [data] [space] [search] [cost] [train] [run]
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Override one key, e.g. --set search.evaluations=512
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// Time to spend, e.g. 90s, 20m, 2h; turned into counts before the start
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    budget: Option<f64>,
+    /// A hard limit, e.g. macs=1.5M, params=10M, memory=2GiB
+    #[arg(long, value_name = "NAME=VALUE")]
+    limit: Vec<String>,
+    /// Seed of everything
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Name of the run folder under runs/ (default: the dataset's name and the seed)
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Folder that holds the runs
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    runs: PathBuf,
+    /// Continue the run in this folder
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["dataset", "config", "set", "budget", "limit", "seed", "name"])]
+    resume: Option<PathBuf>,
+}
+
+pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
+    let (config, dir) = match &args.resume {
+        Some(dir) => {
+            let file = dir.join("config.toml");
+            if !file.is_file() {
+                bail!("{} is no run folder (no config.toml)", dir.display());
+            }
+            (Config::load(Some(&file), &[])?, dir.clone())
+        }
+        None => new_run(args)?,
+    };
+    let dataset = Dataset::open(&config.data.dataset)?;
+    let context =
+        RunContext { config: &config, dataset: &dataset, console, stop: Stop::on_interrupt() };
+    let command: Vec<String> = std::env::args().collect();
+    match run::search(&context, &dir, config.run.budget_seconds, &command.join(" ")) {
+        Ok(outcome) => {
+            print_summary(console, &outcome.summary, &outcome.dir)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(_) if context.stop.is_set() => {
+            console.note(&format!(
+                "stopped; continue with: palmette search --resume {}",
+                dir.display()
+            ));
+            Ok(ExitCode::from(130))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn new_run(args: &Args) -> Result<(Config, PathBuf)> {
+    let mut config = Config::load(args.config.as_deref(), &args.set)?;
+    if let Some(dataset) = &args.dataset {
+        config.data.dataset.clone_from(dataset);
+    }
+    if config.data.dataset.as_os_str().is_empty() {
+        bail!(
+            "no dataset: give one (palmette search DATASET) or set data.dataset in the configuration"
+        );
+    }
+    config.data.dataset = std::path::absolute(&config.data.dataset)?;
+    config.cost.limits.extend(args.limit.iter().cloned());
+    if let Some(seed) = args.seed {
+        config.run.seed = seed;
+    }
+    // In the configuration a budget outlives a kill before the plan is journalled.
+    if args.budget.is_some() {
+        config.run.budget_seconds = args.budget;
+    }
+    let base =
+        config.data.dataset.file_name().map_or("run".into(), |n| n.to_string_lossy().into_owned());
+    let name = args.name.clone().unwrap_or_else(|| format!("{base}-{}", config.run.seed));
+    let dir = args.runs.join(name);
+    // The configuration is written before the first event: without it nothing has happened yet.
+    if dir.join("config.toml").exists() {
+        bail!(
+            "{} exists already; continue it with --resume {0}, or choose another --name",
+            dir.display()
+        );
+    }
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok((config, dir))
+}
+
+/// Prints the final table.
+pub fn print_summary(console: &Console, summary: &Summary, dir: &std::path::Path) -> Result<()> {
+    console.result(summary, || {
+        let mut text = format!("{}\n\n", summary.sentence);
+        text += &format!(
+            "{:<22} {:>10} {:>9} {:>8} {:>10} {:>26}\n",
+            "model", "log loss", "AUC", "NE", "MACs", "searched minus it"
+        );
+        for model in &summary.models {
+            text += &row(model);
+        }
+        if let Some(bayes) = summary.bayes_log_loss {
+            text += &format!("{:<22} {bayes:>10.5}\n", "true probabilities");
+        }
+        text + &format!("\nreport: {}", dir.join("report.html").display())
+    })
+}
+
+fn row(model: &ModelResult) -> String {
+    let mean = |values: &[f64]| match values {
+        [] => "-".to_owned(),
+        values => format!("{:.4}", values.iter().sum::<f64>() / values.len() as f64),
+    };
+    let difference = model
+        .difference
+        .map_or(String::new(), |d| format!("{:+.5} [{:+.5}, {:+.5}]", d.difference, d.low, d.high));
+    let macs = model.macs.map_or("-".to_owned(), palmette_cost::format_count);
+    format!(
+        "{:<22} {:>10.5} {:>9} {:>8} {:>10} {:>26}\n",
+        model.name,
+        model.mean_log_loss(),
+        mean(&model.aucs),
+        mean(&model.normalised_entropies),
+        macs,
+        difference
+    )
+}

@@ -1,0 +1,322 @@
+//! `[data] [space] [search] [cost] [train] [run]`: one TOML file, every key overridable.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use palmette_cost::Limits;
+use palmette_ctr::nasrec::{NasRecConfig, NasRecSpace, Operators};
+use palmette_ctr::train::{RankingSettings, SupernetSettings, TrainSettings};
+use serde::{Deserialize, Serialize};
+
+/// A run's configuration; the resolved one is written into the run folder.
+///
+/// Precedence: `--set` over the file over the preset's defaults.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What is learnt from.
+    pub data: DataConfig,
+    /// Where is searched.
+    pub space: SpaceConfig,
+    /// How is searched.
+    pub search: SearchConfig,
+    /// Hard limits.
+    pub cost: CostConfig,
+    /// How networks are trained from scratch.
+    pub train: TrainConfig,
+    /// The run itself.
+    pub run: RunConfig,
+}
+
+/// `[data]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// A dataset made by `palmette prepare`.
+    pub dataset: PathBuf,
+    /// A kept key column (or the time column) whose values are resampled together in intervals.
+    pub interval_groups: Option<String>,
+    /// A kept column with the probability of a model the user already has.
+    pub baseline_column: Option<String>,
+    /// A kept column with the true probability (synthetic logs).
+    pub bayes_column: Option<String>,
+}
+
+/// `[space]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SpaceConfig {
+    /// `nasrec-full`, `nasrec-small` or `nasrec-full-zeros`.
+    pub name: String,
+    /// Choice blocks.
+    pub blocks: Option<usize>,
+    /// Dense widths, ascending.
+    pub dense_widths: Option<Vec<u16>>,
+    /// Sparse output fields, ascending.
+    pub sparse_widths: Option<Vec<u16>>,
+    /// Most sources of a side of a block.
+    pub max_sources: Option<usize>,
+}
+
+impl Default for SpaceConfig {
+    fn default() -> Self {
+        Self {
+            name: "nasrec-full".into(),
+            blocks: None,
+            dense_widths: None,
+            sparse_widths: None,
+            max_sources: None,
+        }
+    }
+}
+
+impl SpaceConfig {
+    /// The space.
+    pub fn space(&self) -> Result<NasRecSpace> {
+        let operators = match self.name.as_str() {
+            "nasrec-full" => Operators::Full,
+            "nasrec-small" => Operators::Small,
+            "nasrec-full-zeros" => Operators::FullWithZeros,
+            other => bail!(
+                "space.name is `{other}`; there are nasrec-full, nasrec-small and nasrec-full-zeros"
+            ),
+        };
+        let mut config = NasRecConfig::published(operators);
+        if let Some(blocks) = self.blocks {
+            config.blocks = blocks;
+        }
+        if let Some(widths) = &self.dense_widths {
+            config.dense_widths.clone_from(widths);
+        }
+        if let Some(widths) = &self.sparse_widths {
+            config.sparse_widths.clone_from(widths);
+        }
+        if let Some(sources) = self.max_sources {
+            config.max_sources = sources;
+        }
+        NasRecSpace::new(config).context("[space]")
+    }
+}
+
+/// `[search]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SearchConfig {
+    /// `evolution` or `random`.
+    pub strategy: String,
+    /// Candidates that the supernet ranks.
+    pub evaluations: usize,
+    /// Best candidates trained from scratch.
+    pub top_k: usize,
+    /// Rows that every table is cut to while searching; the final fit has none of it.
+    pub table_cap: u32,
+    /// Train as many random networks as the search's best, chosen the same way.
+    pub random_search: bool,
+    /// Training of the supernet.
+    pub supernet: SupernetSettings,
+    /// Scoring of candidates.
+    pub ranking: RankingSettings,
+}
+
+impl Default for SearchConfig {
+    /// NASRec's.
+    fn default() -> Self {
+        Self {
+            strategy: "evolution".into(),
+            evaluations: 2048,
+            top_k: 15,
+            table_cap: 500_000,
+            random_search: true,
+            supernet: SupernetSettings::default(),
+            ranking: RankingSettings::default(),
+        }
+    }
+}
+
+/// `[cost]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CostConfig {
+    /// E.g. `["macs=1.5M", "memory=2GiB"]`.
+    pub limits: Vec<String>,
+}
+
+impl CostConfig {
+    /// The parsed limits.
+    pub fn limits(&self) -> Result<Limits> {
+        Limits::parse(&self.limits.join(" ")).context("[cost] limits")
+    }
+}
+
+/// Hand-made models of a run, simplest first; `mlp-equal` costs what the searched network costs.
+const BASELINES: [&str; 9] =
+    ["lr", "fm", "mlp", "mlp-equal", "deepfm", "dlrm", "dcn-v2", "autoint-plus", "xdeepfm-small"];
+
+/// `[train]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Networks trained from scratch, searched and hand-made.
+    pub network: TrainSettings,
+    /// Learning rates tried for the winner of every contender, on validation rows.
+    pub learning_rates: Vec<f64>,
+    /// Hand-made models to compare with.
+    pub baselines: Vec<String>,
+    /// Final fits of every contender with different seeds.
+    pub final_seeds: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            network: TrainSettings::default(),
+            learning_rates: vec![0.01, 0.04, 0.12],
+            baselines: BASELINES.map(String::from).to_vec(),
+            final_seeds: 1,
+        }
+    }
+}
+
+/// `[run]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// Seed of everything.
+    pub seed: u64,
+    /// Steps between checkpoints of a training.
+    pub checkpoint_every: u64,
+    /// Seconds to spend; becomes counts once, before the first step.
+    pub budget_seconds: Option<f64>,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self { seed: 1, checkpoint_every: 2000, budget_seconds: None }
+    }
+}
+
+impl Config {
+    /// Reads a file (or starts from the defaults), applies `--set`, checks every key.
+    ///
+    /// # Errors
+    /// Unknown keys, with the nearest known one; values of a wrong type; broken TOML.
+    pub fn load(file: Option<&Path>, set: &[String]) -> Result<Self> {
+        Self::layered(Self::default(), file, set)
+    }
+
+    /// Like [`Config::load`], over the defaults of a preset.
+    pub fn layered(defaults: Self, file: Option<&Path>, set: &[String]) -> Result<Self> {
+        let mut table = toml::Table::try_from(defaults)?;
+        if let Some(file) = file {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read the configuration {}", file.display()))?;
+            let own: toml::Table =
+                toml::from_str(&text).with_context(|| format!("{} is not TOML", file.display()))?;
+            merge(&mut table, own);
+        }
+        for assignment in set {
+            let (key, value) = assignment.split_once('=').ok_or_else(|| {
+                anyhow!("--set {assignment}: expected section.key=value, e.g. --set search.evaluations=512")
+            })?;
+            let value = parse_value(value.trim());
+            let mut own = toml::Table::new();
+            let mut parts: Vec<&str> = key.trim().split('.').collect();
+            let last = parts.pop().unwrap_or_default();
+            own.insert(last.into(), value);
+            for part in parts.into_iter().rev() {
+                let inner = std::mem::take(&mut own);
+                own.insert(part.into(), inner.into());
+            }
+            merge(&mut table, own);
+        }
+        let config = Self::deserialize(table).map_err(|error| {
+            let message = error.to_string();
+            match suggestion(&message) {
+                Some(near) => anyhow!("configuration: {}; did you mean `{near}`?", message.trim()),
+                None => anyhow!("configuration: {}", message.trim()),
+            }
+        })?;
+        if config.run.checkpoint_every == 0 {
+            bail!("configuration: run.checkpoint_every is 0; give a number of steps from 1");
+        }
+        Ok(config)
+    }
+
+    /// As TOML, for the run folder.
+    pub fn to_toml(&self) -> Result<String> {
+        Ok(toml::to_string_pretty(self)?)
+    }
+}
+
+/// A TOML value, or else the text itself.
+fn parse_value(text: &str) -> toml::Value {
+    toml::from_str::<toml::Table>(&format!("v = {text}"))
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(text.into()))
+}
+
+/// Tables are merged key by key, everything else is replaced.
+fn merge(into: &mut toml::Table, own: toml::Table) {
+    for (key, value) in own {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(own)) => merge(inner, own),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+/// The nearest of the expected keys that serde lists behind an unknown one.
+fn suggestion(message: &str) -> Option<String> {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let (unknown, expected) = quoted.split_first()?;
+    if !message.contains("unknown field") {
+        return None;
+    }
+    expected
+        .iter()
+        .map(|&name| (strsim::jaro_winkler(unknown, name), name))
+        .filter(|&(score, _)| score > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_overrides_and_keeps_the_rest() {
+        let set =
+            ["search.evaluations=64", "train.network.batch_size=128", "space.name=nasrec-small"];
+        let config = Config::load(None, &set.map(String::from)).unwrap();
+        assert_eq!(config.search.evaluations, 64);
+        assert_eq!(config.train.network.batch_size, 128);
+        assert_eq!(config.train.network.clip_norm, 5.0);
+        assert_eq!(config.space.name, "nasrec-small");
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest() {
+        let error = Config::load(None, &["search.evalutions=64".into()]).unwrap_err().to_string();
+        assert!(error.contains("did you mean `evaluations`?"), "{error}");
+        let error = Config::load(None, &["serch.evaluations=64".into()]).unwrap_err().to_string();
+        assert!(error.contains("did you mean `search`?"), "{error}");
+    }
+
+    #[test]
+    fn checkpoints_every_zero_steps_are_refused() {
+        let error = Config::load(None, &["run.checkpoint_every=0".into()]).unwrap_err();
+        assert!(error.to_string().contains("from 1"), "{error}");
+    }
+
+    #[test]
+    fn a_configuration_survives_its_file() {
+        let mut config = Config::default();
+        config.cost.limits = vec!["macs=1.5M".into()];
+        let back: Config = toml::from_str(&config.to_toml().unwrap()).unwrap();
+        assert_eq!(back, config);
+    }
+}

@@ -1,0 +1,662 @@
+//! The phases of a search, each a sequence of units that the journal remembers.
+
+use std::path::Path as FilePath;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+use palmette_cost::MemoryModel;
+use palmette_ctr::baselines::{Baseline, Mlp, XDeepFm};
+use palmette_ctr::metrics::{Bootstrap, log_loss, paired_bootstrap, row_log_losses};
+use palmette_ctr::nasrec::{LimitedSpace, Path, Shape};
+use palmette_ctr::train::{
+    Batches, RankingSettings, SubnetRanker, SupernetTraining, TrainSettings, nasrec_tables,
+};
+use palmette_data::{Dataset, Split};
+use palmette_random::stream;
+use palmette_search::{
+    Ask, EvolutionConfig, Outcome as TrialOutcome, RandomSearch, RegularisedEvolution, Strategy,
+};
+use palmette_space::{Domain, Genotype};
+use serde::{Deserialize, Serialize};
+
+use super::context::RunContext;
+use super::environment::Environment;
+use super::export::export_run;
+use super::plan::{Plan, Prediction, Rates};
+use super::results::{FinalFit, ModelResult, Summary};
+use super::store::RunStore;
+use super::trials::{Contender, ScoredPart, Trial, best, fit, record, sample_weights, validate};
+
+/// A finished run.
+pub struct Outcome {
+    /// What was found.
+    pub summary: Summary,
+    /// Where.
+    pub dir: std::path::PathBuf,
+}
+
+/// A candidate with its score from the supernet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Ranked {
+    pub genotype: Genotype,
+    pub score: Option<f64>,
+    pub macs: u64,
+    pub params: u64,
+}
+
+/// Searches, retrains, compares, exports and reports; continues where the journal ends.
+pub fn search(
+    context: &RunContext<'_>,
+    dir: &FilePath,
+    budget_seconds: Option<f64>,
+    command: &str,
+) -> Result<Outcome> {
+    let (config, dataset) = (context.config, context.dataset);
+    let shape = Shape { dense: dataset.dense_fields(), fields: dataset.categorical_fields() };
+    let memory = MemoryModel::default();
+    let all_rows: Vec<u64> = dataset.table_rows(None).iter().map(|&n| n.into()).collect();
+    let space =
+        LimitedSpace::new(config.space.space()?, shape, &all_rows, config.cost.limits()?, memory)
+            .map_err(|e| anyhow!("{e}"))?;
+    // Limits that nobody can meet are said before the folder holds a run.
+    let mut store = RunStore::open(dir)?;
+    Environment::here(dataset)?.check_or_record(&store)?;
+    store.write("config.toml", |out| Ok(out.write_all(config.to_toml()?.as_bytes())?))?;
+    let run = Run { context, space, shape };
+    let plan = run.plan(&mut store, budget_seconds)?;
+    let ranked = run.rank(&mut store, &plan)?;
+    let searched = run.retrain_best(&mut store, &plan, &ranked)?;
+    let random = run.random_search(&mut store, &plan)?;
+    let baselines = run.baselines(&mut store, &plan, searched.trial.macs)?;
+    let summary = run.finish(&mut store, &plan, searched, random, baselines)?;
+    super::export::write_summary(&store, &summary)?;
+    super::report::write_report(context, &store, &run.space, &summary, command)?;
+    Ok(Outcome { summary, dir: dir.into() })
+}
+
+struct Run<'a, 'c> {
+    context: &'a RunContext<'c>,
+    space: LimitedSpace,
+    shape: Shape,
+}
+
+/// The best trials of one contender and the setting chosen for it.
+struct Chosen {
+    name: String,
+    trial: Trial,
+}
+
+impl<'c> Run<'_, 'c> {
+    fn supernet(&self, plan: Option<&Plan>) -> Result<SupernetTraining<'c>> {
+        let RunContext { config, dataset, .. } = *self.context;
+        let mut settings = config.search.supernet.clone();
+        if let Some(plan) = plan {
+            settings.steps = plan.supernet_steps;
+            settings.warmup_steps = plan.warmup_steps;
+        }
+        let tables = self.context.capped_tables(self.space.table_cap());
+        let batches = Batches::new(
+            dataset,
+            &[Split::Train],
+            settings.batch_size,
+            settings.order,
+            config.run.seed,
+            tables.clone(),
+        )?;
+        let specs = nasrec_tables(&self.context.field_names(), &tables);
+        let space = self.space.nasrec().clone();
+        Ok(SupernetTraining::new(space, self.shape, specs, batches, settings, config.run.seed)?)
+    }
+
+    fn plan(&self, store: &mut RunStore, budget_seconds: Option<f64>) -> Result<Plan> {
+        if let Some(event) = store.find("plan", "") {
+            return Ok(Plan::deserialize(&event["result"])?);
+        }
+        let begin = Instant::now();
+        let RunContext { config, dataset, .. } = *self.context;
+        let (train, validation) = (dataset.rows(Split::Train), dataset.rows(Split::Validation));
+        if validation == 0 {
+            bail!("the dataset has no validation rows; the search chooses on them");
+        }
+        let mut probe = self.supernet(None)?;
+        probe.set_steps(1000, 0);
+        let rates = Rates::measure(&mut probe, config.search.supernet.batch_size.min(train))?;
+        drop(probe);
+        let plan = match budget_seconds {
+            Some(seconds) => Plan::for_budget(config, rates, train, validation, seconds)?,
+            None => Plan::configured(config, validation),
+        };
+        let prediction = plan.predict(config, rates, train);
+        self.announce(&plan, &prediction);
+        record(store, "plan", "", &plan, begin)?;
+        Ok(plan)
+    }
+
+    fn announce(&self, plan: &Plan, prediction: &Prediction) {
+        self.context.console.note(&format!(
+            "plan: {} supernet steps ({} of warm-up), {} candidates, top {} retrained; \
+             about {} (supernet {}, ranking {}, networks {})",
+            plan.supernet_steps,
+            plan.warmup_steps,
+            plan.evaluations,
+            plan.top_k,
+            minutes(prediction.total()),
+            minutes(prediction.supernet),
+            minutes(prediction.ranking),
+            minutes(prediction.networks),
+        ));
+        if let Some(cap) = self.space.table_cap() {
+            self.context.console.note(&format!("limits: every table is cut to {cap} rows"));
+        }
+    }
+
+    /// Trains the supernet unless that is done, and gives its weights to a ranker.
+    fn ranker(&self, store: &mut RunStore, plan: &Plan) -> Result<SubnetRanker<'c>> {
+        let begin = Instant::now();
+        let mut supernet = self.supernet(Some(plan))?;
+        match store.load_checkpoint("supernet", &mut supernet.model)? {
+            Some(progress) => supernet.restore(&progress)?,
+            None => supernet = self.supernet(Some(plan))?,
+        }
+        let steps = supernet.steps();
+        let progress = self.context.console.progress(steps, "supernet");
+        while supernet.step < steps {
+            if self.context.stop.is_set() {
+                store.save_checkpoint("supernet", &supernet.progress(), &supernet.model)?;
+                self.context.stop.check()?;
+            }
+            supernet.advance()?;
+            progress.set(supernet.step);
+            if supernet.step % plan.checkpoint_every == 0 || supernet.step == steps {
+                store.save_checkpoint("supernet", &supernet.progress(), &supernet.model)?;
+            }
+        }
+        progress.finish();
+        if store.find("supernet", "").is_none() {
+            let result = serde_json::json!({ "steps": steps, "curve": supernet.curve });
+            record(store, "supernet", "", &result, begin)?;
+        }
+        let (network, model) = supernet.finish();
+        let ranking = RankingSettings {
+            finetune_steps: plan.finetune_steps,
+            validation_rows: plan.validation_rows,
+            ..self.context.config.search.ranking.clone()
+        };
+        let tables = self.context.capped_tables(self.space.table_cap());
+        let seed = self.context.config.run.seed;
+        Ok(SubnetRanker::new(network, model, self.context.dataset, tables, ranking, seed)?)
+    }
+
+    /// One score from the supernet, remembered.
+    fn score(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        ranker: &mut Option<SubnetRanker<'c>>,
+        id: &str,
+        genotype: &Genotype,
+    ) -> Result<Ranked> {
+        if let Some(event) = store.find("score", id) {
+            return Ok(Ranked::deserialize(&event["result"])?);
+        }
+        if ranker.is_none() {
+            *ranker = Some(self.ranker(store, plan)?);
+        }
+        let begin = Instant::now();
+        self.context.stop.check()?;
+        let sheet = self.space.sheet(genotype);
+        let path = self.space.nasrec().path(genotype);
+        let score = match ranker.as_mut().map(|r| r.score(&path)) {
+            Some(Ok(score)) => Some(score).filter(|s| s.is_finite()),
+            Some(Err(palmette_ctr::train::TrainError::Engine(
+                palmette_engine::EngineError::Diverged { .. },
+            ))) => None,
+            Some(Err(error)) => return Err(error.into()),
+            None => None,
+        };
+        let ranked =
+            Ranked { genotype: genotype.clone(), score, macs: sheet.macs, params: sheet.params };
+        record(store, "score", id, &ranked, begin)?;
+        Ok(ranked)
+    }
+
+    /// Suggest, score, observe; a strategy that is asked again from the start with the journal's
+    /// answers makes the same suggestions.
+    fn rank(&self, store: &mut RunStore, plan: &Plan) -> Result<Vec<Ranked>> {
+        let config = self.context.config;
+        let mut strategy: Box<dyn Strategy> = match config.search.strategy.as_str() {
+            "evolution" => {
+                let settings = if plan.evaluations == EvolutionConfig::published().evaluations() {
+                    EvolutionConfig::published()
+                } else {
+                    EvolutionConfig::for_budget(plan.evaluations)
+                };
+                Box::new(RegularisedEvolution::new(settings, config.run.seed)?)
+            }
+            "random" => Box::new(RandomSearch::new(config.run.seed)),
+            other => bail!("search.strategy is `{other}`; there are evolution and random"),
+        };
+        let progress = self.context.console.progress(plan.evaluations as u64, "ranking");
+        let mut ranker = None;
+        let mut all = Vec::new();
+        while all.len() < plan.evaluations {
+            let Ask::Try(suggestion) = strategy.suggest(&self.space) else { break };
+            let id = format!("search/{}", suggestion.trial);
+            let ranked = self.score(store, plan, &mut ranker, &id, &suggestion.genotype)?;
+            let outcome = ranked.score.map_or(TrialOutcome::Failed, TrialOutcome::score);
+            strategy.observe(&self.space, suggestion.trial, outcome)?;
+            all.push(ranked);
+            progress.set(all.len() as u64);
+        }
+        // Random networks are scored too: their ranks against training from scratch are honest,
+        // those of the search's best would be cut off at one end.
+        if config.search.random_search {
+            for (i, genotype) in self.random_genotypes(plan.top_k).iter().enumerate() {
+                self.score(store, plan, &mut ranker, &format!("random/{i}"), genotype)?;
+            }
+        }
+        progress.finish();
+        Ok(all)
+    }
+
+    /// Random feasible networks, no two alike.
+    fn random_genotypes(&self, count: usize) -> Vec<Genotype> {
+        let mut found: Vec<Genotype> = Vec::new();
+        let mut keys = std::collections::BTreeSet::new();
+        for index in 0..1000 * count as u64 {
+            if found.len() == count {
+                break;
+            }
+            let mut rng = stream(self.context.config.run.seed, "run/random-search", index);
+            let genotype = self.space.sample(&mut rng);
+            let feasible = if self.space.is_feasible(&genotype) {
+                Some(genotype)
+            } else {
+                self.space.repair(&genotype, &mut rng)
+            };
+            if let Some(genotype) = feasible.filter(|g| keys.insert(self.space.key(g))) {
+                found.push(genotype);
+            }
+        }
+        found
+    }
+
+    fn search_tables(&self) -> Vec<u32> {
+        self.context.capped_tables(self.space.table_cap())
+    }
+
+    fn network(&self, genotype: &Genotype) -> Contender {
+        Contender::Network(palmette_ctr::nasrec::canonical(&self.space.nasrec().path(genotype)))
+    }
+
+    fn retrain_best(&self, store: &mut RunStore, plan: &Plan, ranked: &[Ranked]) -> Result<Chosen> {
+        let mut order: Vec<&Ranked> = ranked.iter().filter(|r| r.score.is_some()).collect();
+        order.sort_by(|a, b| a.score.partial_cmp(&b.score).unwrap_or(std::cmp::Ordering::Equal));
+        // Scores closer than 1e-6 are the same function twice (NASRec's rule).
+        order.dedup_by(|a, b| a.score.zip(b.score).is_some_and(|(a, b)| (a - b).abs() < 1e-6));
+        if order.is_empty() {
+            bail!(
+                "no candidate could be scored: every one diverged; lower search.supernet.learning_rate"
+            );
+        }
+        let genotypes: Vec<Genotype> =
+            order.iter().take(plan.top_k).map(|r| r.genotype.clone()).collect();
+        self.retrain(store, plan, "searched", &genotypes)
+    }
+
+    fn random_search(&self, store: &mut RunStore, plan: &Plan) -> Result<Option<Chosen>> {
+        if !self.context.config.search.random_search {
+            return Ok(None);
+        }
+        let genotypes = self.random_genotypes(plan.top_k);
+        self.retrain(store, plan, "random-search", &genotypes).map(Some)
+    }
+
+    fn retrain(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        name: &str,
+        genotypes: &[Genotype],
+    ) -> Result<Chosen> {
+        let rate = self.context.config.train.network.learning_rate;
+        let tables = self.search_tables();
+        let mut trials = Vec::new();
+        for (i, genotype) in genotypes.iter().enumerate() {
+            let contender = self.network(genotype);
+            let id = format!("{name}/{i}");
+            trials.push(validate(
+                self.context,
+                store,
+                &id,
+                &contender,
+                rate,
+                &tables,
+                plan.checkpoint_every,
+            )?);
+        }
+        let winner =
+            best(&trials).ok_or_else(|| anyhow!("every network of {name} diverged"))?.clone();
+        self.tune(store, plan, name, winner.contender.clone(), Some(winner))
+    }
+
+    /// Tries the learning rates on validation rows; `known` is a trial that is done already.
+    fn tune(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        name: &str,
+        contender: Contender,
+        known: Option<Trial>,
+    ) -> Result<Chosen> {
+        let tables = self.search_tables();
+        let mut trials: Vec<Trial> = known.into_iter().collect();
+        for &rate in &self.context.config.train.learning_rates {
+            if trials.iter().any(|t| t.learning_rate == rate) {
+                continue;
+            }
+            let id = format!("{name}/learning-rate-{rate}");
+            trials.push(validate(
+                self.context,
+                store,
+                &id,
+                &contender,
+                rate,
+                &tables,
+                plan.checkpoint_every,
+            )?);
+        }
+        let trial =
+            best(&trials).ok_or_else(|| anyhow!("{name} diverged at every learning rate"))?;
+        Ok(Chosen { name: name.into(), trial: trial.clone() })
+    }
+
+    /// Hand-made models, each at every learning rate; `searched_macs` is what `mlp-equal` may cost.
+    fn baselines(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        searched_macs: u64,
+    ) -> Result<Vec<Chosen>> {
+        let inputs = self.context.inputs(&self.search_tables());
+        let [small, medium, large] = Mlp::three_sizes();
+        let names = &self.context.config.train.baselines;
+        let tuned = names.iter().map(|name| {
+            let baseline = match name.as_str() {
+                "mlp-small" => Baseline::Mlp(small.clone()),
+                "mlp-medium" => Baseline::Mlp(medium.clone()),
+                "mlp-large" => Baseline::Mlp(large.clone()),
+                "mlp-equal" => Baseline::Mlp(Mlp::with_macs(&inputs, searched_macs)),
+                // The published interaction layers cost 55 M multiply-accumulates a sample.
+                "xdeepfm-small" => {
+                    Baseline::XDeepFm(XDeepFm { interaction: vec![24, 24], ..XDeepFm::default() })
+                }
+                name => Baseline::named(name).map_err(|e| anyhow!("[train] baselines: {e}"))?,
+            };
+            self.tune(store, plan, name, Contender::Baseline(baseline), None)
+        });
+        tuned.collect()
+    }
+
+    /// Final fits on train and validation rows; each reads the test part once.
+    fn finish(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        searched: Chosen,
+        random: Option<Chosen>,
+        baselines: Vec<Chosen>,
+    ) -> Result<Summary> {
+        let mut models: Vec<(ModelResult, Vec<f64>)> = Vec::new();
+        let Contender::Network(architecture) = searched.trial.contender.clone() else {
+            bail!("the searched model is a network");
+        };
+        for chosen in std::iter::once(&searched).chain(&random).chain(&baselines) {
+            models.push(self.final_fits(store, plan, chosen)?);
+        }
+        self.summarise(store, architecture, models)
+    }
+
+    fn final_fits(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        chosen: &Chosen,
+    ) -> Result<(ModelResult, Vec<f64>)> {
+        let RunContext { config, dataset, .. } = *self.context;
+        let tables = self.context.final_tables(self.space.table_cap());
+        let settings = TrainSettings {
+            learning_rate: chosen.trial.learning_rate,
+            ..config.train.network.clone()
+        };
+        let mut result = ModelResult {
+            name: chosen.name.clone(),
+            macs: Some(chosen.trial.macs),
+            params: Some(chosen.trial.params),
+            learning_rate: Some(chosen.trial.learning_rate),
+            validation_log_loss: chosen.trial.validation_log_loss,
+            log_losses: Vec::new(),
+            aucs: Vec::new(),
+            normalised_entropies: Vec::new(),
+            difference: None,
+        };
+        let mut first_losses = Vec::new();
+        for n in 0..config.train.final_seeds.max(1) as u64 {
+            let id = format!("{}/{n}", chosen.name);
+            let file = format!("predictions/{}-{n}.f64", chosen.name);
+            let searched = chosen.name == "searched" && n == 0;
+            let done = store
+                .find("final", &id)
+                .map(|event| FinalFit::deserialize(&event["result"]))
+                .transpose()?;
+            let fitted = match done {
+                Some(fitted) => fitted,
+                None => {
+                    let begin = Instant::now();
+                    let seed = config.run.seed + 1000 * (n + 1);
+                    let inputs = self.context.inputs(&tables);
+                    let compiled = chosen.trial.contender.compile(&inputs, settings.layer_norm)?;
+                    let tensors = compiled.tensors.clone();
+                    let task = format!("final/{id}");
+                    let parts = [Split::Train, Split::Validation];
+                    let mut training = fit(
+                        self.context,
+                        store,
+                        &task,
+                        compiled,
+                        &settings,
+                        &parts,
+                        &tables,
+                        seed,
+                        plan.checkpoint_every,
+                    )?;
+                    if searched {
+                        export_run(
+                            self.context,
+                            store,
+                            &self.space,
+                            &chosen.trial,
+                            &tensors,
+                            &training,
+                            &tables,
+                        )?;
+                    }
+                    let logits = training.predict(dataset, Split::Test)?;
+                    store.write(&file, |out| {
+                        let bytes: Vec<u8> = logits.iter().flat_map(|z| z.to_le_bytes()).collect();
+                        Ok(out.write_all(&bytes)?)
+                    })?;
+                    let evaluation =
+                        ScoredPart::new(dataset, Split::Test, logits)?.evaluate(None)?;
+                    let fitted = FinalFit {
+                        model: chosen.name.clone(),
+                        seed,
+                        learning_rate: settings.learning_rate,
+                        log_loss: evaluation.log_loss,
+                        auc: evaluation.auc,
+                        normalised_entropy: evaluation.normalised_entropy,
+                        predictions: store.sha256(&file)?,
+                    };
+                    record(store, "final", &id, &fitted, begin)?;
+                    store.drop_checkpoint(&task);
+                    fitted
+                }
+            };
+            result.log_losses.push(fitted.log_loss);
+            result.aucs.extend(fitted.auc);
+            result.normalised_entropies.extend(fitted.normalised_entropy);
+            if n == 0 {
+                first_losses = read_logits(store, &file)?;
+            }
+        }
+        Ok((result, first_losses))
+    }
+
+    fn summarise(
+        &self,
+        store: &RunStore,
+        architecture: Path,
+        models: Vec<(ModelResult, Vec<f64>)>,
+    ) -> Result<Summary> {
+        let RunContext { config, dataset, .. } = *self.context;
+        let mut rows: Vec<(ModelResult, Vec<f64>)> = Vec::new();
+        let mut evaluation = None;
+        for (result, logits) in models {
+            let part = ScoredPart::new(dataset, Split::Test, logits)?;
+            if result.name == "searched" {
+                evaluation = Some(part.evaluate(None)?);
+            }
+            rows.push((result, row_log_losses(&part.scores()?)));
+        }
+        if let Some(column) = &config.data.baseline_column {
+            rows.push(self.given_column(column)?);
+        }
+        let weights = sample_weights(dataset, Split::Test)?;
+        let groups = interval_groups(dataset, config.data.interval_groups.as_deref())?;
+        let Some(((_, searched), others)) = rows.split_first_mut() else {
+            bail!("no model was trained")
+        };
+        for (result, losses) in others.iter_mut() {
+            let options = Bootstrap { seed: config.run.seed, ..Bootstrap::default() };
+            let difference =
+                paired_bootstrap(searched, losses, weights.as_deref(), groups.as_deref(), options)?;
+            result.difference = Some(difference);
+        }
+        let bayes_log_loss = match &config.data.bayes_column {
+            Some(column) => {
+                let (_, losses) = self.given_column(column)?;
+                Some(losses.iter().sum::<f64>() / losses.len() as f64)
+            }
+            None => None,
+        };
+        let models: Vec<ModelResult> = rows.into_iter().map(|(result, _)| result).collect();
+        let (verdict, sentence) = verdict(&models, config.data.baseline_column.is_some());
+        Ok(Summary {
+            verdict,
+            sentence,
+            architecture,
+            models,
+            evaluation: evaluation.context("the searched model was not trained")?,
+            bayes_log_loss,
+            rank_correlation: rank_correlation(store),
+        })
+    }
+
+    /// A model that the log itself carries as a column of probabilities.
+    fn given_column(&self, column: &str) -> Result<(ModelResult, Vec<f64>)> {
+        let dataset = self.context.dataset;
+        let probabilities = dataset.extra_f64(Split::Test, column)?;
+        let logits = probabilities
+            .iter()
+            .enumerate()
+            .map(|(row, &p)| {
+                if !(0.0..=1.0).contains(&p) {
+                    bail!("column {column}, test row {}: {p} is not a probability", row + 1);
+                }
+                let p = p.clamp(1e-7, 1.0 - 1e-7);
+                Ok((p / (1.0 - p)).ln())
+            })
+            .collect::<Result<Vec<f64>>>()?;
+        let part = ScoredPart::new(dataset, Split::Test, logits)?;
+        let evaluation = part.evaluate(None)?;
+        let result = ModelResult {
+            name: column.into(),
+            macs: None,
+            params: None,
+            learning_rate: None,
+            validation_log_loss: None,
+            log_losses: vec![log_loss(&part.scores()?)],
+            aucs: evaluation.auc.into_iter().collect(),
+            normalised_entropies: evaluation.normalised_entropy.into_iter().collect(),
+            difference: None,
+        };
+        Ok((result, row_log_losses(&part.scores()?)))
+    }
+}
+
+fn read_logits(store: &RunStore, file: &str) -> Result<Vec<f64>> {
+    let path = store.dir().join(file);
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect())
+}
+
+/// Groups of test rows that are resampled together; a time column is cut into days.
+fn interval_groups(dataset: &Dataset, column: Option<&str>) -> Result<Option<Vec<u64>>> {
+    let Some(column) = column else { return Ok(None) };
+    if let Ok(keys) = dataset.extra_keys(Split::Test, column) {
+        return Ok(Some(keys));
+    }
+    let seconds = dataset
+        .extra_f64(Split::Test, column)
+        .with_context(|| format!("[data] interval_groups = \"{column}\""))?;
+    Ok(Some(seconds.iter().map(|s| (s / 86_400.0).floor() as i64 as u64).collect()))
+}
+
+/// Kendall's tau of supernet scores against validation log losses over the random networks.
+fn rank_correlation(store: &RunStore) -> Option<f64> {
+    let (mut scores, mut losses) = (Vec::new(), Vec::new());
+    for event in store.all("trial") {
+        let Some(id) = event["id"].as_str().and_then(|id| id.strip_prefix("random-search/")) else {
+            continue;
+        };
+        let score = store
+            .find("score", &format!("random/{id}"))
+            .and_then(|e| e["result"]["score"].as_f64());
+        if let (Some(score), Some(loss)) = (score, event["result"]["validation_log_loss"].as_f64())
+        {
+            scores.push(score);
+            losses.push(loss);
+        }
+    }
+    (scores.len() > 2).then(|| palmette_search::kendall_tau_b(&scores, &losses))
+}
+
+/// Ship when the searched model beats the model to beat with the whole interval: the user's own
+/// model where there is one, else the best of the others on the test rows.
+fn verdict(models: &[ModelResult], own_model: bool) -> (String, String) {
+    let Some((rival, difference)) =
+        Summary::rival_of(models, own_model).and_then(|m| m.difference.map(|d| (m, d)))
+    else {
+        return ("undecided".into(), "There is nothing to compare with.".into());
+    };
+    let interval = format!(
+        "log loss {:+.5} against {} (paired {:.0} % interval {:+.5} to {:+.5})",
+        difference.difference,
+        rival.name,
+        difference.confidence * 100.0,
+        difference.low,
+        difference.high
+    );
+    if difference.first_is_better() {
+        ("ship".into(), format!("Ship the searched model: {interval}."))
+    } else if difference.second_is_better() {
+        ("keep".into(), format!("Keep {}: {interval}.", rival.name))
+    } else {
+        ("undecided".into(), format!("No difference that this test part could show: {interval}."))
+    }
+}
+
+/// `95 s`, `12 min`.
+fn minutes(seconds: f64) -> String {
+    if seconds < 100.0 { format!("{seconds:.0} s") } else { format!("{:.0} min", seconds / 60.0) }
+}

@@ -1,0 +1,303 @@
+//! Files of the best model.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path as FilePath;
+
+use anyhow::{Context, Result, bail};
+use palmette_ctr::nasrec::{
+    ArchitectureFile, Arrangement, LimitedSpace, LogicalTensor, NasRecConfig, Path, Shape,
+};
+use palmette_ctr::train::NetworkTraining;
+use palmette_ctr::{CompiledModel, Field, ModelInputs};
+use palmette_data::{Dataset, DenseTransform};
+use palmette_engine::{Model, Program};
+use safetensors::tensor::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+
+use super::context::RunContext;
+use super::results::Summary;
+use super::store::{RunStore, write_whole};
+use super::trials::{Contender, Trial};
+use crate::drawing::{Drawing, architecture_svg};
+use crate::onnx::{EncodersFile, Export, ExternalData, export};
+
+/// What is needed to build the model again, beside its weights: `best/model.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModelDescription {
+    /// The network or hand-made model.
+    pub contender: Contender,
+    /// Dense inputs and fields with the rows of their tables.
+    pub inputs: ModelInputs,
+    /// Whether the network has layer norms.
+    pub layer_norm: bool,
+    /// Fitted transforms of the dense inputs.
+    pub transforms: Vec<DenseTransform>,
+    /// The dataset whose encoders the values went through.
+    pub dataset: std::path::PathBuf,
+    /// Added to every logit: ln w undoes training on a share w of the negatives.
+    #[serde(default)]
+    pub logit_shift: f64,
+}
+
+impl ModelDescription {
+    /// Reads `model.json` of a folder.
+    pub fn read(folder: &FilePath) -> Result<Self> {
+        let path = folder.join("model.json");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("{} holds no model (no model.json)", folder.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{}", path.display()))
+    }
+
+    /// Builds the model and loads its weights from `model.safetensors`.
+    pub fn load(&self, folder: &FilePath) -> Result<(CompiledModel, Model<f32>)> {
+        let compiled = self.contender.compile(&self.inputs, self.layer_norm)?;
+        let mut model = compiled.initialise::<f32>(0, 0)?;
+        load_weights(folder, &compiled.tensors, &mut model)?;
+        Ok((compiled, model))
+    }
+}
+
+/// Loads `model.safetensors` of a folder into a model that has these parameters.
+pub fn load_weights(
+    folder: &FilePath,
+    tensors: &[LogicalTensor],
+    model: &mut Model<f32>,
+) -> Result<()> {
+    let path = folder.join("model.safetensors");
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file = SafeTensors::deserialize(&bytes)
+        .with_context(|| format!("{} is not a safetensors file", path.display()))?;
+    load_tensors(tensors, model, &file).with_context(|| format!("{}", path.display()))
+}
+
+/// Calls `visit(flat index, parameter row, first element)` for every row of the parts.
+fn for_each_row(
+    tensor: &LogicalTensor,
+    model: &Model<f32>,
+    mut visit: impl FnMut(usize, palmette_engine::ParamId, usize, usize),
+) {
+    let width = *tensor.shape.last().unwrap_or(&1);
+    let mut start = 0;
+    for &part in &tensor.parts {
+        let spec = model.params.layout().spec(part);
+        for row in 0..spec.rows {
+            let flat = match tensor.arrangement {
+                Arrangement::Columns => row * width + start,
+                Arrangement::Stacked => start + row * spec.cols,
+            };
+            visit(flat, part, row, spec.cols);
+        }
+        start += match tensor.arrangement {
+            Arrangement::Columns => spec.cols,
+            Arrangement::Stacked => spec.rows * spec.cols,
+        };
+    }
+}
+
+fn gather(tensor: &LogicalTensor, model: &Model<f32>) -> Vec<f32> {
+    let mut flat = vec![0.0; tensor.shape.iter().product()];
+    for_each_row(tensor, model, |at, part, row, cols| {
+        flat[at..at + cols].copy_from_slice(model.params.row(part, row));
+    });
+    flat
+}
+
+struct Weights {
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl View for Weights {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+fn little_endian(values: impl Iterator<Item = f32>) -> Vec<u8> {
+    values.flat_map(f32::to_le_bytes).collect()
+}
+
+/// All tensors and tables as safetensors.
+fn safetensors(
+    tensors: &[LogicalTensor],
+    model: &Model<f32>,
+    metadata: HashMap<String, String>,
+) -> Result<Vec<u8>> {
+    let mut views: Vec<(String, Weights)> = tensors
+        .iter()
+        .map(|t| {
+            let bytes = little_endian(gather(t, model).into_iter());
+            (t.name.clone(), Weights { shape: t.shape.clone(), bytes })
+        })
+        .collect();
+    for index in 0..model.tables.len() {
+        let table = model.tables.table(index);
+        let (rows, dim) = (table.spec().rows, table.spec().dim);
+        let bytes = little_endian((0..rows).flat_map(|r| table.row(r).iter().copied()));
+        views.push((table.spec().name.clone(), Weights { shape: vec![rows, dim], bytes }));
+    }
+    Ok(safetensors::serialize(views, Some(metadata))?)
+}
+
+fn load_tensors(
+    tensors: &[LogicalTensor],
+    model: &mut Model<f32>,
+    file: &SafeTensors,
+) -> Result<()> {
+    let read = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
+        let view = file.tensor(name).with_context(|| format!("tensor {name} is missing"))?;
+        if view.shape() != shape || view.dtype() != Dtype::F32 {
+            bail!("tensor {name} is {:?} {:?}, expected F32 {shape:?}", view.dtype(), view.shape());
+        }
+        Ok(view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    };
+    for tensor in tensors {
+        let flat = read(&tensor.name, &tensor.shape)?;
+        let mut rows = Vec::new();
+        for_each_row(tensor, model, |at, part, row, cols| rows.push((at, part, row, cols)));
+        for (at, part, row, cols) in rows {
+            model.params.row_mut(part, row).copy_from_slice(&flat[at..at + cols]);
+        }
+    }
+    for index in 0..model.tables.len() {
+        let spec = model.tables.table(index).spec().clone();
+        let flat = read(&spec.name, &[spec.rows, spec.dim])?;
+        for row in 0..spec.rows {
+            model
+                .tables
+                .table_mut(index)
+                .row_mut(row)
+                .copy_from_slice(&flat[row * spec.dim..(row + 1) * spec.dim]);
+        }
+    }
+    Ok(())
+}
+
+/// Writes weights, graph and encoders of a trained model into `folder`.
+pub fn export_model(
+    folder: &FilePath,
+    name: &str,
+    description: &ModelDescription,
+    tensors: &[LogicalTensor],
+    program: &Program,
+    model: &Model<f32>,
+    encoders: &EncodersFile,
+) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let mut metadata = HashMap::new();
+    metadata.insert("producer".to_owned(), format!("palmette {}", env!("CARGO_PKG_VERSION")));
+    let bytes = safetensors(tensors, model, metadata)?;
+    write_whole(&folder.join("model.safetensors"), |out| Ok(out.write_all(&bytes)?))?;
+    drop(bytes);
+    let encoded = export(&Export {
+        name,
+        program,
+        model,
+        transforms: &description.transforms,
+        logit_shift: description.logit_shift,
+        metadata: &[("producer", concat!("palmette ", env!("CARGO_PKG_VERSION")))],
+    })?
+    .encode(&ExternalData::default())?;
+    if let Some(external) = &encoded.external {
+        write_whole(&folder.join(&ExternalData::default().file_name), |mut out| {
+            Ok(external.write_to(&mut out)?)
+        })?;
+    }
+    write_whole(&folder.join("model.onnx"), |out| Ok(out.write_all(&encoded.model)?))?;
+    write_json(&folder.join("encoders.json"), encoders)?;
+    write_json(&folder.join("model.json"), description)
+}
+
+/// Writes pretty JSON as a whole.
+pub fn write_json<T: Serialize>(path: &FilePath, value: &T) -> Result<()> {
+    write_whole(path, |out| {
+        serde_json::to_writer_pretty(&mut *out, value)?;
+        Ok(out.write_all(b"\n")?)
+    })
+}
+
+/// Writes a drawing of an architecture.
+pub fn write_drawing(
+    path: &FilePath,
+    architecture: &Path,
+    shape: Shape,
+    title: &str,
+    subtitle: &str,
+) -> Result<()> {
+    let drawing = Drawing { title, subtitle, ..Drawing::new(architecture, shape) };
+    let svg = architecture_svg(&drawing)?;
+    write_whole(path, |out| Ok(out.write_all(svg.as_bytes())?))
+}
+
+/// Fitted transforms of a dataset's dense fields.
+pub fn transforms(dataset: &Dataset) -> Vec<DenseTransform> {
+    dataset.manifest().encoders.dense.iter().map(|f| f.transform).collect()
+}
+
+/// Everything under `best/`.
+pub(super) fn export_run(
+    context: &RunContext<'_>,
+    store: &RunStore,
+    space: &LimitedSpace,
+    trial: &Trial,
+    tensors: &[LogicalTensor],
+    training: &NetworkTraining<'_>,
+    table_rows: &[u32],
+) -> Result<()> {
+    let Contender::Network(path) = &trial.contender else {
+        bail!("only networks have an architecture")
+    };
+    let folder = store.dir().join("best");
+    let fields = context.field_names().into_iter().zip(table_rows);
+    let dataset = std::path::absolute(context.dataset.dir())?;
+    let description = ModelDescription {
+        contender: trial.contender.clone(),
+        inputs: ModelInputs {
+            dense: context.dataset.dense_fields(),
+            fields: fields.map(|(name, &rows)| Field { name, rows: rows as usize }).collect(),
+        },
+        layer_norm: context.config.train.network.layer_norm,
+        transforms: transforms(context.dataset),
+        dataset,
+        logit_shift: 0.0,
+    };
+    let config: &NasRecConfig = space.nasrec().config();
+    let file = ArchitectureFile {
+        test_loss: trial.validation_log_loss,
+        ..ArchitectureFile::new(path.clone(), config)
+    };
+    write_json(&folder.join("arch.json"), &file.to_json()?)?;
+    let sheet = space.sheet_of(path);
+    write_json(&folder.join("cost.json"), &sheet)?;
+    let shape = description.inputs.shape();
+    let subtitle = format!(
+        "{:.3} M multiply-accumulates, {} weights",
+        sheet.macs as f64 / 1e6,
+        palmette_cost::format_count(sheet.params)
+    );
+    write_drawing(&folder.join("arch.svg"), path, shape, "The architecture found", &subtitle)?;
+    export_model(
+        &folder,
+        "palmette",
+        &description,
+        tensors,
+        training.program(),
+        &training.model,
+        &EncodersFile::from_dataset(context.dataset)?,
+    )
+}
+
+/// Writes `summary.json`.
+pub(super) fn write_summary(store: &RunStore, summary: &Summary) -> Result<()> {
+    write_json(&store.dir().join("summary.json"), summary)
+}

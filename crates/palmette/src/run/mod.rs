@@ -1,0 +1,27 @@
+//! A run: its folder, its configuration, its plan and its phases.
+
+mod config;
+mod context;
+mod driver;
+mod environment;
+mod export;
+mod folder;
+mod index;
+mod plan;
+mod report;
+mod results;
+mod store;
+mod training;
+mod trials;
+
+pub use config::Config;
+pub use context::{RunContext, Stop};
+pub use driver::{Outcome, search};
+pub use export::{ModelDescription, export_model, transforms, write_drawing, write_json};
+pub use folder::{ModelFolder, architecture_of, check_encoders};
+pub use index::{RunRecord, TestedModel, read_runs};
+pub use plan::{Plan, parse_duration};
+pub use results::{ModelResult, Summary};
+pub use store::{RunStore, file_sha256, read_journal, write_whole};
+pub use training::{TrainRequest, TrainedModel, train_one};
+pub use trials::{Contender, ScoredPart, Trial, fit};

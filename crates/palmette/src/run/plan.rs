@@ -1,0 +1,213 @@
+//! From a budget to integer counts, once, before the first step.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use palmette_ctr::train::SupernetTraining;
+use serde::{Deserialize, Serialize};
+
+use super::config::Config;
+
+/// What a run will do; written to the journal and never changed by a clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Steps of the supernet.
+    pub supernet_steps: u64,
+    /// Of them with full paths, falling linearly.
+    pub warmup_steps: u64,
+    /// Candidates ranked.
+    pub evaluations: usize,
+    /// Steps of last-layer fine-tuning for each.
+    pub finetune_steps: u64,
+    /// Validation rows that a score reads.
+    pub validation_rows: usize,
+    /// Candidates trained from scratch, and as many random ones.
+    pub top_k: usize,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+}
+
+/// Seconds that a plan is expected to take, by phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Prediction {
+    /// Training the supernet.
+    pub supernet: f64,
+    /// Ranking candidates.
+    pub ranking: f64,
+    /// Training from scratch: searched, random and hand-made.
+    pub networks: f64,
+}
+
+impl Prediction {
+    /// All phases.
+    pub fn total(&self) -> f64 {
+        self.supernet + self.ranking + self.networks
+    }
+}
+
+/// Rates of this machine on this space and data.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// Training samples a second over random paths.
+    pub training: f64,
+    /// A full path costs this many average ones.
+    pub full_path: f64,
+}
+
+impl Rates {
+    /// Measures a few steps of a supernet that is thrown away afterwards.
+    pub fn measure(supernet: &mut SupernetTraining<'_>, batch_rows: usize) -> Result<Self> {
+        supernet.advance()?;
+        let start = Instant::now();
+        let mut macs = 0;
+        let mut steps = 0u64;
+        while steps < 8 || start.elapsed().as_secs_f64() < 1.0 && steps < 100 {
+            macs += supernet.advance()?;
+            steps += 1;
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let full = supernet.full_path_macs() as f64;
+        Ok(Self {
+            training: (steps as usize * batch_rows) as f64 / seconds,
+            full_path: full / (macs as f64 / steps as f64),
+        })
+    }
+}
+
+/// Scoring runs forward only, about a third of a training step.
+const FORWARD_SPEEDUP: f64 = 2.5;
+/// Full-path steps take at most this share of the supernet's time.
+const WARMUP_SHARE: f64 = 0.1;
+
+impl Plan {
+    /// The counts that the configuration names.
+    pub fn configured(config: &Config, validation_rows: usize) -> Self {
+        let search = &config.search;
+        let wanted = search.ranking.validation_rows;
+        Self {
+            supernet_steps: search.supernet.steps,
+            warmup_steps: search.supernet.warmup_steps.min(search.supernet.steps),
+            evaluations: search.evaluations,
+            finetune_steps: search.ranking.finetune_steps,
+            validation_rows: if wanted == 0 {
+                validation_rows
+            } else {
+                wanted.min(validation_rows)
+            },
+            top_k: search.top_k,
+            checkpoint_every: config.run.checkpoint_every,
+        }
+    }
+
+    /// Fits the counts to `seconds`.
+    ///
+    /// # Errors
+    /// A budget that does not even pay for training two networks.
+    pub fn for_budget(
+        config: &Config,
+        rates: Rates,
+        train_rows: usize,
+        validation_rows: usize,
+        seconds: f64,
+    ) -> Result<Self> {
+        let mut plan = Self::configured(config, validation_rows);
+        let one_network = train_rows as f64 * config.train.network.epochs / rates.training;
+        let fixed = config.train.baselines.len() as f64
+            * (config.train.learning_rates.len() + config.train.final_seeds) as f64;
+        // Two sides (searched, random) of top_k networks and their final fits.
+        let finals = 2.0 * config.train.final_seeds as f64 + fixed;
+        plan.top_k = 8;
+        while plan.top_k > 1 && (2.0 * plan.top_k as f64 + finals) * one_network > 0.6 * seconds {
+            plan.top_k -= 1;
+        }
+        let networks = (2.0 * plan.top_k as f64 + finals) * one_network;
+        let rest = seconds - networks;
+        if rest < 0.2 * seconds {
+            bail!(
+                "a budget of {seconds:.0} s is too small: training the networks to compare takes {networks:.0} s here. \
+                 Give at least {:.0} s, or fewer baselines (--set train.baselines=[\"fm\"])",
+                networks / 0.8
+            );
+        }
+        let batch = config.search.supernet.batch_size as f64;
+        // The linear decay makes half of the warm-up steps full paths.
+        let per_step = batch / rates.training;
+        plan.supernet_steps = ((0.55 * rest) / (per_step * (1.0 + WARMUP_SHARE))).max(20.0) as u64;
+        let full_steps = WARMUP_SHARE * plan.supernet_steps as f64 / rates.full_path;
+        plan.warmup_steps = (2.0 * full_steps) as u64;
+        plan.finetune_steps = plan.finetune_steps.min(40);
+        plan.validation_rows = validation_rows.min(20_000);
+        let rows = plan.finetune_steps as f64 * config.search.ranking.batch_size as f64
+            + plan.validation_rows as f64;
+        let one = rows / (rates.training * FORWARD_SPEEDUP);
+        plan.evaluations = ((0.45 * rest / one) as usize).clamp(16, 2048);
+        Ok(plan)
+    }
+
+    /// What it is expected to take.
+    pub fn predict(&self, config: &Config, rates: Rates, train_rows: usize) -> Prediction {
+        let batch = config.search.supernet.batch_size as f64;
+        let full_steps = self.warmup_steps as f64 / 2.0;
+        let supernet =
+            (self.supernet_steps as f64 + full_steps * rates.full_path) * batch / rates.training;
+        let rows = self.finetune_steps as f64 * config.search.ranking.batch_size as f64
+            + self.validation_rows as f64;
+        let ranking = self.evaluations as f64 * rows / (rates.training * FORWARD_SPEEDUP);
+        let one = train_rows as f64 * config.train.network.epochs / rates.training;
+        let sides = if config.search.random_search { 2 } else { 1 };
+        let rates_tried = config.train.learning_rates.len();
+        let networks = sides * (self.top_k + rates_tried + config.train.final_seeds)
+            + config.train.baselines.len() * (rates_tried + config.train.final_seeds);
+        Prediction { supernet, ranking, networks: networks as f64 * one }
+    }
+}
+
+/// Parses `90s`, `20m`, `1.5h`.
+pub fn parse_duration(text: &str) -> Result<f64, String> {
+    let wrong = || format!("`{text}` is not a duration; write e.g. 90s, 20m or 1.5h");
+    let (number, unit) = text.split_at(text.len() - text.chars().last().map_or(0, char::len_utf8));
+    let scale = match unit {
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(wrong()),
+    };
+    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
+    if number.is_finite() && number > 0.0 { Ok(number * scale) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("20m"), Ok(1200.0));
+        assert_eq!(parse_duration("1.5h"), Ok(5400.0));
+        for bad in ["", "20", "m", "-3s", "20x", "nans", "5µ"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_paper_preset_has_the_published_counts() {
+        let plan = Plan::configured(&Config::default(), 4_584_061);
+        assert_eq!(plan.supernet_steps, 71_625);
+        assert_eq!(plan.warmup_steps, 15_000);
+        assert_eq!(plan.evaluations, 2048);
+        assert_eq!(plan.finetune_steps, 500);
+        assert_eq!(plan.validation_rows, 150 * 8192);
+        assert_eq!(plan.top_k, 15);
+    }
+
+    #[test]
+    fn a_budget_keeps_full_paths_to_a_tenth() {
+        let rates = Rates { training: 10_000.0, full_path: 90.0 };
+        let plan = Plan::for_budget(&Config::default(), rates, 100_000, 10_000, 3600.0).unwrap();
+        let full = plan.warmup_steps as f64 / 2.0 * rates.full_path;
+        assert!(full <= 0.11 * plan.supernet_steps as f64, "{plan:?}");
+        let prediction = plan.predict(&Config::default(), rates, 100_000);
+        assert!(prediction.total() < 1.3 * 3600.0, "{prediction:?}");
+        assert!(Plan::for_budget(&Config::default(), rates, 10_000_000, 10_000, 60.0).is_err());
+    }
+}

@@ -1,0 +1,236 @@
+//! From a run's journal and summary to its report.
+
+use anyhow::Result;
+use palmette_ctr::metrics::PairedDifference;
+use palmette_ctr::nasrec::LimitedSpace;
+use palmette_data::Split;
+use palmette_search::kendall_tau_b;
+
+use super::context::RunContext;
+use super::export::write_json;
+use super::results::{ModelResult, Summary};
+use super::store::RunStore;
+use crate::report::{
+    Compared, Cost, CostedModel, DatasetFacts, Difference, Evaluated, Origin, Phase, RankAgreement,
+    ReportData, Spread, TestMetrics, Verdict, render,
+};
+
+/// Writes `report.json` (what the report shows) and `report.html`.
+pub(super) fn write_report(
+    context: &RunContext<'_>,
+    store: &RunStore,
+    space: &LimitedSpace,
+    summary: &Summary,
+    command: &str,
+) -> Result<()> {
+    let data = report_data(context, store, space, summary, command)?;
+    write_json(&store.dir().join("report.json"), &data)?;
+    let page = render(&data)?;
+    store.write("report.html", |out| Ok(out.write_all(page.as_bytes())?))?;
+    Ok(())
+}
+
+fn report_data(
+    context: &RunContext<'_>,
+    store: &RunStore,
+    space: &LimitedSpace,
+    summary: &Summary,
+    command: &str,
+) -> Result<ReportData> {
+    let dataset = context.dataset;
+    let sheet = space.sheet_of(&summary.architecture);
+    let evaluation = &summary.evaluation;
+    let name = dataset.dir().file_name().map_or("log".into(), |n| n.to_string_lossy().into_owned());
+    Ok(ReportData {
+        title: store.dir().file_name().map_or(name.clone(), |n| n.to_string_lossy().into_owned()),
+        verdict: verdict(context, summary),
+        dataset: Some(DatasetFacts {
+            name,
+            train_rows: dataset.rows(Split::Train) as u64,
+            validation_rows: dataset.rows(Split::Validation) as u64,
+            test_rows: dataset.rows(Split::Test) as u64,
+            base_rate: Some(evaluation.base_rate),
+            dense_fields: dataset.dense_fields(),
+            categorical_fields: dataset.categorical_fields(),
+            fingerprint: Some(dataset.fingerprint()),
+        }),
+        test: Some(TestMetrics {
+            log_loss: evaluation.log_loss,
+            bayes_log_loss: summary.bayes_log_loss,
+            auc: evaluation.auc,
+            grouped_auc: evaluation.grouped_auc.as_ref().and_then(|g| g.auc),
+            normalised_entropy: evaluation.normalised_entropy,
+        }),
+        cost: Some(Cost {
+            macs: sheet.macs,
+            params: sheet.params,
+            embedding_params: sheet.embedding_params,
+        }),
+        progress: search_events(store).map(|e| Evaluated { log_loss: e }).collect(),
+        models: costed_models(store, summary),
+        rank: rank_agreement(store),
+        drawing: std::fs::read_to_string(store.dir().join("best/arch.svg")).ok(),
+        calibration: Some((&evaluation.calibration).into()),
+        comparison: summary.models.iter().map(compared).collect(),
+        phases: phases(store),
+        command: Some(command.into()),
+        configuration: Some(context.config.to_toml()?),
+        notes: notes(context, summary),
+    })
+}
+
+fn difference(d: &PairedDifference) -> Difference {
+    Difference { difference: d.difference, low: d.low, high: d.high, confidence: d.confidence }
+}
+
+/// Against the user's own model where there is one, else against the best of the others.
+fn verdict(context: &RunContext<'_>, summary: &Summary) -> Option<Verdict> {
+    let rival = summary.rival(context.config.data.baseline_column.is_some())?;
+    let paired = rival.difference.as_ref()?;
+    let unit = if context.config.data.interval_groups.is_some() { "groups" } else { "rows" };
+    Some(Verdict {
+        incumbent: rival.name.clone(),
+        difference: difference(paired),
+        resampled: format!("{} {unit}", paired.units),
+    })
+}
+
+/// Scores of the search, in order.
+fn search_events(store: &RunStore) -> impl Iterator<Item = Option<f64>> {
+    store
+        .all("score")
+        .filter(|e| e["id"].as_str().is_some_and(|id| id.starts_with("search/")))
+        .map(|e| e["result"]["score"].as_f64())
+}
+
+fn origin(id: &str) -> Origin {
+    match id.split('/').next() {
+        Some("searched") => Origin::Searched,
+        Some("random-search") => Origin::Random,
+        _ => Origin::Baseline,
+    }
+}
+
+/// Every network trained from scratch; of a hand-made model its best learning rate.
+fn costed_models(store: &RunStore, summary: &Summary) -> Vec<CostedModel> {
+    let mut models: Vec<CostedModel> = Vec::new();
+    for event in store.all("trial") {
+        let (Some(id), Some(loss), Some(macs)) = (
+            event["id"].as_str(),
+            event["result"]["validation_log_loss"].as_f64(),
+            event["result"]["macs"].as_u64(),
+        ) else {
+            continue;
+        };
+        let origin = origin(id);
+        let name = id.split('/').next().unwrap_or(id);
+        if origin == Origin::Baseline
+            && let Some(known) = models.iter_mut().find(|m| m.name == name)
+        {
+            known.log_loss = known.log_loss.min(loss);
+            continue;
+        }
+        let name = if origin == Origin::Baseline { name } else { id };
+        models.push(CostedModel { name: name.into(), origin, macs, log_loss: loss });
+    }
+    if let Some(chosen) = summary.models.first()
+        && let (Some(macs), Some(log_loss)) = (chosen.macs, chosen.validation_log_loss)
+    {
+        let name = "the chosen model".into();
+        models.push(CostedModel { name, origin: Origin::Chosen, macs, log_loss });
+    }
+    models
+}
+
+fn rank_agreement(store: &RunStore) -> Option<RankAgreement> {
+    let mut pairs = Vec::new();
+    let mut macs = Vec::new();
+    for event in store.all("trial") {
+        let Some(id) = event["id"].as_str().and_then(|id| id.strip_prefix("random-search/")) else {
+            continue;
+        };
+        let score = store.find("score", &format!("random/{id}"));
+        let score = score.and_then(|e| e["result"]["score"].as_f64());
+        let loss = event["result"]["validation_log_loss"].as_f64();
+        if let (Some(score), Some(loss)) = (score, loss) {
+            pairs.push((score, loss));
+            macs.push(event["result"]["macs"].as_f64().unwrap_or(0.0));
+        }
+    }
+    if pairs.len() < 3 {
+        return None;
+    }
+    let (scores, losses): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
+    let tau = kendall_tau_b(&scores, &losses);
+    let cheaper: Vec<f64> = macs.iter().map(|m| -m).collect();
+    let macs_tau = Some(kendall_tau_b(&cheaper, &losses)).filter(|t| t.is_finite());
+    tau.is_finite().then_some(RankAgreement { pairs, tau, interval: None, ceiling: None, macs_tau })
+}
+
+fn spread(values: &[f64]) -> Option<Spread> {
+    if values.is_empty() {
+        return None;
+    }
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    Some(Spread { mean, deviation: (values.len() > 1).then(|| variance.sqrt()) })
+}
+
+fn compared(model: &ModelResult) -> Compared {
+    let zero = Spread { mean: f64::NAN, deviation: None };
+    Compared {
+        name: model.name.clone(),
+        origin: if model.name == "searched" { Origin::Chosen } else { origin(&model.name) },
+        seeds: model.log_losses.len(),
+        log_loss: spread(&model.log_losses).unwrap_or(zero),
+        auc: spread(&model.aucs),
+        macs: model.macs,
+        difference: model.difference.as_ref().map(difference),
+    }
+}
+
+fn phases(store: &RunStore) -> Vec<Phase> {
+    let seconds = |kind: &str, prefix: Option<Origin>| -> f64 {
+        store
+            .all(kind)
+            .filter(|e| {
+                let found = e["id"].as_str().map(origin);
+                prefix.is_none() || found == prefix
+            })
+            .filter_map(|e| e["time"]["seconds"].as_f64())
+            .sum()
+    };
+    let all = [
+        ("plan", seconds("plan", None)),
+        ("supernet", seconds("supernet", None)),
+        ("ranking", seconds("score", None)),
+        ("networks found", seconds("trial", Some(Origin::Searched))),
+        ("random networks", seconds("trial", Some(Origin::Random))),
+        ("hand-made models", seconds("trial", Some(Origin::Baseline))),
+        ("final fits", seconds("final", None)),
+    ];
+    all.into_iter().map(|(name, seconds)| Phase { name: name.into(), seconds }).collect()
+}
+
+fn notes(context: &RunContext<'_>, summary: &Summary) -> Vec<String> {
+    let config = context.config;
+    let mut notes = vec![
+        summary.sentence.clone(),
+        format!(
+            "Every model was trained for {} epoch(s) with batches of {} and tried the learning rates {:?} on \
+             validation rows; the test part was read once a model, after its final fit on training and \
+             validation rows.",
+            config.train.network.epochs,
+            config.train.network.batch_size,
+            config.train.learning_rates
+        ),
+    ];
+    if config.train.final_seeds < 2 {
+        notes.push(
+            "One final fit a model: the table has no spread over seeds (set train.final_seeds)."
+                .into(),
+        );
+    }
+    notes
+}

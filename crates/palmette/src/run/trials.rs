@@ -1,0 +1,280 @@
+//! One network from scratch: fit, validate, predict.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use palmette_ctr::baselines::Baseline;
+use palmette_ctr::metrics::{Evaluation, Scores, evaluate};
+use palmette_ctr::nasrec::{self, Path, Shape};
+use palmette_ctr::train::{Batches, NetworkTraining, TrainError, TrainSettings};
+use palmette_ctr::{CompiledModel, ModelInputs};
+use palmette_data::{Dataset, Split};
+use palmette_engine::{EngineError, Model};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::context::RunContext;
+use super::store::RunStore;
+
+/// A model that can be trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Contender {
+    /// A path of a NASRec space.
+    Network(Path),
+    /// A hand-made model.
+    Baseline(Baseline),
+}
+
+impl Contender {
+    /// Declares its parameters and builds its program.
+    pub fn compile(&self, inputs: &ModelInputs, layer_norm: bool) -> Result<CompiledModel> {
+        match self {
+            Self::Network(path) => Ok(CompiledModel::nasrec(path, inputs, layer_norm)),
+            Self::Baseline(baseline) => {
+                baseline.compile(inputs).with_context(|| format!("baseline {}", baseline.name()))
+            }
+        }
+    }
+}
+
+impl Contender {
+    /// Multiply-accumulates and weights: of a network by the closed form that the limits use.
+    fn cost(&self, compiled: &CompiledModel, context: &RunContext<'_>) -> (u64, u64) {
+        match self {
+            Self::Network(path) => {
+                let dataset = context.dataset;
+                let shape =
+                    Shape { dense: dataset.dense_fields(), fields: dataset.categorical_fields() };
+                (nasrec::macs(path, shape), nasrec::params(path, shape))
+            }
+            Self::Baseline(_) => (compiled.macs(), compiled.params()),
+        }
+    }
+}
+
+/// A contender trained once on the training part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// What was trained.
+    pub contender: Contender,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Seed of weights and order.
+    pub seed: u64,
+    /// Multiply-accumulates a sample.
+    pub macs: u64,
+    /// Weights outside the tables.
+    pub params: u64,
+    /// Log loss on the validation part; none when training diverged.
+    pub validation_log_loss: Option<f64>,
+    /// AUC on the validation part.
+    pub validation_auc: Option<f64>,
+    /// Mean training losses along the way.
+    pub curve: Vec<f64>,
+}
+
+/// Trains a compiled model on `parts`, from its checkpoint where there is one.
+pub fn fit<'a>(
+    context: &RunContext<'a>,
+    store: &RunStore,
+    task: &str,
+    compiled: CompiledModel,
+    settings: &TrainSettings,
+    parts: &[Split],
+    table_rows: &[u32],
+    seed: u64,
+    checkpoint_every: u64,
+) -> Result<NetworkTraining<'a>> {
+    fit_from(
+        context,
+        store,
+        task,
+        compiled,
+        settings,
+        parts,
+        table_rows,
+        seed,
+        checkpoint_every,
+        |_| Ok(()),
+    )
+}
+
+/// Like [`fit`], with weights that `initialise` sets before the first step.
+pub fn fit_from<'a>(
+    context: &RunContext<'a>,
+    store: &RunStore,
+    task: &str,
+    compiled: CompiledModel,
+    settings: &TrainSettings,
+    parts: &[Split],
+    table_rows: &[u32],
+    seed: u64,
+    checkpoint_every: u64,
+    initialise: impl FnOnce(&mut Model<f32>) -> Result<()>,
+) -> Result<NetworkTraining<'a>> {
+    let start = |compiled: CompiledModel| -> Result<NetworkTraining<'a>> {
+        let CompiledModel { layout, tables, program, .. } = compiled;
+        let batches = Batches::new(
+            context.dataset,
+            parts,
+            settings.batch_size,
+            settings.order,
+            seed,
+            table_rows.to_vec(),
+        )?;
+        Ok(NetworkTraining::new(layout, tables, program, batches, settings.clone(), seed)?)
+    };
+    let mut training = start(compiled)?;
+    match store.load_checkpoint(task, &mut training.model)? {
+        Some(progress) => training.restore(&progress)?,
+        None => initialise(&mut training.model)?,
+    }
+    let progress = context.console.progress(training.steps() * training.batch_rows() as u64, task);
+    progress.set(training.step * training.batch_rows() as u64);
+    while training.step < training.steps() {
+        if context.stop.is_set() {
+            store.save_checkpoint(task, &training.progress(), &training.model)?;
+            context.stop.check()?;
+        }
+        training.advance()?;
+        progress.set(training.step * training.batch_rows() as u64);
+        if training.step % checkpoint_every == 0 && training.step < training.steps() {
+            store.save_checkpoint(task, &training.progress(), &training.model)?;
+        }
+    }
+    progress.finish();
+    Ok(training)
+}
+
+/// Whether an error is a training that diverged, which is a result and not a failure of the run.
+fn diverged(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref::<TrainError>(),
+        Some(TrainError::Engine(EngineError::Diverged { .. }))
+    )
+}
+
+/// Logits with labels and weights of a part.
+pub struct ScoredPart {
+    /// Logits.
+    pub logits: Vec<f64>,
+    /// Labels.
+    pub labels: Vec<bool>,
+    /// Sample weights, where the log has any.
+    pub weights: Option<Vec<f64>>,
+}
+
+impl ScoredPart {
+    /// Pairs logits with the labels of a part.
+    pub fn new(dataset: &Dataset, split: Split, logits: Vec<f64>) -> Result<Self> {
+        let labels = dataset.labels(split).iter().map(|&y| y > 0.5).collect();
+        Ok(Self { logits, labels, weights: sample_weights(dataset, split)? })
+    }
+
+    /// For the metrics.
+    pub fn scores(&self) -> Result<Scores<'_>> {
+        let scores = Scores::new(&self.logits, &self.labels)?;
+        Ok(match &self.weights {
+            Some(weights) => scores.weighted(weights)?,
+            None => scores,
+        })
+    }
+
+    /// All metrics.
+    pub fn evaluate(&self, groups: Option<&[u64]>) -> Result<Evaluation> {
+        Ok(evaluate(&self.scores()?, groups)?)
+    }
+}
+
+/// Sample weights of a part, where the log has any.
+pub fn sample_weights(dataset: &Dataset, split: Split) -> Result<Option<Vec<f64>>> {
+    if !dataset.manifest().weighted {
+        return Ok(None);
+    }
+    let tables = dataset.table_rows(None);
+    let mut batch = palmette_data::Batch::default();
+    let mut weights = Vec::new();
+    let rows = dataset.rows(split);
+    for start in (0..rows).step_by(8192) {
+        dataset.fill_range(split, start..rows.min(start + 8192), &tables, &mut batch)?;
+        weights.extend(batch.weights.iter().map(|&w| f64::from(w)));
+    }
+    Ok(Some(weights))
+}
+
+/// Trains a contender on the training part and measures it on the validation part, once.
+pub fn validate(
+    context: &RunContext<'_>,
+    store: &mut RunStore,
+    id: &str,
+    contender: &Contender,
+    learning_rate: f64,
+    table_rows: &[u32],
+    checkpoint_every: u64,
+) -> Result<Trial> {
+    if let Some(event) = store.find("trial", id) {
+        return Ok(Trial::deserialize(&event["result"])?);
+    }
+    let begin = Instant::now();
+    let settings = TrainSettings { learning_rate, ..context.config.train.network.clone() };
+    let seed = context.config.run.seed;
+    let compiled = contender.compile(&context.inputs(table_rows), settings.layer_norm)?;
+    let (macs, params) = contender.cost(&compiled, context);
+    let mut trial = Trial {
+        contender: contender.clone(),
+        learning_rate,
+        seed,
+        macs,
+        params,
+        validation_log_loss: None,
+        validation_auc: None,
+        curve: Vec::new(),
+    };
+    let task = format!("trial/{id}");
+    match fit(
+        context,
+        store,
+        &task,
+        compiled,
+        &settings,
+        &[Split::Train],
+        table_rows,
+        seed,
+        checkpoint_every,
+    ) {
+        Ok(mut training) => {
+            let logits = training.predict(context.dataset, Split::Validation)?;
+            let evaluation =
+                ScoredPart::new(context.dataset, Split::Validation, logits)?.evaluate(None)?;
+            trial.validation_log_loss = Some(evaluation.log_loss).filter(|l| l.is_finite());
+            trial.validation_auc = evaluation.auc;
+            trial.curve = training.curve;
+        }
+        Err(error) if diverged(&error) => {}
+        Err(error) => return Err(error),
+    }
+    record(store, "trial", id, &trial, begin)?;
+    store.drop_checkpoint(&task);
+    Ok(trial)
+}
+
+/// Appends a result to the journal.
+pub fn record<T: Serialize>(
+    store: &mut RunStore,
+    kind: &str,
+    id: &str,
+    result: &T,
+    begin: Instant,
+) -> Result<Value> {
+    store.append(kind, id, serde_json::to_value(result)?, begin.elapsed().as_secs_f64())
+}
+
+/// The trial with the lowest validation log loss, the first of equals.
+pub fn best(trials: &[Trial]) -> Option<&Trial> {
+    trials.iter().filter(|t| t.validation_log_loss.is_some()).min_by(|a, b| {
+        a.validation_log_loss
+            .partial_cmp(&b.validation_log_loss)
+            .unwrap_or(std::cmp::Ordering::Equal)
+    })
+}

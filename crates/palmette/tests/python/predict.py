@@ -1,0 +1,31 @@
+"""Probabilities for a raw CSV file, as a server would make them: predict.py FOLDER FILE.csv
+
+Reads encoders.json and model.onnx of the folder, nothing else; prints a JSON list.
+"""
+
+import csv
+import json
+import pathlib
+import sys
+
+import onnx
+import onnxruntime
+
+ROOT = pathlib.Path(__file__).resolve().parents[4]
+sys.path.insert(0, str(ROOT / "python"))
+from palmette_encode import Encoders  # noqa: E402
+
+
+def main(folder, table):
+    folder = pathlib.Path(folder)
+    model = str(folder / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    with open(table, encoding="utf-8", newline="") as file:
+        feed = Encoders.load(folder / "encoders.json").numpy(list(csv.DictReader(file)))
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (probability,) = session.run(["probability"], feed)
+    json.dump(probability.ravel().tolist(), sys.stdout)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
