@@ -154,7 +154,7 @@ impl Program {
     ) -> BufferId {
         let dim_in = self.dim(x);
         let inputs = self.add_inputs([x]);
-        let weight = self.add_slice(weight, dim_out, dim_in, false, 0);
+        let weight = self.add_slice(weight, dim_out, dim_in, true, 0);
         let out = self.add_buffer(Extent::Fields { fields: self.width(x), dim: dim_out }, true);
         let bias = bias.map(|b| self.vector(b, dim_out));
         self.ops.push(Op::RowMap(RowMap { inputs, weight, out, bias, relu, dim_in, dim_out }));
@@ -216,8 +216,9 @@ impl Program {
         );
         let inputs = self.add_inputs([q, k, v]);
         let out = self.add_buffer(extent, true);
+        let stats = self.add_buffer(Extent::Fields { fields, dim: 2 * heads }, false);
         self.scratch_len = self.scratch_len.max(AttentionCore::scratch_len(fields, dim, heads));
-        self.ops.push(Op::Attention(AttentionCore { inputs, out, dim, heads }));
+        self.ops.push(Op::Attention(AttentionCore { inputs, out, stats, dim, heads }));
         out
     }
 

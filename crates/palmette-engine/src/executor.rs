@@ -206,11 +206,11 @@ impl<T: Real> WithSimd for RunChunk<'_, '_, T> {
     type Output = f64;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> f64 {
+    fn with_simd<S: Simd>(self, simd: S) -> f64 {
         let ops = &self.chunk.program.ops;
         for op in ops {
             let start = self.clock.start();
-            op.forward(self.chunk);
+            op.forward(simd, self.chunk);
             self.clock.stop(start, kind(op.work()));
         }
         let Mode::Gradients(trainable) = self.mode else { return 0.0 };
@@ -220,7 +220,7 @@ impl<T: Real> WithSimd for RunChunk<'_, '_, T> {
             _ => {
                 for op in ops.iter().rev() {
                     let start = self.clock.start();
-                    op.backward(self.chunk);
+                    op.backward(simd, self.chunk);
                     self.clock.stop(start, kind(op.work()));
                 }
             }
@@ -304,9 +304,6 @@ impl<T: Real> WithSimd for RunTile<'_, '_, T> {
                         grad,
                         target.grad_stride,
                     );
-                }
-                Op::RowMap(op) => {
-                    op.weight_gradient(self.batch, first, rows, grad, target.grad_stride)
                 }
                 _ => unreachable!("only products have product gradients"),
             },

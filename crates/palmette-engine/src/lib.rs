@@ -65,6 +65,7 @@ mod optimizer;
 mod params;
 mod program;
 mod real;
+mod simd;
 mod state;
 mod tables;
 

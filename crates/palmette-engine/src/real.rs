@@ -5,7 +5,8 @@ use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssi
 
 /// f32 (training) or f64 (references and gradient checks).
 pub trait Real:
-    Copy
+    crate::simd::Registers
+    + Copy
     + Debug
     + Default
     + PartialOrd

@@ -1,31 +1,42 @@
-//! Quick look: `cargo run --release -p palmette-search --example regrets -- FILE SEEDS`.
+//! Regret of strategies on a public table:
+//! `cargo run --release -p palmette-search --example regrets -- TABLE.parquet SEEDS`.
+
 use palmette_search::{
     bench::{Method, regret_study},
-    tables::{TableDomain, nas_bench_201},
+    tables::{Role, TableDomain, open_parquet},
 };
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let table = nas_bench_201(args[1].as_ref()).unwrap();
-    let seeds = args[2].parse().unwrap();
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, file, seeds] = &arguments[..] else { return Err("usage: TABLE.parquet SEEDS".into()) };
+    let table = open_parquet(file.as_ref())?;
+    let seeds = seeds.parse()?;
     let domain = TableDomain::new(&table);
-    for quality in ["cifar10-val@12ep", "cifar100-val@12ep", "imagenet-val@12ep"] {
-        {
-            let method = Method::PredictorGuided;
-            let start = std::time::Instant::now();
-            let study =
-                regret_study(&domain, quality, &[method], &[50, 75, 100, 150], seeds, |_| {})
-                    .unwrap();
-            let m = &study.methods[0];
-            let r: Vec<String> =
-                m.regret.iter().map(|s| format!("{:.3}±{:.3}", s.mean, s.standard_error)).collect();
+    let methods = [
+        Method::Random,
+        Method::Evolution,
+        Method::NasRecEvolution,
+        Method::Metropolis,
+        Method::Nsga2,
+        Method::LocalSearch,
+    ];
+    for column in table.columns().iter().filter(|column| column.role == Role::Validation) {
+        let checkpoints = [50, 75, 100, 150, 300, 500];
+        let study = regret_study(&domain, &column.name, &methods, &checkpoints, seeds, |_| {})?;
+        for found in &study.methods {
+            let regrets: Vec<String> = found
+                .regret
+                .iter()
+                .map(|regret| format!("{:.3}±{:.3}", regret.mean, regret.standard_error))
+                .collect();
             println!(
-                "{quality} {:<20} {} median {:?} found {:?} {:.2}s",
-                m.method,
-                r.join(" "),
-                m.median_to_best,
-                m.found_best,
-                start.elapsed().as_secs_f64()
+                "{} {:<20} {} median to best {:?}",
+                column.name,
+                found.method,
+                regrets.join(" "),
+                found.median_to_best
             );
         }
     }
+    Ok(())
 }

@@ -12,11 +12,6 @@ use crate::{
 
 /// Spaces up to this size are scored as a whole.
 const WHOLE_SPACE: usize = 20_000;
-/// Of a scored pool, so many of the best by mean get their deviation computed.
-const SHORT_LIST: usize = 128;
-/// Standard deviations that the exploring candidate of a batch gets instead.
-const BOLD: f64 = 2.0;
-
 /// Settings of [`PredictorGuided`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +25,12 @@ pub struct GuidedConfig {
     pub pool: usize,
     /// Standard deviations added to the predicted quality.
     pub exploration: f64,
+    /// Candidates with the best predicted qualities whose deviations are computed.
+    pub short_list: usize,
+    /// Standard deviations for one candidate of each batch instead; 0 for none such.
+    pub bold_exploration: f64,
+    /// Whether one candidate of each batch is the best predicted new neighbour of the best known.
+    pub is_local: bool,
     /// Variance of a label's noise beside a signal of 1.
     pub noise: f64,
     /// Old labels that a fit keeps at most: the best and the newest.
@@ -38,7 +39,17 @@ pub struct GuidedConfig {
 
 impl Default for GuidedConfig {
     fn default() -> Self {
-        Self { initial: 20, batch: 5, pool: 1_000, exploration: 0.5, noise: 0.02, most_labels: 400 }
+        Self {
+            initial: 20,
+            batch: 5,
+            pool: 1_000,
+            exploration: 1.0,
+            short_list: 1_024,
+            bold_exploration: 3.0,
+            is_local: true,
+            noise: 0.1,
+            most_labels: 200,
+        }
     }
 }
 
@@ -212,16 +223,17 @@ fn best_of_pool(
     let mut means: Vec<(f64, usize)> =
         pool.iter().enumerate().map(|(i, (_, slots))| (ridge.predict(slots), i)).collect();
     // Infeasible and known candidates are dropped late: most are never looked at.
-    let mut short: Vec<(f64, usize)> = Vec::with_capacity(SHORT_LIST);
+    let mut short: Vec<(f64, usize)> = Vec::new();
     let mut taken = 0;
-    while short.len() < SHORT_LIST && taken < means.len() {
-        let next = (taken + 2 * SHORT_LIST).min(means.len());
+    let wanted = state.config.short_list.max(state.config.batch);
+    while short.len() < wanted && taken < means.len() {
+        let next = (taken + 2 * wanted).min(means.len());
         if next < means.len() {
             means[taken..].select_nth_unstable_by(next - taken - 1, by_quality);
         }
         means[taken..next].sort_unstable_by(by_quality);
         let fresh = means[taken..next].iter().filter(|&&(_, i)| is_new(&pool[i].0));
-        short.extend(fresh.take(SHORT_LIST - short.len()));
+        short.extend(fresh.take(wanted - short.len()));
         taken = next;
     }
     let deviations: Vec<f64> = short.iter().map(|&(_, i)| ridge.deviation(&pool[i].1)).collect();
@@ -232,15 +244,16 @@ fn best_of_pool(
         order.sort_unstable_by(by_quality);
         order.into_iter().map(|(_, i)| pool[i].0.clone()).collect::<Vec<Genotype>>()
     };
-    // A full batch has one candidate beside the best known, and one that is bolder than the rest:
-    // bounds alone leave some searches on a second-best peak (15 to 25 % of seeds on NAS-Bench-201).
-    let is_full = state.config.batch >= 3;
-    let plain = state.config.batch - if is_full { 2 } else { 0 };
+    let is_bold = state.config.bold_exploration > 0.0;
+    let extra = usize::from(is_bold) + usize::from(state.config.is_local);
     let mut queue: Vec<Genotype> = ranked(state.config.exploration);
-    queue.truncate(plain);
-    if is_full {
-        let bold = ranked(BOLD).into_iter().find(|candidate| !queue.contains(candidate));
-        queue.extend(bold);
+    queue.truncate(state.config.batch.saturating_sub(extra).max(1));
+    if is_bold {
+        let mut bold = ranked(state.config.bold_exploration);
+        bold.retain(|candidate| !queue.contains(candidate));
+        queue.extend(bold.into_iter().take(1));
+    }
+    if state.config.is_local {
         let mut best = labelled.clone();
         best.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
         let beside = best.iter().take(5).find_map(|&(position, _)| {
@@ -252,6 +265,7 @@ fn best_of_pool(
         });
         queue.extend(beside.map(|(_, neighbour)| neighbour));
     }
+    queue.truncate(state.config.batch);
     queue.reverse();
     queue
 }

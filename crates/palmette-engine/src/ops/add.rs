@@ -1,5 +1,7 @@
 //! Element-wise sums and products.
 
+use pulp::Simd;
+
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::lanes::{put, update};
@@ -59,7 +61,7 @@ impl Add {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let uses = &chunk.program.inputs[self.inputs.range()];
         for (j, input) in uses.iter().enumerate() {
             let last = j + 1 == uses.len();
@@ -82,7 +84,7 @@ impl Add {
     }
 
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         if self.relu {
             runs(chunk, self.out, self.out, |y, _, len, _| {
                 // SAFETY: runs of this chunk in two arenas.
@@ -129,7 +131,7 @@ impl Multiply {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let uses = &chunk.program.inputs[self.inputs.range()];
         for (j, input) in uses.iter().enumerate() {
             runs(chunk, self.out, input.buffer, |y, x, len, _| {
@@ -143,7 +145,7 @@ impl Multiply {
     }
 
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let uses = &chunk.program.inputs[self.inputs.range()];
         for (input, other) in [(uses[0], uses[1]), (uses[1], uses[0])] {
             if !input.grad {

@@ -1,50 +1,38 @@
 //! Multi-head attention over the fields of a row.
 
+use pulp::Simd;
+
 use crate::Real;
-use crate::chunk::{Chunk, slice, slice_mut};
-use crate::lanes::{LANES, put, total};
+use crate::chunk::Chunk;
+use crate::ops::panel::{Panel, Rows};
 use crate::program::{BufferId, Program, Span};
+use crate::simd::BLOCK;
 
 /// `O_h = softmax(Q_h K_h^T / sqrt(head_dim)) V_h` for every head h and row.
 ///
-/// Shapes: `Q, K, V, O: [fields, rows, dim]`, `dim = heads * head_dim`. The
-/// scores of one head of one row live in scratch and are computed again for
-/// backward (Vaswani et al. 2017; no mask, no dropout).
+/// Shapes: `Q, K, V, O: [fields, rows, dim]`, `dim = heads * head_dim`. No
+/// score is ever stored: forward keeps each query's shift and the reciprocal of
+/// its sum, from which backward computes the probabilities again (Vaswani et
+/// al. 2017; no mask, no dropout).
 #[derive(Clone, Debug)]
 pub struct AttentionCore {
     pub(crate) inputs: Span,
     /// Output.
     pub out: BufferId,
+    /// Negated shifts and reciprocal sums of the softmax, `[fields, rows, 2 heads]`.
+    pub(crate) stats: BufferId,
     /// Channels.
     pub dim: usize,
     /// Heads.
     pub heads: usize,
 }
 
-/// One head of one row with channels first: `[head_dim][padded fields]`.
-struct Head<'a, T> {
-    data: &'a mut [T],
-    stride: usize,
-}
+/// Scores below this (in powers of two) need no shift: 2^32 and its reciprocal leave f32 room
+/// for any sum over fields and any gradient.
+const UNSHIFTED: f64 = 32.0;
 
-impl<T: Real> Head<'_, T> {
-    #[inline(always)]
-    fn load(&mut self, source: *const T, field_stride: usize, fields: usize, head_dim: usize) {
-        for f in 0..fields {
-            // SAFETY: `head_dim` channels of one field of one row of this chunk.
-            let x = unsafe { slice(source.add(f * field_stride), head_dim) };
-            for (c, &x) in x.iter().enumerate() {
-                self.data[c * self.stride + f] = x;
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn lanes(&self, channel: usize, block: usize) -> &[T; LANES] {
-        let start = channel * self.stride + block;
-        self.data[start..].first_chunk().expect("fields are padded to whole lanes")
-    }
-}
+/// One head's first channel in each panel.
+type HeadPanels<T, const N: usize> = [Panel<T>; N];
 
 impl AttentionCore {
     pub(crate) fn inputs(&self) -> Span {
@@ -56,275 +44,343 @@ impl AttentionCore {
         (2 * self.dim * program.width(self.out).pow(2)) as u64
     }
 
-    /// Elements of scratch for one head of one row.
+    /// Elements of scratch: panels of q, k, v, the output's gradient, dq, dk, dv; the statistics;
+    /// and `dO . O`.
     pub(crate) fn scratch_len(fields: usize, dim: usize, heads: usize) -> usize {
-        let padded = fields.next_multiple_of(LANES);
-        // q, k, v, o, do with channels first; probabilities and their gradients; row sums.
-        (5 * (dim / heads) + 2 * fields + 2) * padded
+        (7 * dim + 3 * heads) * (fields + 1) * BLOCK
+    }
+
+    /// Panels of the given numbers of channels, one behind the other in the chunk's scratch.
+    #[inline(always)]
+    fn panels<T: Real, const N: usize>(
+        chunk: &Chunk<'_, T>,
+        fields: usize,
+        channels: [usize; N],
+    ) -> [Panel<T>; N] {
+        let mut next = chunk.scratch;
+        channels.map(|channels| {
+            let panel = Panel { data: next, fields };
+            // SAFETY: `scratch_len` elements belong to this chunk.
+            next = unsafe { next.add(channels * panel.stride()) };
+            panel
+        })
+    }
+
+    /// Rows `first .. first + count` of this chunk.
+    #[inline(always)]
+    fn rows<T: Real>(
+        (start, field_stride): (*mut T, usize),
+        (fields, dim): (usize, usize),
+        first: usize,
+        count: usize,
+    ) -> Rows<T> {
+        // SAFETY: the chunk has these rows.
+        Rows {
+            first: unsafe { start.add(first * dim) },
+            field_stride,
+            row_stride: dim,
+            fields,
+            dim,
+            count,
+        }
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         match self.dim / self.heads {
-            1 => self.forward_heads::<T, 1>(chunk),
-            2 => self.forward_heads::<T, 2>(chunk),
-            4 => self.forward_heads::<T, 4>(chunk),
-            8 => self.forward_heads::<T, 8>(chunk),
-            16 => self.forward_heads::<T, 16>(chunk),
+            1 => self.forward_heads::<T, S, 1>(simd, chunk),
+            2 => self.forward_heads::<T, S, 2>(simd, chunk),
+            4 => self.forward_heads::<T, S, 4>(simd, chunk),
+            8 => self.forward_heads::<T, S, 8>(simd, chunk),
+            16 => self.forward_heads::<T, S, 16>(simd, chunk),
             other => unreachable!("the builder refuses head dimension {other}"),
         }
     }
 
     #[inline(always)]
-    fn forward_heads<T: Real, const D: usize>(&self, chunk: &Chunk<'_, T>) {
-        let fields = chunk.program.width(self.out);
-        let padded = fields.next_multiple_of(LANES);
+    fn forward_heads<T: Real, S: Simd, const D: usize>(&self, simd: S, chunk: &Chunk<'_, T>) {
+        let (fields, dim) = (chunk.program.width(self.out), self.dim);
         let uses = &chunk.program.inputs[self.inputs.range()];
-        let sources = [0, 1, 2].map(|j| chunk.fields_of(uses[j].buffer, self.dim));
-        let (out, out_stride) = chunk.fields_of(self.out, self.dim);
-        // SAFETY: `scratch_len` elements belong to this chunk.
-        let scratch = unsafe { slice_mut(chunk.scratch, (3 * D + 1) * padded) };
-        let [q, k, v, _] = split(scratch, [D * padded, D * padded, D * padded, padded]);
-        q.fill(T::ZERO);
-        let [mut q, mut k, mut v] = [q, k, v].map(|data| Head { data, stride: padded });
-        let scale = T::ONE / T::from_f64(D as f64).sqrt();
-        for r in 0..chunk.rows {
+        let sources = [0, 1, 2].map(|j| chunk.fields_of(uses[j].buffer, dim));
+        let out = chunk.fields_of(self.out, dim);
+        let kept = chunk.fields_of(self.stats, 2 * self.heads);
+        let panels = Self::panels(chunk, fields, [dim, dim, dim, dim, 2 * self.heads]);
+        let [q, _, _, o, stats] = panels;
+        // Powers of two instead of e: the logarithm goes into the scale of the queries.
+        let scale = T::from_f64(std::f64::consts::LOG2_E / (D as f64).sqrt());
+        for first in (0..chunk.rows).step_by(BLOCK) {
+            let count = BLOCK.min(chunk.rows - first);
+            for (source, panel) in sources.into_iter().zip(panels) {
+                Self::rows(source, (fields, dim), first, count).load(simd, panel, 0);
+            }
+            q.elements(dim).iter_mut().for_each(|q| *q *= scale);
             for head in 0..self.heads {
-                let at = r * self.dim + head * D;
-                for (target, (pointer, stride)) in [&mut q, &mut k, &mut v].into_iter().zip(sources)
-                {
-                    // SAFETY: row `r` of this chunk.
-                    target.load(unsafe { pointer.add(at) }.cast_const(), stride, fields, D);
-                }
-                q.data.iter_mut().for_each(|q| *q *= scale);
-                for block in (0..fields).step_by(LANES) {
-                    let (weights, _, sum) = attend::<T, D>(&q, &k, &v, block, fields, None);
-                    for l in 0..LANES.min(fields - block) {
-                        // SAFETY: one field of row `r` of the output.
-                        let o = unsafe { slice_mut(out.add((block + l) * out_stride + at), D) };
-                        for c in 0..D {
-                            o[c] = weights[c][l] / sum[l];
+                let stats = Panel { data: stats.at(2 * head, 0), fields };
+                let [q, k, v, o] =
+                    [0, 1, 2, 3].map(|i| Panel { data: panels[i].at(head * D, 0), fields });
+                let bounded = largest_score::<T, D>(q, k) < UNSHIFTED;
+                for lane in (0..BLOCK).step_by(T::width::<S>()) {
+                    // SAFETY: all panels have these channels, fields and rows.
+                    unsafe {
+                        let mut i = 0;
+                        while i + 2 <= fields {
+                            attend::<T, S, D, 2>(simd, [q, k, v, o], stats, i, lane, bounded);
+                            i += 2;
+                        }
+                        if i < fields {
+                            attend::<T, S, D, 1>(simd, [q, k, v, o], stats, i, lane, bounded);
                         }
                     }
                 }
             }
+            Self::rows(out, (fields, dim), first, count).store(simd, o, 0, T::ONE, false);
+            Self::rows(kept, (fields, 2 * self.heads), first, count).copy_lanes(stats, false);
         }
-        crate::matmul::count_macs(chunk.rows * 2 * self.dim * fields * fields);
+        crate::matmul::count_macs(chunk.rows * 2 * dim * fields * fields);
     }
 
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         match self.dim / self.heads {
-            1 => self.backward_heads::<T, 1>(chunk),
-            2 => self.backward_heads::<T, 2>(chunk),
-            4 => self.backward_heads::<T, 4>(chunk),
-            8 => self.backward_heads::<T, 8>(chunk),
-            16 => self.backward_heads::<T, 16>(chunk),
+            1 => self.backward_heads::<T, S, 1>(simd, chunk),
+            2 => self.backward_heads::<T, S, 2>(simd, chunk),
+            4 => self.backward_heads::<T, S, 4>(simd, chunk),
+            8 => self.backward_heads::<T, S, 8>(simd, chunk),
+            16 => self.backward_heads::<T, S, 16>(simd, chunk),
             other => unreachable!("the builder refuses head dimension {other}"),
         }
     }
 
     /// With P the softmax and `D_i = dO_i . O_i`: `dV = P^T dO`, `dS = P (dO V^T - D)`,
     /// `dQ = dS K / sqrt(d)`, `dK = dS^T Q / sqrt(d)`.
+    ///
+    /// P is `e_ij / sum_i` and the reciprocal sums go into dO and D once a query instead of into
+    /// P once a pair.
     #[inline(always)]
-    fn backward_heads<T: Real, const D: usize>(&self, chunk: &Chunk<'_, T>) {
-        let fields = chunk.program.width(self.out);
-        let padded = fields.next_multiple_of(LANES);
+    fn backward_heads<T: Real, S: Simd, const D: usize>(&self, simd: S, chunk: &Chunk<'_, T>) {
+        let (fields, dim) = (chunk.program.width(self.out), self.dim);
         let uses = &chunk.program.inputs[self.inputs.range()];
-        let sources = [0, 1, 2].map(|j| chunk.fields_of(uses[j].buffer, self.dim));
-        let targets = [0, 1, 2].map(|j| chunk.field_grads_of(uses[j].buffer, self.dim));
-        let (dout, dout_stride) = chunk.field_grads_of(self.out, self.dim);
-        // SAFETY: `scratch_len` elements belong to this chunk.
-        let scratch = unsafe { slice_mut(chunk.scratch, (4 * D + 2 * fields) * padded) };
-        let [q, k, v, dout_head, matrices] =
-            split(scratch, [D * padded, D * padded, D * padded, D * padded, 2 * fields * padded]);
-        q.fill(T::ZERO);
-        dout_head.fill(T::ZERO);
-        let (probabilities, gradients) = matrices.split_at_mut(fields * padded);
-        let [mut q, mut k, mut v, mut g] =
-            [q, k, v, dout_head].map(|data| Head { data, stride: padded });
-        let scale = T::ONE / T::from_f64(D as f64).sqrt();
-        for r in 0..chunk.rows {
+        let sources = [0, 1, 2].map(|j| chunk.fields_of(uses[j].buffer, dim));
+        let targets = [0, 1, 2].map(|j| chunk.field_grads_of(uses[j].buffer, dim));
+        let (out, dout) = (chunk.fields_of(self.out, dim), chunk.field_grads_of(self.out, dim));
+        let kept = chunk.fields_of(self.stats, 2 * self.heads);
+        let channels = [dim, dim, dim, dim, dim, dim, dim, 2 * self.heads, self.heads];
+        let panels = Self::panels(chunk, fields, channels);
+        let [q, k, v, g, dq, dk, dv, stats, delta] = panels;
+        let scale = std::f64::consts::LOG2_E / (D as f64).sqrt();
+        // dq and dk are sums of ds k and ds q' with q' = q log2(e) / sqrt(d).
+        let factors = [1.0 / (D as f64).sqrt(), 1.0 / std::f64::consts::LOG2_E, 1.0];
+        for first in (0..chunk.rows).step_by(BLOCK) {
+            let count = BLOCK.min(chunk.rows - first);
+            let rows = |place| Self::rows(place, (fields, dim), first, count);
+            for (source, panel) in sources.into_iter().zip([q, k, v]) {
+                rows(source).load(simd, panel, 0);
+            }
+            rows(dout).load(simd, g, 0);
+            // The outputs wait where dq will be.
+            rows(out).load(simd, dq, 0);
+            q.elements(dim).iter_mut().for_each(|q| *q *= T::from_f64(scale));
+            Self::rows(kept, (fields, 2 * self.heads), first, count).copy_lanes(stats, true);
+            dk.elements(dim).fill(T::ZERO);
+            dv.elements(dim).fill(T::ZERO);
             for head in 0..self.heads {
-                let at = r * self.dim + head * D;
-                for (target, (pointer, stride)) in [&mut q, &mut k, &mut v, &mut g]
-                    .into_iter()
-                    .zip([sources[0], sources[1], sources[2], (dout, dout_stride)])
-                {
-                    // SAFETY: row `r` of this chunk.
-                    target.load(unsafe { pointer.add(at) }.cast_const(), stride, fields, D);
-                }
-                q.data.iter_mut().for_each(|q| *q *= scale);
-                for block in (0..fields).step_by(LANES) {
-                    let dq = query_block::<T, D>(
-                        [&q, &k, &v, &g],
-                        block,
-                        fields,
-                        padded,
-                        probabilities,
-                        gradients,
-                    );
-                    if !uses[0].grad {
-                        continue;
-                    }
-                    for l in 0..LANES.min(fields - block) {
-                        let start = (block + l) * targets[0].1 + at;
-                        // SAFETY: one field of row `r` of the gradient.
-                        let t = unsafe { slice_mut(targets[0].0.add(start), D) };
-                        for c in 0..D {
-                            put(&mut t[c], dq[c][l] * scale, uses[0].accumulate);
+                let delta = Panel { data: delta.at(head, 0), fields };
+                let stats = Panel { data: stats.at(2 * head, 0), fields };
+                let of_head = [0, 1, 2, 3, 4, 5, 6]
+                    .map(|i| Panel { data: panels[i].at(head * D, 0), fields });
+                for lane in (0..BLOCK).step_by(T::width::<S>()) {
+                    // SAFETY: all panels have these channels, fields and rows.
+                    unsafe {
+                        scale_gradients::<T, S, D>(simd, of_head, stats, delta, lane);
+                        let mut i = 0;
+                        while i + 2 <= fields {
+                            attend_backward::<T, S, D, 2>(simd, of_head, stats, delta, i, lane);
+                            i += 2;
+                        }
+                        if i < fields {
+                            attend_backward::<T, S, D, 1>(simd, of_head, stats, delta, i, lane);
                         }
                     }
                 }
-                // Lanes past the last field hold queries that do not exist.
-                for j in 0..fields {
-                    let (mut dk, mut dv) = ([[T::ZERO; LANES]; D], [[T::ZERO; LANES]; D]);
-                    for block in (0..fields).step_by(LANES) {
-                        let p: &[T; LANES] =
-                            probabilities[j * padded + block..].first_chunk().expect("padded");
-                        let ds: &[T; LANES] =
-                            gradients[j * padded + block..].first_chunk().expect("padded");
-                        for c in 0..D {
-                            let (q, g) = (q.lanes(c, block), g.lanes(c, block));
-                            for l in 0..LANES {
-                                dk[c][l] = ds[l].mul_add(q[l], dk[c][l]);
-                                dv[c][l] = p[l].mul_add(g[l], dv[c][l]);
-                            }
-                        }
-                    }
-                    for (index, sums) in [(1, &dk), (2, &dv)] {
-                        if uses[index].grad {
-                            let (pointer, stride) = targets[index];
-                            // SAFETY: one field of row `r` of the gradient.
-                            let t = unsafe { slice_mut(pointer.add(j * stride + at), D) };
-                            for c in 0..D {
-                                put(&mut t[c], total(&sums[c]), uses[index].accumulate);
-                            }
-                        }
-                    }
+            }
+            for (j, panel) in [dq, dk, dv].into_iter().enumerate() {
+                if uses[j].grad {
+                    let factor = T::from_f64(factors[j]);
+                    rows(targets[j]).store(simd, panel, 0, factor, uses[j].accumulate);
                 }
             }
         }
     }
 }
 
-/// Probabilities and score gradients of sixteen queries against all keys, and their dQ.
+/// A bound of all scores of one head: `sum_c max_i |q_ic| max_j |k_jc|` over all sixteen rows.
 #[inline(always)]
-fn query_block<T: Real, const D: usize>(
-    [q, k, v, g]: [&Head<'_, T>; 4],
-    block: usize,
-    fields: usize,
-    padded: usize,
-    probabilities: &mut [T],
-    gradients: &mut [T],
-) -> [[T; LANES]; D] {
-    let (weights, _, sum) =
-        attend::<T, D>(q, k, v, block, fields, Some((&mut *probabilities, padded)));
-    let mut delta = [T::ZERO; LANES];
-    let mut inverse = [T::ZERO; LANES];
-    let live = LANES.min(fields - block);
-    for l in 0..LANES {
-        inverse[l] = if l < live { T::ONE / sum[l] } else { T::ZERO };
-    }
+fn largest_score<T: Real, const D: usize>(q: Panel<T>, k: Panel<T>) -> f64 {
+    let mut bound = 0.0;
     for c in 0..D {
-        let g = g.lanes(c, block);
-        for l in 0..LANES {
-            delta[l] = g[l].mul_add(weights[c][l] * inverse[l], delta[l]);
-        }
+        bound += q.largest(c) * k.largest(c);
     }
-    let mut dq = [[T::ZERO; LANES]; D];
-    for j in 0..fields {
-        let p: &mut [T; LANES] =
-            probabilities[j * padded + block..].first_chunk_mut().expect("padded");
-        let ds: &mut [T; LANES] =
-            gradients[j * padded + block..].first_chunk_mut().expect("padded");
-        let mut dp = [T::ZERO; LANES];
-        for c in 0..D {
-            let (v, g) = (v.data[c * v.stride + j], g.lanes(c, block));
-            for l in 0..LANES {
-                dp[l] = g[l].mul_add(v, dp[l]);
-            }
-        }
-        for l in 0..LANES {
-            p[l] *= inverse[l];
-            ds[l] = p[l] * (dp[l] - delta[l]);
-        }
-        for c in 0..D {
-            let k = k.data[c * k.stride + j];
-            for l in 0..LANES {
-                dq[c][l] = ds[l].mul_add(k, dq[c][l]);
-            }
-        }
-    }
-    dq
+    bound
 }
 
-/// Sixteen queries against all keys: `sum_j e_j v_j`, the maximal score, and `sum_j e_j` with
-/// `e_j = exp(s_j - max)`; the `e_j` go to `keep` where asked.
+/// `B` queries from `i` against all keys, for a register of rows from `lane`.
+///
+/// # Safety
+/// The panels must have `D` channels (two in `stats`) and hold no other thread's data.
 #[inline(always)]
-fn attend<T: Real, const D: usize>(
-    q: &Head<'_, T>,
-    k: &Head<'_, T>,
-    v: &Head<'_, T>,
-    block: usize,
-    fields: usize,
-    mut keep: Option<(&mut [T], usize)>,
-) -> ([[T; LANES]; D], [T; LANES], [T; LANES]) {
-    let mut queries = [[T::ZERO; LANES]; D];
+unsafe fn attend<T: Real, S: Simd, const D: usize, const B: usize>(
+    simd: S,
+    [q, k, v, o]: HeadPanels<T, 4>,
+    stats: Panel<T>,
+    i: usize,
+    lane: usize,
+    bounded: bool,
+) {
+    let zero = T::splat(simd, T::ZERO);
+    let mut queries = [[zero; B]; D];
     for c in 0..D {
-        queries[c] = *q.lanes(c, block);
-    }
-    let mut maximum = score(&queries, k, 0);
-    for j in 1..fields {
-        let s = score(&queries, k, j);
-        for l in 0..LANES {
-            maximum[l] = maximum[l].max(s[l]);
+        for b in 0..B {
+            queries[c][b] = q.get(simd, c, i + b, lane);
         }
     }
-    let mut sum = [T::ZERO; LANES];
-    let mut weighted = [[T::ZERO; LANES]; D];
-    for j in 0..fields {
-        let mut e = score(&queries, k, j);
-        for l in 0..LANES {
-            e[l] = (e[l] - maximum[l]).exp();
-            sum[l] += e[l];
-        }
-        for c in 0..D {
-            let v = v.data[c * v.stride + j];
-            for l in 0..LANES {
-                weighted[c][l] = e[l].mul_add(v, weighted[c][l]);
+    let mut shifts = [zero; B];
+    if !bounded {
+        let mut largest = [T::splat(simd, T::from_f64(f64::NEG_INFINITY)); B];
+        for j in 0..k.fields {
+            for b in 0..B {
+                let mut s = zero;
+                for c in 0..D {
+                    s = T::fma(simd, queries[c][b], k.get(simd, c, j, lane), s);
+                }
+                largest[b] = T::larger(simd, largest[b], s);
             }
         }
-        if let Some((kept, padded)) = &mut keep {
-            kept[j * *padded + block..][..LANES].copy_from_slice(&e);
+        for b in 0..B {
+            shifts[b] = T::minus(simd, zero, largest[b]);
         }
     }
-    (weighted, maximum, sum)
+    let mut sums = [zero; B];
+    let mut weighted = [[zero; B]; D];
+    for j in 0..k.fields {
+        let mut e = shifts;
+        for c in 0..D {
+            let key = k.get(simd, c, j, lane);
+            for b in 0..B {
+                e[b] = T::fma(simd, queries[c][b], key, e[b]);
+            }
+        }
+        for b in 0..B {
+            e[b] = T::exp2(simd, e[b]);
+            sums[b] = T::plus(simd, sums[b], e[b]);
+        }
+        for c in 0..D {
+            let value = v.get(simd, c, j, lane);
+            for b in 0..B {
+                weighted[c][b] = T::fma(simd, e[b], value, weighted[c][b]);
+            }
+        }
+    }
+    for b in 0..B {
+        let inverse = T::over(simd, T::splat(simd, T::ONE), sums[b]);
+        // SAFETY: as the caller promises.
+        unsafe {
+            T::store(simd, stats.at(0, i + b).add(lane), shifts[b]);
+            T::store(simd, stats.at(1, i + b).add(lane), inverse);
+            for c in 0..D {
+                let mean = T::times(simd, weighted[c][b], inverse);
+                T::store(simd, o.at(c, i + b).add(lane), mean);
+            }
+        }
+    }
 }
 
-/// Scores of sixteen queries against key `j`.
+/// `delta = -(dO . O) / sum` and `dO / sum` for every query of a head; O is where dq will be.
+///
+/// # Safety
+/// As for [`attend`].
 #[inline(always)]
-fn score<T: Real, const D: usize>(
-    queries: &[[T; LANES]; D],
-    k: &Head<'_, T>,
-    j: usize,
-) -> [T; LANES] {
-    let mut s = [T::ZERO; LANES];
+unsafe fn scale_gradients<T: Real, S: Simd, const D: usize>(
+    simd: S,
+    [_, _, _, g, o, _, _]: HeadPanels<T, 7>,
+    stats: Panel<T>,
+    delta: Panel<T>,
+    lane: usize,
+) {
+    for i in 0..g.fields {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let inverse = T::load(simd, stats.at(1, i).add(lane));
+            let mut sum = T::splat(simd, T::ZERO);
+            for c in 0..D {
+                let place = g.at(c, i).add(lane);
+                let scaled = T::times(simd, T::load(simd, place), inverse);
+                sum = T::fma(simd, scaled, T::load(simd, o.at(c, i).add(lane)), sum);
+                T::store(simd, place, scaled);
+            }
+            let negative = T::minus(simd, T::splat(simd, T::ZERO), sum);
+            T::store(simd, delta.at(0, i).add(lane), negative);
+        }
+    }
+}
+
+/// Gradients of `B` queries from `i` and their parts of dk and dv, for a register of rows.
+///
+/// # Safety
+/// As for [`attend`].
+#[inline(always)]
+unsafe fn attend_backward<T: Real, S: Simd, const D: usize, const B: usize>(
+    simd: S,
+    [q, k, v, g, dq, dk, dv]: HeadPanels<T, 7>,
+    stats: Panel<T>,
+    delta: Panel<T>,
+    i: usize,
+    lane: usize,
+) {
+    let zero = T::splat(simd, T::ZERO);
+    let (mut queries, mut gradients) = ([[zero; B]; D], [[zero; B]; D]);
+    let (mut shifts, mut deltas) = ([zero; B], [zero; B]);
+    for b in 0..B {
+        shifts[b] = stats.get(simd, 0, i + b, lane);
+        deltas[b] = delta.get(simd, 0, i + b, lane);
+        for c in 0..D {
+            queries[c][b] = q.get(simd, c, i + b, lane);
+            gradients[c][b] = g.get(simd, c, i + b, lane);
+        }
+    }
+    let mut query_gradients = [[zero; B]; D];
+    for j in 0..k.fields {
+        let (mut e, mut ds) = (shifts, deltas);
+        let (mut keys, mut values) = ([zero; D], [zero; D]);
+        for c in 0..D {
+            (keys[c], values[c]) = (k.get(simd, c, j, lane), v.get(simd, c, j, lane));
+            for b in 0..B {
+                e[b] = T::fma(simd, queries[c][b], keys[c], e[b]);
+                ds[b] = T::fma(simd, gradients[c][b], values[c], ds[b]);
+            }
+        }
+        for b in 0..B {
+            e[b] = T::exp2(simd, e[b]);
+            ds[b] = T::times(simd, ds[b], e[b]);
+        }
+        for c in 0..D {
+            let (mut key_gradient, mut value_gradient) =
+                (dk.get(simd, c, j, lane), dv.get(simd, c, j, lane));
+            for b in 0..B {
+                query_gradients[c][b] = T::fma(simd, ds[b], keys[c], query_gradients[c][b]);
+                key_gradient = T::fma(simd, ds[b], queries[c][b], key_gradient);
+                value_gradient = T::fma(simd, e[b], gradients[c][b], value_gradient);
+            }
+            // SAFETY: as the caller promises.
+            unsafe {
+                T::store(simd, dk.at(c, j).add(lane), key_gradient);
+                T::store(simd, dv.at(c, j).add(lane), value_gradient);
+            }
+        }
+    }
     for c in 0..D {
-        let k = k.data[c * k.stride + j];
-        for l in 0..LANES {
-            s[l] = queries[c][l].mul_add(k, s[l]);
+        for b in 0..B {
+            // SAFETY: as the caller promises.
+            unsafe { T::store(simd, dq.at(c, i + b).add(lane), query_gradients[c][b]) };
         }
     }
-    s
-}
-
-/// Cuts `data` into parts of the given lengths.
-#[inline(always)]
-fn split<T, const N: usize>(mut data: &mut [T], lens: [usize; N]) -> [&mut [T]; N] {
-    lens.map(|len| {
-        let (part, rest) = std::mem::take(&mut data).split_at_mut(len);
-        data = rest;
-        part
-    })
 }

@@ -1,5 +1,7 @@
 //! Where a batch enters a program.
 
+use pulp::Simd;
+
 use crate::Real;
 use crate::chunk::{Chunk, slice_mut};
 use crate::program::{BufferId, Program, Span};
@@ -21,7 +23,7 @@ impl DenseInput {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let width = chunk.program.width(self.out);
         let (y, stride) = chunk.rows_of(self.out);
         for r in 0..chunk.rows {
@@ -32,7 +34,7 @@ impl DenseInput {
         }
     }
 
-    pub(crate) fn backward<T: Real>(&self, _: &Chunk<'_, T>) {}
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, _: &Chunk<'_, T>) {}
 }
 
 /// Gathers rows of tables: `y[f, r, :] = table_{first + f}[ids[f, r]]`.
@@ -59,7 +61,7 @@ impl Embedding {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let (y, stride) = chunk.fields_of(self.out, self.dim);
         for f in 0..chunk.program.width(self.out) {
             let table = chunk.tables.table(self.first_table + f);
@@ -73,5 +75,5 @@ impl Embedding {
         }
     }
 
-    pub(crate) fn backward<T: Real>(&self, _: &Chunk<'_, T>) {}
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, _: &Chunk<'_, T>) {}
 }

@@ -1,5 +1,7 @@
 //! Embedding fully connected layer (EFC): mixes the field axis.
 
+use pulp::Simd;
+
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::lanes::update;
@@ -46,7 +48,7 @@ impl FieldMix {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let fields = chunk.program.width(self.out);
         let columns = chunk.rows * self.dim;
         let (pre, pre_stride) = chunk.fields_of(self.pre, self.dim);
@@ -138,7 +140,7 @@ impl FieldMix {
     }
 
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let fields = chunk.program.width(self.out);
         let columns = chunk.rows * self.dim;
         let (y, y_stride) = chunk.fields_of(self.out, self.dim);

@@ -1,5 +1,7 @@
 //! Sigmoid gate.
 
+use pulp::Simd;
+
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::lanes::put;
@@ -35,7 +37,7 @@ impl Gate {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let uses = &chunk.program.inputs[self.inputs.range()];
         let (width, active) = (chunk.program.width(self.out), self.active(chunk.program));
         let (u, u_stride) = chunk.rows_of(uses[0].buffer);
@@ -59,7 +61,7 @@ impl Gate {
 
     /// `du = dh x s (1 - s)`, `dx = dh s`.
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let uses = &chunk.program.inputs[self.inputs.range()];
         let active = self.active(chunk.program);
         let (u, u_stride) = chunk.rows_of(uses[0].buffer);

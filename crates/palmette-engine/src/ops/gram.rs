@@ -1,9 +1,12 @@
 //! Dot products of all pairs (DP, factorisation-machine style interactions).
 
+use pulp::Simd;
+
 use crate::Real;
-use crate::chunk::{Chunk, slice, slice_mut};
-use crate::lanes::{LANES, put};
+use crate::chunk::Chunk;
+use crate::ops::panel::{Panel, Rows};
 use crate::program::{BufferId, Program, Span};
+use crate::simd::BLOCK;
 
 /// `G = T T^T`, of which the strict lower triangle leaves row by row.
 ///
@@ -17,7 +20,7 @@ pub struct Gram {
     pub has_vector: bool,
     /// Output.
     pub out: BufferId,
-    /// Channels, at most 16 lanes wide blocks of which are multiplied at a time.
+    /// Channels.
     pub dim: usize,
     /// Vectors stacked, k + 1.
     pub vectors: usize,
@@ -33,153 +36,289 @@ impl Gram {
         (self.dim * self.vectors * self.vectors) as u64
     }
 
-    /// Elements of scratch: the stacked vectors, their transpose, and gradients of the former.
+    /// Elements of scratch: panels of the vectors and their gradients, and sixteen rows of pairs.
     pub(crate) fn scratch_len(vectors: usize, dim: usize) -> usize {
-        3 * (vectors.next_multiple_of(LANES) + LANES) * dim.next_multiple_of(LANES)
+        let padded = vectors.next_multiple_of(TILE);
+        let pairs = (padded * (padded - 1) / 2).next_multiple_of(BLOCK);
+        (2 * dim * (padded + 1) + pairs) * BLOCK
     }
 
-    /// Calls `each(index of the stacked vector, pointer, input index)` for one row.
+    /// Panels of the vectors and of their gradients, and the pairs behind them.
     #[inline(always)]
-    fn stack<T: Real>(
+    fn panels<T: Real>(&self, chunk: &Chunk<'_, T>) -> (Panel<T>, Panel<T>, *mut T) {
+        let fields = self.vectors.next_multiple_of(TILE);
+        let t = Panel { data: chunk.scratch, fields };
+        // SAFETY: `scratch_len` elements belong to this chunk.
+        unsafe {
+            let d = Panel { data: t.data.add(self.dim * t.stride()), fields };
+            (t, d, d.data.add(self.dim * d.stride()))
+        }
+    }
+
+    /// Rows `first .. first + count` of input `j`, values or gradients.
+    #[inline(always)]
+    fn rows<T: Real>(
         &self,
         chunk: &Chunk<'_, T>,
+        j: usize,
         grads: bool,
-        r: usize,
-        mut each: impl FnMut(usize, *mut T, usize),
+        first: usize,
+        count: usize,
+    ) -> Rows<T> {
+        let buffer = chunk.program.inputs[self.inputs.range()][j].buffer;
+        let dim = self.dim;
+        let (fields, row_stride, (start, field_stride)) = if j == 0 && self.has_vector {
+            let (start, stride) =
+                if grads { chunk.row_grads_of(buffer) } else { chunk.rows_of(buffer) };
+            (1, stride, (start, 0))
+        } else {
+            let place = if grads {
+                chunk.field_grads_of(buffer, dim)
+            } else {
+                chunk.fields_of(buffer, dim)
+            };
+            (chunk.program.width(buffer), dim, place)
+        };
+        // SAFETY: the chunk has these rows.
+        let first = unsafe { start.add(first * row_stride) };
+        Rows { first, field_stride, row_stride, fields, dim, count }
+    }
+
+    /// Stacks all inputs of `count` rows.
+    #[inline(always)]
+    fn stack<T: Real, S: Simd>(
+        &self,
+        simd: S,
+        chunk: &Chunk<'_, T>,
+        panel: Panel<T>,
+        first: usize,
+        count: usize,
     ) {
         let mut position = 0;
-        for (j, input) in chunk.program.inputs[self.inputs.range()].iter().enumerate() {
-            if j == 0 && self.has_vector {
-                let (x, stride) = if grads {
-                    chunk.row_grads_of(input.buffer)
-                } else {
-                    chunk.rows_of(input.buffer)
-                };
-                // SAFETY: row `r` of this chunk.
-                each(0, unsafe { x.add(r * stride) }, j);
-                position = 1;
-                continue;
-            }
-            let (y, stride) = if grads {
-                chunk.field_grads_of(input.buffer, self.dim)
-            } else {
-                chunk.fields_of(input.buffer, self.dim)
-            };
-            for f in 0..chunk.program.width(input.buffer) {
-                // SAFETY: row `r` of field `f` of this chunk.
-                each(position, unsafe { y.add(f * stride + r * self.dim) }, j);
-                position += 1;
-            }
+        for j in 0..self.inputs.range().len() {
+            let rows = self.rows(chunk, j, false, first, count);
+            rows.load(simd, panel, position);
+            position += rows.fields;
         }
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         let (vectors, dim) = (self.vectors, self.dim);
-        let columns = vectors.next_multiple_of(LANES);
-        // SAFETY: `scratch_len` elements belong to this chunk.
-        let transposed = unsafe { slice_mut(chunk.scratch, dim * columns) };
+        let (t, _, pairs) = self.panels(chunk);
         let (out, out_stride) = chunk.rows_of(self.out);
-        for r in 0..chunk.rows {
-            self.stack(chunk, false, r, |v, x, _| {
-                // SAFETY: `dim` channels of one vector.
-                for (e, &x) in unsafe { slice(x, dim) }.iter().enumerate() {
-                    transposed[e * columns + v] = x;
-                }
-            });
-            let width = vectors * (vectors - 1) / 2;
-            // SAFETY: row `r` of the output.
-            let out = unsafe { slice_mut(out.add(r * out_stride), width) };
-            let mut start = 0;
-            for i in 1..vectors {
-                for block in (0..i).step_by(LANES) {
-                    let mut acc = [T::ZERO; LANES];
-                    for e in 0..dim {
-                        let x = transposed[e * columns + i];
-                        let row: &[T; LANES] = lanes_at(transposed, e * columns + block);
-                        for l in 0..LANES {
-                            acc[l] = x.mul_add(row[l], acc[l]);
-                        }
+        let width = vectors * (vectors - 1) / 2;
+        for first in (0..chunk.rows).step_by(BLOCK) {
+            let count = BLOCK.min(chunk.rows - first);
+            self.stack(simd, chunk, t, first, count);
+            for lane in (0..BLOCK).step_by(T::width::<S>()) {
+                for i in (0..vectors).step_by(TILE) {
+                    for j in (0..=i).step_by(TILE) {
+                        // SAFETY: the panels are padded to whole tiles.
+                        unsafe { tile_products(simd, t, dim, pairs, i, j, lane) };
                     }
-                    let count = LANES.min(i - block);
-                    out[start + block..start + block + count].copy_from_slice(&acc[..count]);
                 }
-                start += i;
             }
+            // SAFETY: rows of this chunk are padded to whole registers, as the pairs are.
+            unsafe {
+                copy_pairs(simd, out.add(first * out_stride), out_stride, pairs, width, count)
+            };
         }
         crate::matmul::count_macs(chunk.rows * dim * vectors * vectors);
     }
 
     /// `dT_i = sum_{j<i} g_ij T_j + sum_{j>i} g_ji T_j`.
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         let (vectors, dim) = (self.vectors, self.dim);
-        // SAFETY: `scratch_len` elements belong to this chunk.
-        let (stacked, grads) =
-            unsafe { slice_mut(chunk.scratch, 2 * vectors * dim) }.split_at_mut(vectors * dim);
+        let (t, d, pairs) = self.panels(chunk);
         let (dout, dout_stride) = chunk.row_grads_of(self.out);
-        for r in 0..chunk.rows {
-            self.stack(chunk, false, r, |v, x, _| {
-                // SAFETY: `dim` channels of one vector.
-                stacked[v * dim..(v + 1) * dim].copy_from_slice(unsafe { slice(x, dim) });
-            });
-            grads.fill(T::ZERO);
-            // SAFETY: row `r` of the output's gradient.
-            let dout = unsafe { slice(dout.add(r * dout_stride), vectors * (vectors - 1) / 2) };
-            if dim == LANES {
-                pairs16(stacked, grads, dout, vectors);
-            } else {
-                let mut start = 0;
-                for i in 1..vectors {
-                    for j in 0..i {
-                        let g = dout[start + j];
-                        for e in 0..dim {
-                            let (ti, tj) = (stacked[i * dim + e], stacked[j * dim + e]);
-                            grads[i * dim + e] = g.mul_add(tj, grads[i * dim + e]);
-                            grads[j * dim + e] = g.mul_add(ti, grads[j * dim + e]);
+        let width = vectors * (vectors - 1) / 2;
+        for first in (0..chunk.rows).step_by(BLOCK) {
+            let count = BLOCK.min(chunk.rows - first);
+            self.stack(simd, chunk, t, first, count);
+            // SAFETY: as in forward.
+            unsafe {
+                let dout = dout.add(first * dout_stride).cast_const();
+                load_pairs(simd, dout, dout_stride, pairs, width, count);
+                for lane in (0..BLOCK).step_by(T::width::<S>()) {
+                    for i in (0..vectors).step_by(TILE) {
+                        let mut e = 0;
+                        while e + TILE <= dim {
+                            tile_gradients::<T, S, TILE>(simd, [t, d], vectors, pairs, i, e, lane);
+                            e += TILE;
+                        }
+                        while e < dim {
+                            tile_gradients::<T, S, 1>(simd, [t, d], vectors, pairs, i, e, lane);
+                            e += 1;
                         }
                     }
-                    start += i;
                 }
             }
-            let uses = &chunk.program.inputs[self.inputs.range()];
-            self.stack(chunk, true, r, |v, dx, j| {
-                if uses[j].grad {
-                    // SAFETY: `dim` channels of one vector's gradient.
-                    let dx = unsafe { slice_mut(dx, dim) };
-                    for (dx, &g) in dx.iter_mut().zip(&grads[v * dim..(v + 1) * dim]) {
-                        put(dx, g, uses[j].accumulate);
-                    }
+            let mut position = 0;
+            for (j, input) in chunk.program.inputs[self.inputs.range()].iter().enumerate() {
+                let rows = self.rows(chunk, j, true, first, count);
+                if input.grad {
+                    rows.store(simd, d, position, T::ONE, input.accumulate);
                 }
-            });
+                position += rows.fields;
+            }
         }
     }
 }
 
-/// The sixteen elements from `start`.
+/// Vectors of a register tile: 4 x 4 sums, 4 + 4 operands.
+const TILE: usize = 4;
+
+/// Place of the pair (i, j), j < i.
 #[inline(always)]
-fn lanes_at<T>(data: &[T], start: usize) -> &[T; LANES] {
-    data[start..].first_chunk().expect("scratch rows are padded to whole lanes")
+fn pair(i: usize, j: usize) -> usize {
+    i * (i - 1) / 2 + j
 }
 
-/// The pair sums for sixteen channels: one register a vector.
+/// Products of vectors `i ..` with vectors `j ..`, for a register of rows; pairs at or above the
+/// diagonal are dropped.
+///
+/// # Safety
+/// The panel has `dim` channels, and both are padded to whole tiles.
 #[inline(always)]
-fn pairs16<T: Real>(stacked: &[T], grads: &mut [T], dout: &[T], vectors: usize) {
-    let (t, _) = stacked.as_chunks::<LANES>();
-    let (g, _) = grads.as_chunks_mut::<LANES>();
-    let mut start = 0;
-    for i in 1..vectors {
-        let ti = t[i];
-        let mut own = [T::ZERO; LANES];
-        for ((tj, gj), &d) in t[..i].iter().zip(&mut g[..i]).zip(&dout[start..start + i]) {
-            for l in 0..LANES {
-                own[l] = d.mul_add(tj[l], own[l]);
-                gj[l] = d.mul_add(ti[l], gj[l]);
+unsafe fn tile_products<T: Real, S: Simd>(
+    simd: S,
+    t: Panel<T>,
+    dim: usize,
+    pairs: *mut T,
+    i: usize,
+    j: usize,
+    lane: usize,
+) {
+    let mut acc = [[T::splat(simd, T::ZERO); TILE]; TILE];
+    for e in 0..dim {
+        let mut right = [T::splat(simd, T::ZERO); TILE];
+        for b in 0..TILE {
+            right[b] = t.get(simd, e, j + b, lane);
+        }
+        for a in 0..TILE {
+            let left = t.get(simd, e, i + a, lane);
+            for b in 0..TILE {
+                acc[a][b] = T::fma(simd, left, right[b], acc[a][b]);
             }
         }
-        for l in 0..LANES {
-            g[i][l] += own[l];
+    }
+    for a in 0..TILE {
+        for b in 0..TILE {
+            if j + b < i + a {
+                // SAFETY: the pair's sixteen rows.
+                unsafe {
+                    T::store(simd, pairs.add(pair(i + a, j + b) * BLOCK + lane), acc[a][b]);
+                }
+            }
         }
-        start += i;
+    }
+}
+
+/// Gradients of `E` channels from `e` of vectors `i ..`, for a register of rows.
+///
+/// # Safety
+/// As for [`tile_products`].
+#[inline(always)]
+unsafe fn tile_gradients<T: Real, S: Simd, const E: usize>(
+    simd: S,
+    [t, d]: [Panel<T>; 2],
+    vectors: usize,
+    pairs: *const T,
+    i: usize,
+    e: usize,
+    lane: usize,
+) {
+    let mut acc = [[T::splat(simd, T::ZERO); E]; TILE];
+    let mut starts = [0; TILE];
+    for a in 0..TILE {
+        starts[a] = (i + a) * (i + a).saturating_sub(1) / 2;
+    }
+    let mut start = 0;
+    for j in 0..vectors {
+        let mut other = [T::splat(simd, T::ZERO); E];
+        for c in 0..E {
+            other[c] = t.get(simd, e + c, j, lane);
+        }
+        for a in 0..TILE {
+            let own = i + a;
+            if own == j {
+                continue;
+            }
+            let place = if j < own { starts[a] + j } else { start + own };
+            // SAFETY: the pair's sixteen rows.
+            let g = unsafe { T::load(simd, pairs.add(place * BLOCK + lane)) };
+            for c in 0..E {
+                acc[a][c] = T::fma(simd, g, other[c], acc[a][c]);
+            }
+        }
+        start += j;
+    }
+    for a in 0..TILE {
+        for c in 0..E {
+            // SAFETY: channel `e + c` of vector `i + a`.
+            unsafe { T::store(simd, d.at(e + c, i + a).add(lane), acc[a][c]) };
+        }
+    }
+}
+
+/// Writes `width` pairs of `count` rows, `[pairs][16]`, to rows `stride` apart.
+///
+/// # Safety
+/// Rows and pairs must have room for whole registers.
+#[inline(always)]
+unsafe fn copy_pairs<T: Real, S: Simd>(
+    simd: S,
+    rows: *mut T,
+    stride: usize,
+    pairs: *const T,
+    width: usize,
+    count: usize,
+) {
+    for p in (0..width).step_by(BLOCK) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            if count == BLOCK {
+                T::transpose(simd, (pairs.add(p * BLOCK), BLOCK), (rows.add(p), stride));
+                continue;
+            }
+            for p in p..width.min(p + BLOCK) {
+                for l in 0..count {
+                    *rows.add(l * stride + p) = *pairs.add(p * BLOCK + l);
+                }
+            }
+        }
+    }
+}
+
+/// Reads `width` pairs of `count` rows that are `stride` apart; rows past them are zero.
+///
+/// # Safety
+/// As for [`copy_pairs`].
+#[inline(always)]
+unsafe fn load_pairs<T: Real, S: Simd>(
+    simd: S,
+    rows: *const T,
+    stride: usize,
+    pairs: *mut T,
+    width: usize,
+    count: usize,
+) {
+    for p in (0..width).step_by(BLOCK) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            if count == BLOCK {
+                T::transpose(simd, (rows.add(p), stride), (pairs.add(p * BLOCK), BLOCK));
+                continue;
+            }
+            for p in p..width.min(p + BLOCK) {
+                for l in 0..BLOCK {
+                    let live = l < count;
+                    *pairs.add(p * BLOCK + l) =
+                        if live { *rows.add(l * stride + p) } else { T::ZERO };
+                }
+            }
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The last unit: one logit a row.
 
+use pulp::Simd;
+
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::lanes::{dot, put, sum, update};
@@ -53,7 +55,7 @@ impl Head {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let (out, out_stride) = chunk.rows_of(self.out);
         let bias = self.bias.map_or(T::ZERO, |b| chunk.vector(b)[0]);
         for r in 0..chunk.rows {
@@ -81,7 +83,7 @@ impl Head {
     }
 
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         self.weight_partials(chunk);
         let (dout, dout_stride) = chunk.row_grads_of(self.out);
         for (input, piece) in chunk.program.inputs[self.inputs.range()].iter().zip(self.pieces()) {

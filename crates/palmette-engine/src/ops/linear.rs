@@ -1,5 +1,7 @@
 //! Fully connected layer over several sources.
 
+use pulp::Simd;
+
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::lanes::update;
@@ -44,7 +46,7 @@ impl Linear {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let width = chunk.program.width(self.out);
         let (pre, pre_stride) = chunk.rows_of(self.pre);
         let uses = &chunk.program.inputs[self.inputs.range()];
@@ -94,7 +96,7 @@ impl Linear {
     }
 
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let width = chunk.program.width(self.out);
         let (dz, dz_stride) = chunk.row_grads_of(self.pre);
         let (z, z_stride) = chunk.rows_of(self.pre);

@@ -1,5 +1,7 @@
 //! Between the dense and the sparse side: reshapes and the factorisation machine.
 
+use pulp::Simd;
+
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::lanes::{put, sum};
@@ -63,14 +65,14 @@ impl FieldsFromRows {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let source = chunk.program.inputs[self.inputs.range()][0].buffer;
         let shape = (chunk.rows, chunk.program.width(self.out), self.dim);
         transpose(shape, chunk.rows_of(source), chunk.fields_of(self.out, self.dim), true, false);
     }
 
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let input = chunk.program.inputs[self.inputs.range()][0];
         if input.grad {
             let shape = (chunk.rows, chunk.program.width(self.out), self.dim);
@@ -90,14 +92,14 @@ impl RowsFromFields {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let source = chunk.program.inputs[self.inputs.range()][0].buffer;
         let shape = (chunk.rows, chunk.program.width(source), self.dim);
         transpose(shape, chunk.rows_of(self.out), chunk.fields_of(source, self.dim), false, false);
     }
 
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let input = chunk.program.inputs[self.inputs.range()][0];
         if input.grad {
             let shape = (chunk.rows, chunk.program.width(input.buffer), self.dim);
@@ -132,7 +134,7 @@ impl FactorizationMachine {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let dim = self.dim;
         let (sums, sums_stride) = chunk.rows_of(self.sums);
         let (out, out_stride) = chunk.rows_of(self.out);
@@ -162,7 +164,7 @@ impl FactorizationMachine {
 
     /// `dx_j = 2 (sum - x_j) df`.
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let dim = self.dim;
         let (sums, sums_stride) = chunk.rows_of(self.sums);
         let (dout, dout_stride) = chunk.row_grads_of(self.out);
@@ -213,7 +215,7 @@ impl FieldSums {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let source = chunk.program.inputs[self.inputs.range()][0].buffer;
         let (x, stride) = chunk.fields_of(source, self.dim);
         let (y, y_stride) = chunk.rows_of(self.out);
@@ -229,7 +231,7 @@ impl FieldSums {
     }
 
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let input = chunk.program.inputs[self.inputs.range()][0];
         if !input.grad {
             return;

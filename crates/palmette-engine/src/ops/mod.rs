@@ -11,6 +11,7 @@ mod linear;
 mod merge;
 mod norm;
 mod outer;
+mod panel;
 mod row_map;
 mod zeros;
 
@@ -27,6 +28,8 @@ pub use norm::AddNorm;
 pub use outer::Outer;
 pub use row_map::RowMap;
 pub use zeros::Zeros;
+
+use pulp::Simd;
 
 use crate::Real;
 use crate::chunk::Chunk;
@@ -118,14 +121,35 @@ impl Op {
         }
     }
 
+    /// Values of the outputs.
+    ///
+    /// Each operator is a function of its own that has the instruction set: one function for all
+    /// would be too large for the compiler to allot registers well.
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
-        each!(self, op => op.forward(chunk))
+    pub(crate) fn forward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
+        each!(self, op => {
+            let once = Once(chunk);
+            simd.vectorize(#[inline(always)] move || op.forward(simd, once.take()));
+        });
     }
 
     /// Gradients of the inputs and partial sums of the small parameters.
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
-        each!(self, op => op.backward(chunk))
+    pub(crate) fn backward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
+        each!(self, op => {
+            let once = Once(chunk);
+            simd.vectorize(#[inline(always)] move || op.backward(simd, once.take()));
+        });
+    }
+}
+
+/// Makes a closure callable once only: the adapter through which a repeatable closure is called
+/// once is never inlined, and the work would lose the instruction set.
+struct Once<'a, 'c, T>(&'a Chunk<'c, T>);
+
+impl<'a, 'c, T> Once<'a, 'c, T> {
+    #[inline(always)]
+    fn take(self) -> &'a Chunk<'c, T> {
+        self.0
     }
 }

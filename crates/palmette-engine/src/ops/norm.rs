@@ -1,9 +1,12 @@
 //! Layer normalisation: `y = (x - mean) * rstd * scale + shift`, `rstd = 1 / sqrt(var + 1e-5)`.
 
+use pulp::Simd;
+
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
-use crate::lanes::{LANES, put, sum, sum2, total};
+use crate::lanes::{put, sum, sum2};
 use crate::program::{BufferId, NORM_EPSILON, NormSlices, Program, Span};
+use crate::simd::BLOCK;
 
 /// Normalises one vector into `y` and leaves `[mean, rstd]` in `stats`.
 #[inline(always)]
@@ -86,7 +89,7 @@ impl AddNorm {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         let (fields, dim) = (chunk.program.width(self.out), self.dim);
         let uses = &chunk.program.inputs[self.inputs.range()];
         let (a, a_stride) = chunk.fields_of(uses[0].buffer, dim);
@@ -96,29 +99,39 @@ impl AddNorm {
         let (stats, stats_stride) = chunk.fields_of(self.norm.stats, 2);
         let (scale, shift) = (chunk.vector(self.norm.scale), chunk.vector(self.norm.shift));
         for f in 0..fields {
-            for r in 0..chunk.rows {
-                // SAFETY: one field of one row of this chunk in each buffer.
-                unsafe {
-                    let a = slice(a.add(f * a_stride + r * dim), dim);
-                    let b = slice(b.add(f * b_stride + r * dim), dim);
-                    let x = slice_mut(sum.add(f * sum_stride + r * dim), dim);
-                    for ((x, &a), &b) in x.iter_mut().zip(a).zip(b) {
-                        *x = a + b;
-                    }
-                    let y = slice_mut(y.add(f * y_stride + r * dim), dim);
-                    let stats = slice_mut(stats.add(f * stats_stride + r * 2), 2);
-                    if dim == LANES {
-                        norm16(x, scale, shift, y, stats);
-                    } else {
-                        norm_forward(x, scale, shift, false, y, stats);
-                    }
+            // SAFETY: this chunk's rows of one field in each buffer.
+            let (a, b, x, y, stats) = unsafe {
+                (
+                    slice(a.add(f * a_stride), chunk.rows * dim),
+                    slice(b.add(f * b_stride), chunk.rows * dim),
+                    slice_mut(sum.add(f * sum_stride), chunk.rows * dim),
+                    slice_mut(y.add(f * y_stride), chunk.rows * dim),
+                    slice_mut(stats.add(f * stats_stride), chunk.rows * 2),
+                )
+            };
+            for ((x, &a), &b) in x.iter_mut().zip(a).zip(b) {
+                *x = a + b;
+            }
+            let mut done = 0;
+            if dim == BLOCK {
+                let blocks = x.as_chunks().0.as_chunks().0;
+                let targets = y.as_chunks_mut().0.as_chunks_mut().0;
+                let stats = stats.as_chunks_mut::<2>().0.as_chunks_mut().0;
+                for ((x, y), stats) in blocks.iter().zip(targets).zip(stats) {
+                    norm_block(simd, x, scale, shift, y, stats);
+                    done += BLOCK;
                 }
+            }
+            for r in done..chunk.rows {
+                let row = r * dim..(r + 1) * dim;
+                let stats = &mut stats[2 * r..2 * r + 2];
+                norm_forward(&x[row.clone()], scale, shift, false, &mut y[row], stats);
             }
         }
     }
 
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         let (fields, dim) = (chunk.program.width(self.out), self.dim);
         let (x, x_stride) = chunk.fields_of(self.pre, dim);
         let (dx, dx_stride) = chunk.field_grads_of(self.pre, dim);
@@ -127,31 +140,39 @@ impl AddNorm {
         let scale = chunk.vector(self.norm.scale);
         let (dscale, dshift) = (chunk.partial(self.norm.scale), chunk.partial(self.norm.shift));
         for f in 0..fields {
-            for r in 0..chunk.rows {
-                // SAFETY: one field of one row of this chunk in each buffer.
-                unsafe {
-                    let x = slice(x.add(f * x_stride + r * dim), dim);
-                    let dx = slice_mut(dx.add(f * dx_stride + r * dim), dim);
-                    let dy = slice(dy.add(f * dy_stride + r * dim), dim);
-                    let stats = slice(stats.add(f * stats_stride + r * 2), 2);
-                    norm_backward(x, stats, scale, dy, dx, dscale, dshift);
+            // SAFETY: this chunk's rows of one field in each buffer.
+            let (x, dx, dy, stats) = unsafe {
+                (
+                    slice(x.add(f * x_stride), chunk.rows * dim),
+                    slice_mut(dx.add(f * dx_stride), chunk.rows * dim),
+                    slice(dy.add(f * dy_stride), chunk.rows * dim),
+                    slice(stats.add(f * stats_stride), chunk.rows * 2),
+                )
+            };
+            let mut done = 0;
+            if dim == BLOCK {
+                let blocks = x.as_chunks().0.as_chunks().0;
+                let gradients = dy.as_chunks().0.as_chunks().0;
+                let targets = dx.as_chunks_mut().0.as_chunks_mut().0;
+                let stats = stats.as_chunks::<2>().0.as_chunks().0;
+                for (((x, stats), dy), dx) in blocks.iter().zip(stats).zip(gradients).zip(targets) {
+                    norm_block_backward(simd, x, stats, scale, dy, dx, [dscale, dshift]);
+                    done += BLOCK;
                 }
             }
-        }
-        for input in &chunk.program.inputs[self.inputs.range()] {
-            if !input.grad {
-                continue;
+            for r in done..chunk.rows {
+                let row = r * dim..(r + 1) * dim;
+                let (stats, dx) = (&stats[2 * r..2 * r + 2], &mut dx[row.clone()]);
+                norm_backward(&x[row.clone()], stats, scale, &dy[row], dx, dscale, dshift);
             }
-            let (target, stride) = chunk.field_grads_of(input.buffer, dim);
-            for f in 0..fields {
+            for input in &chunk.program.inputs[self.inputs.range()] {
+                if !input.grad {
+                    continue;
+                }
+                let (target, stride) = chunk.field_grads_of(input.buffer, dim);
                 // SAFETY: this chunk's rows of one field.
-                let (target, dx) = unsafe {
-                    (
-                        slice_mut(target.add(f * stride), chunk.rows * dim),
-                        slice(dx.add(f * dx_stride), chunk.rows * dim),
-                    )
-                };
-                for (target, &dx) in target.iter_mut().zip(dx) {
+                let target = unsafe { slice_mut(target.add(f * stride), chunk.rows * dim) };
+                for (target, &dx) in target.iter_mut().zip(dx.iter()) {
                     put(target, dx, input.accumulate);
                 }
             }
@@ -159,22 +180,107 @@ impl AddNorm {
     }
 }
 
-/// [`norm_forward`] for sixteen channels, in registers.
+/// Sixteen rows of sixteen channels.
+type Block<T> = [[T; BLOCK]; BLOCK];
+
+/// [`norm_forward`] for sixteen rows of sixteen channels.
 #[inline(always)]
-fn norm16<T: Real>(x: &[T], scale: &[T], shift: &[T], y: &mut [T], stats: &mut [T]) {
-    let mut lanes = [T::ZERO; LANES];
-    lanes.copy_from_slice(&x[..LANES]);
-    let inverse = T::from_f64(1.0 / LANES as f64);
-    let mean = total(&lanes) * inverse;
-    let mut squares = [T::ZERO; LANES];
-    for l in 0..LANES {
-        lanes[l] -= mean;
-        squares[l] = lanes[l] * lanes[l];
+fn norm_block<T: Real, S: Simd>(
+    simd: S,
+    x: &Block<T>,
+    scale: &[T],
+    shift: &[T],
+    y: &mut Block<T>,
+    stats: &mut [[T; 2]; BLOCK],
+) {
+    let inverse = T::from_f64(1.0 / BLOCK as f64);
+    let sums = T::row_sums(simd, x);
+    let mut squares = [[T::ZERO; BLOCK]; BLOCK];
+    for r in 0..BLOCK {
+        let mean = sums[r] * inverse;
+        stats[r][0] = mean;
+        for c in (0..BLOCK).step_by(T::width::<S>()) {
+            // SAFETY: channels from `c` fill a register.
+            unsafe {
+                let d = T::minus(simd, T::load(simd, x[r][c..].as_ptr()), T::splat(simd, mean));
+                T::store(simd, squares[r][c..].as_mut_ptr(), T::times(simd, d, d));
+            }
+        }
     }
-    let rstd = T::ONE / total(&squares).mul_add(inverse, T::from_f64(NORM_EPSILON)).sqrt();
-    for l in 0..LANES {
-        y[l] = (lanes[l] * rstd).mul_add(scale[l], shift[l]);
+    let mut rstds = T::row_sums(simd, &squares);
+    rstds[..].iter_mut().for_each(|s| {
+        *s = T::ONE / s.mul_add(inverse, T::from_f64(NORM_EPSILON)).sqrt();
+    });
+    for r in 0..BLOCK {
+        let [mean, rstd] = [stats[r][0], rstds[r]];
+        stats[r][1] = rstd;
+        for c in (0..BLOCK).step_by(T::width::<S>()) {
+            // SAFETY: as above.
+            unsafe {
+                let d = T::minus(simd, T::load(simd, x[r][c..].as_ptr()), T::splat(simd, mean));
+                let xhat = T::times(simd, d, T::splat(simd, rstd));
+                let scale = T::load(simd, scale[c..].as_ptr());
+                let value = T::fma(simd, xhat, scale, T::load(simd, shift[c..].as_ptr()));
+                T::store(simd, y[r][c..].as_mut_ptr(), value);
+            }
+        }
     }
-    stats[0] = mean;
-    stats[1] = rstd;
+}
+
+/// [`norm_backward`] for sixteen rows of sixteen channels.
+#[inline(always)]
+fn norm_block_backward<T: Real, S: Simd>(
+    simd: S,
+    x: &Block<T>,
+    stats: &[[T; 2]; BLOCK],
+    scale: &[T],
+    dy: &Block<T>,
+    dx: &mut Block<T>,
+    [dscale, dshift]: [&mut [T]; 2],
+) {
+    let mut g = [[T::ZERO; BLOCK]; BLOCK];
+    let mut gx = [[T::ZERO; BLOCK]; BLOCK];
+    for c in (0..BLOCK).step_by(T::width::<S>()) {
+        // SAFETY: channels from `c` fill a register.
+        unsafe {
+            let scale = T::load(simd, scale[c..].as_ptr());
+            // Two chains of additions each, since one would wait for its latency.
+            let mut dscales = [T::splat(simd, T::ZERO); 2];
+            let mut dshifts = dscales;
+            for r in 0..BLOCK {
+                let [mean, rstd] = stats[r];
+                let d = T::minus(simd, T::load(simd, x[r][c..].as_ptr()), T::splat(simd, mean));
+                let xhat = T::times(simd, d, T::splat(simd, rstd));
+                let dy = T::load(simd, dy[r][c..].as_ptr());
+                dscales[r % 2] = T::fma(simd, dy, xhat, dscales[r % 2]);
+                dshifts[r % 2] = T::plus(simd, dy, dshifts[r % 2]);
+                let scaled = T::times(simd, dy, scale);
+                T::store(simd, g[r][c..].as_mut_ptr(), scaled);
+                T::store(simd, gx[r][c..].as_mut_ptr(), T::times(simd, scaled, xhat));
+            }
+            for (target, sums) in [(&mut *dscale, dscales), (&mut *dshift, dshifts)] {
+                let place = target[c..].as_mut_ptr();
+                let sum = T::plus(simd, sums[0], sums[1]);
+                T::store(simd, place, T::plus(simd, T::load(simd, place), sum));
+            }
+        }
+    }
+    let inverse = T::from_f64(1.0 / BLOCK as f64);
+    let (g_sums, gx_sums) = (T::row_sums(simd, &g), T::row_sums(simd, &gx));
+    for r in 0..BLOCK {
+        let [mean, rstd] = stats[r];
+        // dx = rstd (g - mean(g) - xhat mean(g xhat)) with xhat = (x - mean) rstd
+        let slope = T::ZERO - gx_sums[r] * inverse * rstd;
+        for c in (0..BLOCK).step_by(T::width::<S>()) {
+            // SAFETY: as above.
+            unsafe {
+                let d = T::minus(simd, T::load(simd, x[r][c..].as_ptr()), T::splat(simd, mean));
+                let g = T::load(simd, g[r][c..].as_ptr());
+                let centred = T::minus(simd, g, T::splat(simd, g_sums[r] * inverse));
+                let value = T::fma(simd, d, T::splat(simd, slope), centred);
+                let value = T::times(simd, value, T::splat(simd, rstd));
+                T::store(simd, dx[r][c..].as_mut_ptr(), value);
+            }
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Products of all pairs of fields of two tensors.
 
+use pulp::Simd;
+
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::lanes::put;
@@ -28,7 +30,7 @@ impl Outer {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let uses = &chunk.program.inputs[self.inputs.range()];
         let len = chunk.rows * self.dim;
         let (x, x_stride) = chunk.fields_of(uses[0].buffer, self.dim);
@@ -54,7 +56,7 @@ impl Outer {
 
     /// `dx_i = sum_j dz_ij y_j`, `dy_j = sum_i dz_ij x_i`.
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let uses = &chunk.program.inputs[self.inputs.range()];
         let len = chunk.rows * self.dim;
         let (dz, dz_stride) = chunk.field_grads_of(self.out, self.dim);

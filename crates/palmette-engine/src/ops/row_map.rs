@@ -1,10 +1,13 @@
 //! A linear map of the channels of every field and row (projections and feed-forward of attention).
 
+use pulp::Simd;
+
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
-use crate::lanes::{LANES, put, update};
-use crate::matmul::{Strided, matmul};
+use crate::lanes::{put, update};
+use crate::matmul::Strided;
 use crate::program::{BufferId, Program, SliceId, Span};
+use crate::simd::BLOCK;
 
 /// `y[f, r, :] = relu?(W x[f, r, :] + b?)`.
 ///
@@ -26,9 +29,6 @@ pub struct RowMap {
     pub dim_out: usize,
 }
 
-/// Rows that share one load of the weights.
-const ROWS: usize = 4;
-
 impl RowMap {
     pub(crate) fn inputs(&self) -> Span {
         self.inputs
@@ -39,20 +39,12 @@ impl RowMap {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         let fields = chunk.program.width(self.out);
         let source = chunk.program.inputs[self.inputs.range()][0].buffer;
         let (x, x_stride) = chunk.fields_of(source, self.dim_in);
         let (y, y_stride) = chunk.fields_of(self.out, self.dim_out);
-        let weight = chunk.weight(self.weight);
-        // SAFETY: the weight slice has dim_out rows of dim_in elements.
-        let row = |o: usize| unsafe { slice(weight.pointer.add(o * weight.row), self.dim_in) };
-        let mut transposed = Panel::new(self.dim_in, self.dim_out);
-        for o in 0..self.dim_out {
-            for (i, &w) in row(o).iter().enumerate() {
-                transposed.set(i, o, w);
-            }
-        }
+        let map = Map::new(chunk.weight(self.weight).transposed(), self.dim_in, self.dim_out);
         let bias = self.bias.map(|b| chunk.vector(b));
         for f in 0..fields {
             // SAFETY: this chunk's rows of field `f` in two different buffers.
@@ -62,30 +54,25 @@ impl RowMap {
                     slice_mut(y.add(f * y_stride), chunk.rows * self.dim_out),
                 )
             };
-            transposed.apply(x, y, bias, self.relu, false);
+            map.apply(simd, x, y, bias, self.relu, false);
         }
         crate::matmul::count_macs(fields * chunk.rows * self.dim_in * self.dim_out);
     }
 
+    /// The weights' gradient is summed chunk by chunk, while both its operands are in the cache.
     #[inline(always)]
-    pub(crate) fn backward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         let fields = chunk.program.width(self.out);
         let input = chunk.program.inputs[self.inputs.range()][0];
+        let (x, x_stride) = chunk.fields_of(input.buffer, self.dim_in);
         let (y, y_stride) = chunk.fields_of(self.out, self.dim_out);
         let (dy, dy_stride) = chunk.field_grads_of(self.out, self.dim_out);
-        let weight = chunk.weight(self.weight);
-        let mut panel = Panel::new(self.dim_out, self.dim_in);
-        for o in 0..self.dim_out {
-            // SAFETY: the weight slice has dim_out rows of dim_in elements.
-            let row = unsafe { slice(weight.pointer.add(o * weight.row), self.dim_in) };
-            for (i, &w) in row.iter().enumerate() {
-                panel.set(o, i, w);
-            }
-        }
+        let map = Map::new(chunk.weight(self.weight), self.dim_out, self.dim_in);
         for f in 0..fields {
-            // SAFETY: this chunk's rows of field `f`.
-            let (y, dy) = unsafe {
+            // SAFETY: this chunk's rows of field `f` in each buffer.
+            let (x, y, dy) = unsafe {
                 (
+                    slice(x.add(f * x_stride), chunk.rows * self.dim_in),
                     slice(y.add(f * y_stride), chunk.rows * self.dim_out),
                     slice_mut(dy.add(f * dy_stride), chunk.rows * self.dim_out),
                 )
@@ -93,77 +80,75 @@ impl RowMap {
             if self.relu {
                 update(dy, y, |y, dy| if y > T::ZERO { dy } else { T::ZERO });
             }
-            if let Some(bias) = self.bias {
-                let db = chunk.partial(bias);
-                for dy in dy.chunks_exact(self.dim_out) {
-                    update(db, dy, |dy, db| db + dy);
+            let dw = chunk.partial(self.weight);
+            let db = self.bias.map(|bias| chunk.partial(bias));
+            if (self.dim_in, self.dim_out) == (BLOCK, BLOCK) {
+                outer_sums(simd, dy, x, dw);
+                if let Some(db) = db {
+                    vector_sums(simd, dy, db);
+                }
+            } else {
+                for (dy, x) in dy.chunks_exact(self.dim_out).zip(x.chunks_exact(self.dim_in)) {
+                    for (dw, &dy) in dw.chunks_exact_mut(self.dim_in).zip(dy) {
+                        update(dw, x, |x, dw| x.mul_add(dy, dw));
+                    }
+                }
+                if let Some(db) = db {
+                    dy.chunks_exact(self.dim_out).for_each(|dy| update(db, dy, |dy, db| db + dy));
                 }
             }
             if input.grad {
                 let (dx, dx_stride) = chunk.field_grads_of(input.buffer, self.dim_in);
                 // SAFETY: this chunk's rows of field `f`.
                 let dx = unsafe { slice_mut(dx.add(f * dx_stride), chunk.rows * self.dim_in) };
-                panel.apply(dy, dx, None, false, input.accumulate);
-            }
-        }
-    }
-
-    /// Rows `first .. first + rows` of `dW = sum over fields and rows of dy x^T`.
-    #[inline(always)]
-    pub(crate) fn weight_gradient<T: Real>(
-        &self,
-        batch: &Chunk<'_, T>,
-        first: usize,
-        rows: usize,
-        grad: *mut T,
-        grad_stride: usize,
-    ) {
-        let fields = batch.program.width(self.out);
-        let source = batch.program.inputs[self.inputs.range()][0].buffer;
-        let (x, x_stride) = batch.fields_of(source, self.dim_in);
-        let (dy, dy_stride) = batch.field_grads_of(self.out, self.dim_out);
-        for f in 0..fields {
-            // SAFETY: the caller owns these rows of the gradient; operands are read only.
-            unsafe {
-                matmul(
-                    rows,
-                    self.dim_in,
-                    batch.rows,
-                    Strided { pointer: grad, row: grad_stride, col: 1 },
-                    f > 0,
-                    Strided::row_major(dy.add(f * dy_stride + first).cast_const(), self.dim_out)
-                        .transposed(),
-                    Strided::row_major(x.add(f * x_stride).cast_const(), self.dim_in),
-                );
+                map.apply(simd, dy, dx, None, false, input.accumulate);
             }
         }
     }
 }
 
 /// A small matrix with its input axis first, so that one input scales a register of outputs.
-struct Panel<T> {
+struct Map<T> {
     data: [[T; 64]; 64],
     inputs: usize,
     outputs: usize,
 }
 
-impl<T: Real> Panel<T> {
+impl<T: Real> Map<T> {
+    /// Row `i` of `matrix` holds what input `i` adds to each output.
     #[inline(always)]
-    fn new(inputs: usize, outputs: usize) -> Self {
+    fn new(matrix: Strided<*const T>, inputs: usize, outputs: usize) -> Self {
         assert!(inputs <= 64 && outputs <= 64, "channels are at most 64");
-        Self { data: [[T::ZERO; 64]; 64], inputs, outputs }
-    }
-
-    #[inline(always)]
-    fn set(&mut self, input: usize, output: usize, value: T) {
-        self.data[input][output] = value;
+        let mut data = [[T::ZERO; 64]; 64];
+        for (i, row) in data.iter_mut().enumerate().take(inputs) {
+            for (o, w) in row.iter_mut().enumerate().take(outputs) {
+                // SAFETY: the weight slice has this element.
+                *w = unsafe { *matrix.pointer.add(i * matrix.row + o * matrix.col) };
+            }
+        }
+        Self { data, inputs, outputs }
     }
 
     /// `y (+)= relu?(M x + b?)` for every vector of `x`.
     #[inline(always)]
-    fn apply(&self, x: &[T], y: &mut [T], bias: Option<&[T]>, relu: bool, accumulate: bool) {
-        if self.inputs == LANES && self.outputs == LANES {
-            return self.apply16(x, y, bias, relu, accumulate);
+    fn apply<S: Simd>(
+        &self,
+        simd: S,
+        x: &[T],
+        y: &mut [T],
+        bias: Option<&[T]>,
+        relu: bool,
+        accumulate: bool,
+    ) {
+        if self.inputs == BLOCK && self.outputs == BLOCK {
+            let mut start = [T::ZERO; BLOCK];
+            if let Some(bias) = bias {
+                start.copy_from_slice(&bias[..BLOCK]);
+            }
+            for o in (0..BLOCK).step_by(T::width::<S>()) {
+                self.apply_block(simd, o, &start, x, y, relu, accumulate);
+            }
+            return;
         }
         let mut acc = [T::ZERO; 64];
         for (x, y) in x.chunks_exact(self.inputs).zip(y.chunks_exact_mut(self.outputs)) {
@@ -181,49 +166,123 @@ impl<T: Real> Panel<T> {
         }
     }
 
+    /// A register of outputs from `o` for all vectors, the weights in sixteen registers.
     #[inline(always)]
-    fn apply16(&self, x: &[T], y: &mut [T], bias: Option<&[T]>, relu: bool, accumulate: bool) {
-        let mut matrix = [[T::ZERO; LANES]; LANES];
-        for (row, data) in matrix.iter_mut().zip(&self.data) {
-            row.copy_from_slice(&data[..LANES]);
-        }
-        let mut start = [T::ZERO; LANES];
-        if let Some(bias) = bias {
-            start.copy_from_slice(&bias[..LANES]);
-        }
-        let (xs, _) = x.as_chunks::<LANES>();
-        let (ys, _) = y.as_chunks_mut::<LANES>();
-        let mut blocks = xs.chunks_exact(ROWS);
-        let mut targets = ys.chunks_exact_mut(ROWS);
-        for (x, y) in blocks.by_ref().zip(targets.by_ref()) {
-            let mut acc = [start; ROWS];
-            for i in 0..LANES {
-                for r in 0..ROWS {
-                    for l in 0..LANES {
-                        acc[r][l] = x[r][i].mul_add(matrix[i][l], acc[r][l]);
-                    }
-                }
+    fn apply_block<S: Simd>(
+        &self,
+        simd: S,
+        o: usize,
+        start: &[T; BLOCK],
+        x: &[T],
+        y: &mut [T],
+        relu: bool,
+        accumulate: bool,
+    ) {
+        // SAFETY: outputs from `o` fill a register.
+        let (weights, start) = unsafe {
+            let mut weights = [T::splat(simd, T::ZERO); BLOCK];
+            for (weight, row) in weights.iter_mut().zip(&self.data) {
+                *weight = T::load(simd, row[o..].as_ptr());
             }
-            for r in 0..ROWS {
-                store16(&mut y[r], &acc[r], relu, accumulate);
+            (weights, T::load(simd, start[o..].as_ptr()))
+        };
+        let (xs, ys) = (x.as_chunks::<BLOCK>().0, y.as_chunks_mut::<BLOCK>().0);
+        let (rows, mut r) = (xs.len().min(ys.len()), 0);
+        // SAFETY: rows `r ..` exist in both.
+        unsafe {
+            while r + 8 <= rows {
+                let (x, y) = (xs[r..].as_ptr().cast(), ys[r..].as_mut_ptr().cast::<T>().add(o));
+                map_rows::<T, S, 8>(simd, &weights, start, x, y, relu, accumulate);
+                r += 8;
             }
-        }
-        for (x, y) in blocks.remainder().iter().zip(targets.into_remainder()) {
-            let mut acc = start;
-            for i in 0..LANES {
-                for l in 0..LANES {
-                    acc[l] = x[i].mul_add(matrix[i][l], acc[l]);
-                }
+            while r < rows {
+                let (x, y) = (xs[r..].as_ptr().cast(), ys[r..].as_mut_ptr().cast::<T>().add(o));
+                map_rows::<T, S, 1>(simd, &weights, start, x, y, relu, accumulate);
+                r += 1;
             }
-            store16(y, &acc, relu, accumulate);
         }
     }
 }
 
+/// `R` vectors of sixteen inputs; eight hide the latency of a multiply-add.
+///
+/// # Safety
+/// `x` must hold `R` vectors of sixteen elements, `y` as many starts of registers.
 #[inline(always)]
-fn store16<T: Real>(y: &mut [T; LANES], acc: &[T; LANES], relu: bool, accumulate: bool) {
-    for l in 0..LANES {
-        let value = if relu { acc[l].max(T::ZERO) } else { acc[l] };
-        put(&mut y[l], value, accumulate);
+unsafe fn map_rows<T: Real, S: Simd, const R: usize>(
+    simd: S,
+    weights: &[T::Register<S>; BLOCK],
+    start: T::Register<S>,
+    x: *const T,
+    y: *mut T,
+    relu: bool,
+    accumulate: bool,
+) {
+    let mut acc = [start; R];
+    for i in 0..BLOCK {
+        for r in 0..R {
+            // SAFETY: element `i` of vector `r`.
+            let x = T::splat(simd, unsafe { *x.add(r * BLOCK + i) });
+            acc[r] = T::fma(simd, x, weights[i], acc[r]);
+        }
+    }
+    for r in 0..R {
+        // SAFETY: a register of vector `r`.
+        unsafe {
+            let y = y.add(r * BLOCK);
+            let mut value = acc[r];
+            if relu {
+                value = T::larger(simd, T::splat(simd, T::ZERO), value);
+            }
+            if accumulate {
+                value = T::plus(simd, T::load(simd, y), value);
+            }
+            T::store(simd, y, value);
+        }
+    }
+}
+
+/// `sums[o][i] += sum_r dy[r][o] x[r][i]` for vectors of sixteen elements.
+#[inline(always)]
+fn outer_sums<T: Real, S: Simd>(simd: S, dy: &[T], x: &[T], sums: &mut [T]) {
+    let (dys, xs) = (dy.as_chunks::<BLOCK>().0, x.as_chunks::<BLOCK>().0);
+    let sums = sums.as_chunks_mut::<BLOCK>().0;
+    for i in (0..BLOCK).step_by(T::width::<S>()) {
+        // SAFETY: inputs from `i` fill a register.
+        unsafe {
+            let mut acc = [T::splat(simd, T::ZERO); BLOCK];
+            for (acc, row) in acc.iter_mut().zip(sums.iter()) {
+                *acc = T::load(simd, row[i..].as_ptr());
+            }
+            for (dy, x) in dys.iter().zip(xs) {
+                let x = T::load(simd, x[i..].as_ptr());
+                for o in 0..BLOCK {
+                    acc[o] = T::fma(simd, T::splat(simd, dy[o]), x, acc[o]);
+                }
+            }
+            for (acc, row) in acc.iter().zip(sums.iter_mut()) {
+                T::store(simd, row[i..].as_mut_ptr(), *acc);
+            }
+        }
+    }
+}
+
+/// `sums[o] += sum_r dy[r][o]` for vectors of sixteen elements, four sums at a time.
+#[inline(always)]
+fn vector_sums<T: Real, S: Simd>(simd: S, dy: &[T], sums: &mut [T]) {
+    let dys = dy.as_chunks::<BLOCK>().0;
+    for o in (0..BLOCK).step_by(T::width::<S>()) {
+        // SAFETY: outputs from `o` fill a register.
+        unsafe {
+            let mut acc = [T::splat(simd, T::ZERO); 4];
+            for dys in dys.chunks(4) {
+                for (acc, dy) in acc.iter_mut().zip(dys) {
+                    *acc = T::plus(simd, *acc, T::load(simd, dy[o..].as_ptr()));
+                }
+            }
+            let sum = T::plus(simd, T::plus(simd, acc[0], acc[1]), T::plus(simd, acc[2], acc[3]));
+            let place = sums[o..].as_mut_ptr();
+            T::store(simd, place, T::plus(simd, T::load(simd, place), sum));
+        }
     }
 }

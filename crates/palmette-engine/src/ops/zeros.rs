@@ -1,5 +1,7 @@
 //! A constant zero.
 
+use pulp::Simd;
+
 use crate::Real;
 use crate::chunk::{Chunk, slice_mut};
 use crate::program::{BufferId, Extent, Program, Span};
@@ -21,7 +23,7 @@ impl Zeros {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real>(&self, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         match chunk.program.extent(self.out) {
             Extent::Rows { width } => {
                 let (y, stride) = chunk.rows_of(self.out);
@@ -40,5 +42,5 @@ impl Zeros {
         }
     }
 
-    pub(crate) fn backward<T: Real>(&self, _: &Chunk<'_, T>) {}
+    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, _: &Chunk<'_, T>) {}
 }

@@ -35,8 +35,8 @@ impl Default for ShrinkConfig {
         Self {
             sample: 200,
             gate: 100,
-            seeds: 24,
-            fresh: 80,
+            seeds: 32,
+            fresh: 100,
             least_gain: 0.0,
             patience: 2,
             most_evaluations: 700,

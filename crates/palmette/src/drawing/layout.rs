@@ -39,7 +39,21 @@ impl Layout {
     }
 
     pub fn height(self) -> f64 {
+        self.height_without_legend_wraps() + 22.0 * (self.legend_lines() - 1.0)
+    }
+
+    /// Lines of the legend: it needs about 1,090 units in one.
+    fn legend_lines(self) -> f64 {
+        (1090.0 / (self.width() - self.input_left())).ceil()
+    }
+
+    fn height_without_legend_wraps(self) -> f64 {
         self.sparse_line(0) + LINE_PITCH + LEGEND
+    }
+
+    /// Base line of the legend's first line.
+    pub fn legend_top(self) -> f64 {
+        self.height_without_legend_wraps() - 20.0
     }
 
     /// Line of dense source `source`: the raw input on top, the newest next to the boxes,

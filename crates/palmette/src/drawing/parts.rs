@@ -388,16 +388,18 @@ impl Painter<'_> {
     }
 
     fn legend(&mut self) {
-        let y = self.layout.height() - 20.0;
-        let mut x = self.layout.input_left();
+        let (mut x, mut y) = (self.layout.input_left(), self.layout.legend_top());
         let entries: [(&str, &str, f64); 5] = [
             ("dense", "dense vector", 112.0),
             ("sparse", "set of embedded fields", 164.0),
             ("dot", "is read: all dots of a line are concatenated", 278.0),
             ("operand", "left operand (the gate), R: right", 204.0),
-            ("dead", "never reaches the head", 0.0),
+            ("dead", "never reaches the head", 146.0),
         ];
         for (kind, words, advance) in entries {
+            if x + 31.0 + advance > self.layout.width() {
+                (x, y) = (self.layout.input_left(), y + 22.0);
+            }
             match kind {
                 "dot" => self.canvas.circle("dot neutral", x + 12.0, y - 4.0, 3.4),
                 "operand" => {

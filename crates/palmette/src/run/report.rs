@@ -124,20 +124,20 @@ fn costed_models(store: &RunStore, summary: &Summary) -> Vec<CostedModel> {
         };
         let origin = origin(id);
         let name = id.split('/').next().unwrap_or(id);
-        if origin == Origin::Baseline {
-            if let Some(known) = models.iter_mut().find(|m| m.name == name) {
-                known.log_loss = known.log_loss.min(loss);
-                continue;
-            }
+        if origin == Origin::Baseline
+            && let Some(known) = models.iter_mut().find(|m| m.name == name)
+        {
+            known.log_loss = known.log_loss.min(loss);
+            continue;
         }
         let name = if origin == Origin::Baseline { name } else { id };
         models.push(CostedModel { name: name.into(), origin, macs, log_loss: loss });
     }
-    if let Some(chosen) = summary.models.first() {
-        if let (Some(macs), Some(log_loss)) = (chosen.macs, chosen.validation_log_loss) {
-            let name = "the chosen model".into();
-            models.push(CostedModel { name, origin: Origin::Chosen, macs, log_loss });
-        }
+    if let Some(chosen) = summary.models.first()
+        && let (Some(macs), Some(log_loss)) = (chosen.macs, chosen.validation_log_loss)
+    {
+        let name = "the chosen model".into();
+        models.push(CostedModel { name, origin: Origin::Chosen, macs, log_loss });
     }
     models
 }

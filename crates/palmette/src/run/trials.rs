@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use palmette_ctr::baselines::Baseline;
 use palmette_ctr::metrics::{Evaluation, Scores, evaluate};
-use palmette_ctr::nasrec::Path;
+use palmette_ctr::nasrec::{self, Path, Shape};
 use palmette_ctr::train::{Batches, NetworkTraining, TrainError, TrainSettings};
 use palmette_ctr::{CompiledModel, ModelInputs};
 use palmette_data::{Dataset, Split};
@@ -34,6 +34,21 @@ impl Contender {
             Self::Baseline(baseline) => {
                 baseline.compile(inputs).with_context(|| format!("baseline {}", baseline.name()))
             }
+        }
+    }
+}
+
+impl Contender {
+    /// Multiply-accumulates and weights: of a network by the closed form that the limits use.
+    fn cost(&self, compiled: &CompiledModel, context: &RunContext<'_>) -> (u64, u64) {
+        match self {
+            Self::Network(path) => {
+                let dataset = context.dataset;
+                let shape =
+                    Shape { dense: dataset.dense_fields(), fields: dataset.categorical_fields() };
+                (nasrec::macs(path, shape), nasrec::params(path, shape))
+            }
+            Self::Baseline(_) => (compiled.macs(), compiled.params()),
         }
     }
 }
@@ -205,7 +220,7 @@ pub fn validate(
     let settings = TrainSettings { learning_rate, ..context.config.train.network.clone() };
     let seed = context.config.run.seed;
     let compiled = contender.compile(&context.inputs(table_rows), settings.layer_norm)?;
-    let (macs, params) = (compiled.macs(), compiled.params());
+    let (macs, params) = contender.cost(&compiled, context);
     let mut trial = Trial {
         contender: contender.clone(),
         learning_rate,

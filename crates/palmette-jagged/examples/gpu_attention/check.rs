@@ -1,0 +1,348 @@
+//! Every path against the definition in f64.
+
+use half::{bf16, f16};
+use palmette_jagged::cuda::{
+    BackwardBuffers, ForwardBuffers, Gpu, GpuAttention, GpuElement, GpuOptions, GpuPath,
+};
+use palmette_jagged::{
+    Attention, AttentionInput, Bias, Mask, Offsets, Overflow, Real, reference_attention,
+};
+use palmette_random::{Draw, stream};
+use std::sync::Arc;
+
+use crate::Outcome;
+use crate::buffers::{Bits, Buffer, relative_error};
+
+struct Case {
+    name: String,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    mask: Mask,
+    offsets_q: Offsets,
+    offsets_k: Offsets,
+    bias: Option<(usize, usize)>,
+    size: f64,
+}
+
+/// Errors of output, lse (absolute), dq, dk, dv, dbias.
+type Errors = [f64; 6];
+
+fn run<T: Bits>(
+    gpu: &Arc<Gpu>,
+    case: &Case,
+    path: GpuPath,
+    seed: u64,
+) -> Result<Errors, Box<dyn std::error::Error>>
+where
+    T::Sum: Bits,
+{
+    let Case { heads, kv_heads, head_dim: d, mask, offsets_q, offsets_k, bias, size, .. } = case;
+    let mut rng = stream(seed, "jagged/gpu/check", 0);
+    let mut normal = |count: usize, size: f64| -> Vec<T> {
+        (0..count).map(|_| T::narrow(T::Sum::of(rng.normal() * size))).collect()
+    };
+    let (n_q, n_k) = (offsets_q.total() * heads * d, offsets_k.total() * kv_heads * d);
+    let (q, k, v, g) = (normal(n_q, *size), normal(n_k, *size), normal(n_k, 1.0), normal(n_q, 1.0));
+    let (max_q, max_k) = (offsets_q.longest() + 3, offsets_k.longest() + 1);
+    let bias_values: Vec<T::Sum> = match bias {
+        Some((batch, heads)) => {
+            normal(batch * heads * max_q * max_k, 1.0).iter().map(|x| x.widen()).collect()
+        }
+        None => Vec::new(),
+    };
+    let host_bias =
+        bias.map(|(batch, heads)| Bias { values: &bias_values, batch, heads, max_q, max_k });
+    let attention = Attention::new(*heads, *kv_heads, *d, *mask)?;
+    let input = AttentionInput { q: &q, k: &k, v: &v, offsets_q, offsets_k, bias: host_bias };
+    let expected = reference_attention(&attention, &input, Some(&g))?;
+    let exact = expected.gradients.ok_or("no gradients")?;
+
+    let s = gpu.stream();
+    let options = GpuOptions {
+        path: Some(path),
+        bias: bias.map(|(batch, heads)| [batch, heads, max_q, max_k]),
+        ..GpuOptions::default()
+    };
+    let plan = GpuAttention::new(gpu, attention, T::GPU, offsets_q, offsets_k, options)?;
+    let [dq, dk, dv, d_q, d_k, d_v] = [&q, &k, &v, &q, &k, &v].map(|x| x.len());
+    let (bq, bk, bv, bg) =
+        (Buffer::of(s, &q)?, Buffer::of(s, &k)?, Buffer::of(s, &v)?, Buffer::of(s, &g)?);
+    let _ = (dq, dk, dv);
+    let output = Buffer::poisoned::<T>(s, d_q)?;
+    let lse = Buffer::poisoned::<f32>(s, heads * offsets_q.total())?;
+    let delta = Buffer::poisoned::<f32>(s, heads * offsets_q.total())?;
+    let (odq, odk, odv) = (
+        Buffer::poisoned::<T>(s, d_q)?,
+        Buffer::poisoned::<T>(s, d_k)?,
+        Buffer::poisoned::<T>(s, d_v)?,
+    );
+    let bias_buffer = Buffer::of::<T::Sum>(s, &bias_values)?;
+    let dbias = Buffer::poisoned::<T::Sum>(s, bias_values.len())?;
+    let forward = ForwardBuffers {
+        q: bq.address,
+        k: bk.address,
+        v: bv.address,
+        bias: if bias.is_some() { bias_buffer.address } else { 0 },
+        output: output.address,
+        lse: lse.address,
+    };
+    let backward = BackwardBuffers {
+        forward,
+        d_output: bg.address,
+        delta: delta.address,
+        dq: odq.address,
+        dk: odk.address,
+        dv: odv.address,
+        dbias: if bias.is_some() { dbias.address } else { 0 },
+    };
+    // SAFETY: the buffers have the sizes of the case and live to the end of the function.
+    unsafe {
+        plan.forward(s, &forward)?;
+        plan.backward(s, &backward)?;
+    }
+    let found = output.read::<T>(s, 0..d_q)?;
+    let found_lse = lse.read::<f32>(s, 0..heads * offsets_q.total())?;
+    let lse_error = found_lse.iter().zip(&expected.lse).map(|(f, e)| {
+        let f = f64::from(*f);
+        if f == *e {
+            0.0
+        } else if (f - e).is_nan() {
+            f64::INFINITY
+        } else {
+            (f - e).abs() / (1.0 + e.abs() / 100.0)
+        }
+    });
+    Ok([
+        relative_error(&found, &expected.output),
+        lse_error.fold(0.0, f64::max),
+        relative_error(&odq.read::<T>(s, 0..d_q)?, &exact.dq),
+        relative_error(&odk.read::<T>(s, 0..d_k)?, &exact.dk),
+        relative_error(&odv.read::<T>(s, 0..d_v)?, &exact.dv),
+        relative_error(&dbias.read::<T::Sum>(s, 0..bias_values.len())?, &exact.dbias),
+    ])
+}
+
+fn rows(lengths: &[i64]) -> Offsets {
+    Offsets::from_lengths(lengths).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn cases() -> Vec<Case> {
+    let masks = [
+        ("full", Mask::Full),
+        ("causal", Mask::Causal),
+        ("window 70 3", Mask::Window { left: 70, right: 3 }),
+        ("window 5 0", Mask::Window { left: 5, right: 0 }),
+    ];
+    let mut cases = Vec::new();
+    let borders = [0, 1, 63, 64, 65, 300, 0, 17, 128, 129, 191];
+    let mut add =
+        |name: &str, mask: (&str, Mask), shape: [usize; 3], q: Offsets, k: Offsets, bias, size| {
+            let [heads, kv_heads, head_dim] = shape;
+            let name = format!("{name} {} d{head_dim} {heads}/{kv_heads}", mask.0);
+            cases.push(Case {
+                name,
+                heads,
+                kv_heads,
+                head_dim,
+                mask: mask.1,
+                offsets_q: q,
+                offsets_k: k,
+                bias,
+                size,
+            });
+        };
+    for mask in masks {
+        for d in [64, 128] {
+            add("self", mask, [2, 2, d], rows(&borders), rows(&borders), None, 1.0);
+        }
+        add("self", mask, [1, 1, 256], rows(&borders[..6]), rows(&borders[..6]), None, 1.0);
+        add("grouped", mask, [4, 2, 32], rows(&borders), rows(&borders), None, 1.0);
+        add(
+            "cross",
+            mask,
+            [2, 1, 64],
+            rows(&[70, 0, 3, 1, 130, 5]),
+            rows(&[10, 5, 0, 200, 131, 300]),
+            None,
+            1.0,
+        );
+        let cut = |offsets: &[i64]| Offsets::new(offsets, 70, Overflow::Truncate);
+        if let Ok(cut) = cut(&[0, 100, 100, 165, 300]) {
+            add("cut", mask, [2, 2, 64], cut.clone(), cut, None, 1.0);
+        }
+    }
+    for d in [16, 40, 96, 192] {
+        add("width", masks[1], [2, 1, d], rows(&borders[..6]), rows(&borders[..6]), None, 1.0);
+    }
+    add(
+        "large scores",
+        masks[0],
+        [2, 2, 64],
+        rows(&[64, 65, 0, 200]),
+        rows(&[64, 65, 0, 200]),
+        None,
+        8.0,
+    );
+    add("empty rows", masks[0], [2, 2, 64], rows(&[0, 0]), rows(&[0, 0]), None, 1.0);
+    add("no rows", masks[0], [2, 2, 64], rows(&[]), rows(&[]), None, 1.0);
+    add("one long row", masks[0], [1, 1, 64], rows(&[1500]), rows(&[1500]), None, 1.0);
+    for bias in [(1, 1), (1, 4), (5, 1), (5, 4)] {
+        add(
+            "bias",
+            masks[2],
+            [4, 2, 32],
+            rows(&[66, 0, 3, 1, 130]),
+            rows(&[66, 0, 3, 1, 130]),
+            Some(bias),
+            1.0,
+        );
+    }
+    cases
+}
+
+/// What the cases need compiled.
+pub fn plans() -> Vec<(GpuElement, usize, GpuOptions)> {
+    let mut plans = Vec::new();
+    let mut widths: Vec<usize> = cases().iter().map(|case| case.head_dim).collect();
+    widths.sort_unstable();
+    widths.dedup();
+    for path in [None, Some(GpuPath::Mma), Some(GpuPath::Plain)] {
+        for &d in &widths {
+            for element in [GpuElement::F32, GpuElement::Bf16, GpuElement::F16] {
+                if element == GpuElement::F32 && path == Some(GpuPath::Mma) {
+                    continue;
+                }
+                plans.push((element, d, GpuOptions { path, ..GpuOptions::default() }));
+            }
+        }
+    }
+    plans
+}
+
+pub fn check(require_wgmma: bool, only: &str) -> Outcome {
+    let gpu = Gpu::new(0)?;
+    println!("device {} capability {:?}", gpu.context().name()?, gpu.capability());
+    if require_wgmma && !gpu.is_hopper() {
+        return Err("the wgmma path was required, but this is no Hopper GPU".into());
+    }
+    let mut failures = 0;
+    for (seed, case) in cases().iter().enumerate().filter(|(_, case)| case.name.contains(only)) {
+        for path in [GpuPath::Plain, GpuPath::Mma, GpuPath::Wgmma] {
+            if path == GpuPath::Wgmma && (case.bias.is_some() || !gpu.is_hopper()) {
+                continue;
+            }
+            // Scores of a hundred are known to 1e-5 in f32, and rounding P costs bf16 as always.
+            let loose = if case.size > 1.0 { 4.0 } else { 1.0 };
+            for kind in ["f32", "bf16", "f16"] {
+                let (result, forward, backward) = match kind {
+                    "f32" if path != GpuPath::Plain => continue,
+                    "f32" => (run::<f32>(&gpu, case, path, seed as u64), 2e-6, 1e-5),
+                    "bf16" => (run::<bf16>(&gpu, case, path, seed as u64), 3e-3, 5e-3),
+                    _ => (run::<f16>(&gpu, case, path, seed as u64), 3e-3, 5e-3),
+                };
+                match result {
+                    Ok(errors) => {
+                        let bounds = [forward, 1e-5, backward, backward, backward, backward];
+                        let bad = errors
+                            .iter()
+                            .zip(bounds)
+                            .any(|(error, bound)| !(*error <= bound * loose));
+                        failures += usize::from(bad);
+                        let shown: Vec<String> =
+                            errors.iter().map(|error| format!("{error:.1e}")).collect();
+                        let mark = if bad { "FAIL" } else { "ok" };
+                        if bad || kind == "bf16" {
+                            println!(
+                                "{mark:4} {path:6} {kind:4} {:32} {}",
+                                case.name,
+                                shown.join(" ")
+                            );
+                        }
+                    }
+                    Err(error) => {
+                        failures += 1;
+                        println!("FAIL {path:6} {kind:4} {:32} {error}", case.name);
+                        if error.to_string().contains("ILLEGAL")
+                            || error.to_string().contains("LAUNCH")
+                        {
+                            return Err("the context is lost".into());
+                        }
+                    }
+                }
+            }
+        }
+    }
+    if only.is_empty() {
+        for path in [GpuPath::Mma, GpuPath::Wgmma] {
+            if path == GpuPath::Mma || gpu.is_hopper() {
+                let same = same_bits(&gpu, path)?;
+                failures += usize::from(!same);
+                println!(
+                    "{} {path} gives the same bits in 100 runs",
+                    if same { "ok  " } else { "FAIL" }
+                );
+            }
+        }
+    }
+    println!("{failures} failures");
+    if failures == 0 { Ok(()) } else { Err(format!("{failures} cases failed").into()) }
+}
+
+/// Whether forward and backward write the same bits in 100 runs.
+fn same_bits(gpu: &Arc<Gpu>, path: GpuPath) -> Result<bool, Box<dyn std::error::Error>> {
+    let mut rng = stream(9, "jagged/gpu/bits", 0);
+    let lengths: Vec<i64> = (0..96).map(|_| rng.below(600) as i64).collect();
+    let offsets = rows(&lengths);
+    let n = offsets.total() * 4 * 64;
+    let s = gpu.stream();
+    let mut normal = || -> Vec<bf16> { (0..n).map(|_| bf16::from_f64(rng.normal())).collect() };
+    let mut inputs = Vec::new();
+    for _ in 0..4 {
+        inputs.push(Buffer::of(s, &normal())?);
+    }
+    let mut outputs = Vec::new();
+    for _ in 0..4 {
+        outputs.push(Buffer::poisoned::<bf16>(s, n)?);
+    }
+    let lse = Buffer::poisoned::<f32>(s, offsets.total() * 4)?;
+    let delta = Buffer::poisoned::<f32>(s, offsets.total() * 4)?;
+    let forward = ForwardBuffers {
+        q: inputs[0].address,
+        k: inputs[1].address,
+        v: inputs[2].address,
+        bias: 0,
+        output: outputs[0].address,
+        lse: lse.address,
+    };
+    let backward = BackwardBuffers {
+        forward,
+        d_output: inputs[3].address,
+        delta: delta.address,
+        dq: outputs[1].address,
+        dk: outputs[2].address,
+        dv: outputs[3].address,
+        dbias: 0,
+    };
+    let options = GpuOptions { path: Some(path), ..GpuOptions::default() };
+    let attention = Attention::new(4, 4, 64, Mask::Full)?;
+    let plan = GpuAttention::new(gpu, attention, GpuElement::Bf16, &offsets, &offsets, options)?;
+    let mut first: Option<Vec<Vec<bf16>>> = None;
+    for _ in 0..100 {
+        // SAFETY: the buffers have the plan's sizes and live to the end of the function.
+        unsafe {
+            plan.forward(s, &forward)?;
+            plan.backward(s, &backward)?;
+        }
+        let mut now = Vec::new();
+        for output in &outputs {
+            now.push(output.read::<bf16>(s, 0..n)?);
+        }
+        match &first {
+            None => first = Some(now),
+            Some(first) if *first != now => return Ok(false),
+            Some(_) => {}
+        }
+    }
+    Ok(true)
+}

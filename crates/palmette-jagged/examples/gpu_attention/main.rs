@@ -1,0 +1,72 @@
+#![allow(clippy::neg_cmp_op_on_partial_ord)] // a NaN must fail its check
+//! Checks and times the GPU executor of jagged flash attention.
+//!
+//! ```text
+//! gpu_attention compile [ARCH]        compile every kernel (no GPU), print registers and spills
+//! gpu_attention precompile I N         compile part I of N of what check and bench use
+//! gpu_attention check [--require wgmma] [--only WORD]   compare every path with the f64 definition
+//! gpu_attention bench FILE...         time the workloads whose row lengths (i32) the files hold
+//! ```
+
+mod bench;
+mod buffers;
+mod check;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words[..] {
+        ["compile"] => compile("sm_90a"),
+        ["compile", arch] => compile(arch),
+        ["precompile", part, parts] => precompile(part, parts),
+        ["check", ref rest @ ..] => {
+            let only = rest.iter().position(|&word| word == "--only").and_then(|i| rest.get(i + 1));
+            check::check(rest.contains(&"wgmma"), only.copied().unwrap_or(""))
+        }
+        ["bench", ref files @ ..] => bench::bench(files),
+        _ => {
+            Err("usage: gpu_attention compile [ARCH] | check [--require wgmma] [--only WORD] | bench FILE..."
+                .into())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn compile(arch: &str) -> Outcome {
+    for compiled in palmette_jagged::cuda::compile_report(arch)? {
+        let serialized = compiled.report.matches("C7512").count();
+        println!(
+            "{} ({} bytes){}",
+            compiled.name,
+            compiled.binary.len(),
+            if serialized > 0 { " SERIALIZED" } else { "" }
+        );
+        for line in compiled.report.lines() {
+            if line.contains("spill") || line.contains("Used") || line.contains("properties for") {
+                println!("    {}", line.trim_start_matches("ptxas info    :").trim());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Kernels into the cache, so that several processes share the compilation.
+fn precompile(part: &str, parts: &str) -> Outcome {
+    let (part, parts): (usize, usize) = (part.parse()?, parts.parse()?);
+    let mut jobs = check::plans();
+    jobs.extend(bench::plans());
+    for (element, head_dim, options) in jobs.into_iter().skip(part).step_by(parts.max(1)) {
+        palmette_jagged::cuda::precompile("sm_90a", element, head_dim, &options)?;
+    }
+    Ok(())
+}

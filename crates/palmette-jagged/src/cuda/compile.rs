@@ -1,0 +1,217 @@
+//! Kernel sources and their compilation by NVRTC.
+
+use std::ffi::{CString, c_char};
+use std::path::PathBuf;
+
+use cudarc::nvrtc::sys;
+use sha2::{Digest, Sha256};
+
+use super::options::{GpuElement, GpuOptions};
+use crate::JaggedError;
+
+/// A kernel source with what it is put together from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Source {
+    Support,
+    Plain,
+    Mma,
+    HopperForward,
+    HopperBackward,
+}
+
+impl Source {
+    fn text(self) -> String {
+        let common = include_str!("kernels/common.cuh");
+        let tile = include_str!("kernels/tile.cuh");
+        let hopper = include_str!("kernels/hopper.cuh");
+        match self {
+            Self::Support => [common, include_str!("kernels/support.cu")].concat(),
+            Self::Plain => [common, include_str!("kernels/plain.cu")].concat(),
+            Self::Mma => [common, tile, include_str!("kernels/mma.cu")].concat(),
+            Self::HopperForward => {
+                [common, tile, hopper, include_str!("kernels/hopper_forward.cu")].concat()
+            }
+            Self::HopperBackward => {
+                [common, tile, hopper, include_str!("kernels/hopper_backward.cu")].concat()
+            }
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Support => "support.cu",
+            Self::Plain => "plain.cu",
+            Self::Mma => "mma.cu",
+            Self::HopperForward => "hopper_forward.cu",
+            Self::HopperBackward => "hopper_backward.cu",
+        }
+    }
+}
+
+/// A compiled kernel source.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    /// What was compiled and with which definitions.
+    pub name: String,
+    /// The binary for the device.
+    pub binary: Vec<u8>,
+    /// The assembler's report: registers, stack, spills of each kernel.
+    pub report: String,
+}
+
+pub(super) fn gpu_error(reason: impl Into<String>) -> JaggedError {
+    JaggedError::Gpu { reason: reason.into() }
+}
+
+fn check_nvrtc() -> Result<(), JaggedError> {
+    // SAFETY: only opens and closes the library.
+    if unsafe { sys::is_culib_present() } {
+        return Ok(());
+    }
+    Err(gpu_error(
+        "NVRTC (libnvrtc.so of CUDA 12.3 or later) was not found: install the CUDA runtime \
+         compiler, or PyPI's nvidia-cuda-nvrtc with its folder on LD_LIBRARY_PATH",
+    ))
+}
+
+fn checked(result: sys::nvrtcResult, what: &str) -> Result<(), JaggedError> {
+    if result == sys::nvrtcResult::NVRTC_SUCCESS {
+        Ok(())
+    } else {
+        Err(gpu_error(format!("{what}: NVRTC answered {result:?}")))
+    }
+}
+
+/// Compiles a source for an architecture such as `sm_90a`; needs NVRTC, no GPU.
+pub(super) fn compile(
+    source: Source,
+    arch: &str,
+    definitions: &[String],
+) -> Result<Compiled, JaggedError> {
+    check_nvrtc()?;
+    let name = format!("{} {}", source.name(), definitions.join(" "));
+    let c_string = |text: String| CString::new(text).map_err(|error| gpu_error(error.to_string()));
+    let text = c_string(source.text())?;
+    let file = c_string(source.name().into())?;
+    let mut options = vec![
+        c_string(format!("--gpu-architecture={arch}"))?,
+        c_string("--std=c++17".into())?,
+        c_string("--ptxas-options=-v".into())?,
+    ];
+    for definition in definitions {
+        options.push(c_string(format!("-D{definition}"))?);
+    }
+    let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
+    let mut program = std::ptr::null_mut();
+    // SAFETY: every pointer outlives its call, sizes come from NVRTC, the program
+    // is destroyed on every path that created it.
+    unsafe {
+        let none = std::ptr::null();
+        let created =
+            sys::nvrtcCreateProgram(&mut program, text.as_ptr(), file.as_ptr(), 0, none, none);
+        checked(created, &name)?;
+        let result = sys::nvrtcCompileProgram(program, options.len() as i32, options.as_ptr());
+        let mut size = 0;
+        let mut log = Vec::new();
+        if sys::nvrtcGetProgramLogSize(program, &mut size) == sys::nvrtcResult::NVRTC_SUCCESS {
+            log.resize(size, 0u8);
+            let _ = sys::nvrtcGetProgramLog(program, log.as_mut_ptr().cast());
+        }
+        let report = String::from_utf8_lossy(&log).trim_end_matches('\0').to_string();
+        let mut binary = Vec::new();
+        let outcome = checked(result, &format!("{name}: {report}")).and_then(|()| {
+            checked(sys::nvrtcGetCUBINSize(program, &mut size), &name)?;
+            binary.resize(size, 0u8);
+            checked(sys::nvrtcGetCUBIN(program, binary.as_mut_ptr().cast()), &name)
+        });
+        let _ = sys::nvrtcDestroyProgram(&mut program);
+        outcome.map(|()| Compiled { name, binary, report })
+    }
+}
+
+/// The binary from the cache folder, or compiled and kept there.
+pub(super) fn compile_cached(
+    source: Source,
+    arch: &str,
+    definitions: &[String],
+) -> Result<Vec<u8>, JaggedError> {
+    check_nvrtc()?;
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: both pointers are valid for the call.
+    checked(unsafe { sys::nvrtcVersion(&mut major, &mut minor) }, "the version")?;
+    let mut hash = Sha256::new();
+    for part in [&source.text(), arch, &definitions.join(" "), &format!("{major}.{minor}")] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let key: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = cache_folder().map(|folder| folder.join(format!("{key}.cubin")));
+    if let Some(kept) = path.as_ref().and_then(|path| std::fs::read(path).ok()) {
+        return Ok(kept);
+    }
+    let binary = compile(source, arch, definitions)?.binary;
+    if let Some(path) = path {
+        // A cache that cannot be written only costs the next start a compilation.
+        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+        let folder = path.parent().map(std::fs::create_dir_all);
+        if matches!(folder, Some(Ok(()))) && std::fs::write(&temporary, &binary).is_ok() {
+            let _ = std::fs::rename(&temporary, &path);
+        }
+    }
+    Ok(binary)
+}
+
+fn cache_folder() -> Option<PathBuf> {
+    let variable =
+        |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("PALMETTE_CACHE_DIR")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|folder| folder.join("palmette")))
+        .or_else(|| variable("HOME").map(|folder| folder.join(".cache/palmette")))
+        .map(|folder| folder.join("kernels"))
+}
+
+/// Compiles every kernel for every head width and type, without a GPU.
+pub fn compile_report(arch: &str) -> Result<Vec<Compiled>, JaggedError> {
+    let mut compiled = Vec::new();
+    for (source, definitions) in super::tiles::every_kernel(arch) {
+        compiled.push(compile(source, arch, &definitions)?);
+    }
+    Ok(compiled)
+}
+
+/// Compiles into the cache what a plan with these options would use on a GPU of
+/// architecture `arch` (such as `sm_90a`), without a GPU.
+pub fn precompile(
+    arch: &str,
+    element: GpuElement,
+    head_dim: usize,
+    options: &GpuOptions,
+) -> Result<(), JaggedError> {
+    for (source, definitions) in super::tiles::kernels_of(arch, element.code(), head_dim, options) {
+        compile_cached(source, arch, &definitions)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Needs NVRTC but no GPU; says so and passes where it is absent.
+    #[test]
+    fn kernels_compile_for_ampere_and_hopper() {
+        if let Err(error) = check_nvrtc() {
+            eprintln!("skipped: {error}");
+            return;
+        }
+        // One of each source; `compile_report` (run by the example) covers all.
+        let both = |head_dim| vec!["ELEMENT=1".to_string(), format!("HEAD_DIM={head_dim}")];
+        for arch in ["sm_80", "sm_90a"] {
+            assert!(!compile(Source::Plain, arch, &both(40)).unwrap().binary.is_empty());
+            assert!(!compile(Source::Mma, arch, &both(40)).unwrap().binary.is_empty());
+            assert!(!compile(Source::Support, arch, &both(40)).unwrap().binary.is_empty());
+        }
+        let error = compile(Source::Plain, "sm_80", &[]).unwrap_err().to_string();
+        assert!(error.contains("HEAD_DIM"), "{error}");
+    }
+}

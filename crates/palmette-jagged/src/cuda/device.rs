@@ -1,0 +1,112 @@
+//! One GPU with its loaded kernels.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute_enum, is_culib_present};
+use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError};
+use cudarc::nvrtc::Ptx;
+
+use super::compile::{Source, compile_cached, gpu_error};
+use crate::JaggedError;
+
+/// A compiled source with its options and the name of a kernel in it.
+type KernelKey = (Source, Vec<String>, &'static str);
+
+/// A GPU: its context, what it can do, and the kernels compiled for it so far.
+#[derive(Debug)]
+pub struct Gpu {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    capability: (i32, i32),
+    processors: u32,
+    loaded: Mutex<HashMap<KernelKey, CudaFunction>>,
+}
+
+pub(super) fn driver(error: DriverError) -> JaggedError {
+    gpu_error(format!("the CUDA driver answered: {error}"))
+}
+
+impl Gpu {
+    /// Opens GPU `ordinal`, from 0.
+    pub fn new(ordinal: usize) -> Result<Arc<Self>, JaggedError> {
+        // SAFETY: only opens and closes the library.
+        if !unsafe { is_culib_present() } {
+            return Err(gpu_error(
+                "the CUDA driver (libcuda.so) was not found: install NVIDIA's driver, or use the CPU",
+            ));
+        }
+        let context = CudaContext::new(ordinal).map_err(driver)?;
+        // Work is ordered by the stream it is given; nothing here crosses streams.
+        // SAFETY: no buffer of cudarc's is shared between streams.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(driver)?;
+        let capability = context.compute_capability().map_err(driver)?;
+        if capability < (8, 0) {
+            return Err(gpu_error(format!(
+                "compute capability {}.{} is too old: 8.0 (Ampere) or later is needed",
+                capability.0, capability.1
+            )));
+        }
+        let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let processors = context.attribute(attribute).map_err(driver)? as u32;
+        let loaded = Mutex::new(HashMap::new());
+        Ok(Arc::new(Self { context, stream, capability, processors, loaded }))
+    }
+
+    /// The context, for buffers.
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    /// A stream of its own.
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// The compute capability, such as `(9, 0)`.
+    pub fn capability(&self) -> (i32, i32) {
+        self.capability
+    }
+
+    /// Whether the Hopper path (wgmma) exists here.
+    pub fn is_hopper(&self) -> bool {
+        self.capability.0 == 9
+    }
+
+    /// Number of multiprocessors.
+    pub fn processors(&self) -> u32 {
+        self.processors
+    }
+
+    /// The architecture that kernels are compiled for.
+    fn arch(&self) -> String {
+        let suffix = if self.is_hopper() { "a" } else { "" };
+        format!("sm_{}{}{suffix}", self.capability.0, self.capability.1)
+    }
+
+    /// A kernel, compiled on first use, with room for its dynamic shared memory.
+    pub(super) fn kernel(
+        &self,
+        source: Source,
+        definitions: Vec<String>,
+        name: &'static str,
+        shared_bytes: u32,
+    ) -> Result<CudaFunction, JaggedError> {
+        let key = (source, definitions, name);
+        // A panic while compiling leaves the table as it was, so a poisoned lock is usable.
+        let mut loaded = self.loaded.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(function) = loaded.get(&key) {
+            return Ok(function.clone());
+        }
+        let binary = compile_cached(source, &self.arch(), &key.1)?;
+        let module = self.context.load_module(Ptx::from_binary(binary)).map_err(driver)?;
+        let function = module.load_function(name).map_err(driver)?;
+        let limit = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        if shared_bytes > 0 {
+            function.set_attribute(limit, shared_bytes as i32).map_err(driver)?;
+        }
+        loaded.insert(key, function.clone());
+        Ok(function)
+    }
+}

@@ -1,0 +1,20 @@
+//! The CUDA executor: kernels compiled at run time, found at run time.
+//!
+//! Nothing here needs CUDA to build. The driver and NVRTC are loaded when a [`Gpu`] is
+//! opened; a machine without them gets an error that names what is missing. Kernels are
+//! CUDA C++ without a single include, compiled for the device at hand on first use and
+//! kept as binaries in a cache folder (`PALMETTE_CACHE_DIR`, else the user's).
+
+mod arguments;
+mod attention;
+mod compile;
+mod device;
+mod launch;
+mod options;
+mod tiles;
+
+pub use attention::GpuAttention;
+pub use compile::{Compiled, compile_report, precompile};
+pub use device::Gpu;
+pub use options::{BackwardBuffers, ForwardBuffers, GpuElement, GpuOptions, GpuPath};
+pub use tiles::{BackwardTile, ForwardTile};

@@ -1,0 +1,253 @@
+//! Tile shapes of the Hopper kernels, and which kernels exist.
+
+use super::compile::Source;
+use super::options::{GpuOptions, GpuPath};
+
+/// The shape of the Hopper forward kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ForwardTile {
+    /// Keys in a tile: 64 or 128.
+    pub keys: u32,
+    /// Warpgroups of 64 queries in a block.
+    pub groups: u32,
+    /// Tiles of keys and values in flight.
+    pub stages: u32,
+    /// Blocks on a multiprocessor.
+    pub blocks: u32,
+    /// Whether the next tile's scores start before this one's exponentials.
+    pub lookahead: bool,
+    /// Registers a thread of consumers and producers, where they are moved.
+    pub registers: Option<(u32, u32)>,
+}
+
+/// The shape of a Hopper backward kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BackwardTile {
+    /// Rows of a streamed tile: 64 or 128.
+    pub tile: u32,
+    /// Warpgroups of 64 rows that stay in place.
+    pub groups: u32,
+    /// Tiles in flight.
+    pub stages: u32,
+    /// Blocks on a multiprocessor.
+    pub blocks: u32,
+    /// Whether the sums of a tile run beside the next tile's scores.
+    pub overlap: bool,
+    /// Registers a thread of consumers and producers, where they are moved.
+    pub registers: Option<(u32, u32)>,
+}
+
+/// Columns that a head takes in shared memory.
+fn padded(head_dim: usize) -> u32 {
+    match head_dim {
+        ..=64 => 64,
+        65..=128 => 128,
+        _ => 256,
+    }
+}
+
+/// Definitions that every source takes.
+pub(super) fn base(element: u32, head_dim: usize) -> Vec<String> {
+    vec![format!("ELEMENT={element}"), format!("HEAD_DIM={head_dim}")]
+}
+
+/// Registers a thread starts with: what the assembler gives when `blocks` blocks share
+/// the 64 Ki registers of a multiprocessor. Moving more than that would wait for ever.
+pub(super) fn registers_fit(groups: u32, blocks: u32, registers: Option<(u32, u32)>) -> bool {
+    let Some((consumer, producer)) = registers else { return true };
+    let start = 65_536 / (128 * (groups + 1) * blocks) / 8 * 8;
+    consumer * groups + producer <= start * (groups + 1)
+}
+
+fn shape(definitions: &mut Vec<String>, values: &[(&str, u32)], registers: Option<(u32, u32)>) {
+    let (consumer, producer) = registers.unwrap_or((0, 0));
+    definitions.extend(values.iter().map(|(name, value)| format!("{name}={value}")));
+    definitions.push(format!("CONSUMER_REGISTERS={consumer}"));
+    definitions.push(format!("PRODUCER_REGISTERS={producer}"));
+}
+
+impl ForwardTile {
+    /// The shape that measured best for a head dimension and longest row.
+    pub fn best(head_dim: usize, longest: usize) -> Self {
+        let tile = |groups, stages, blocks, registers| Self {
+            keys: 64,
+            groups,
+            stages,
+            blocks,
+            lookahead: true,
+            registers,
+        };
+        match padded(head_dim) {
+            64 => tile(1, 2, 3, None),
+            128 if longest <= 1024 => tile(1, 2, 2, None),
+            128 => tile(3, 3, 1, Some((160, 32))),
+            _ => tile(2, 2, 1, Some((240, 24))),
+        }
+    }
+
+    /// Queries of a block.
+    pub(super) fn queries(&self) -> u32 {
+        64 * self.groups
+    }
+
+    pub(super) fn threads(&self) -> u32 {
+        128 * self.groups + if self.registers.is_some() { 128 } else { 32 }
+    }
+
+    pub(super) fn shared_bytes(&self, head_dim: usize) -> u32 {
+        1024 + 2 * padded(head_dim) * (self.queries() + 2 * self.stages * self.keys)
+    }
+
+    pub(super) fn definitions(&self, element: u32, head_dim: usize) -> Vec<String> {
+        let mut definitions = base(element, head_dim);
+        let values = [
+            ("KEYS", self.keys),
+            ("GROUPS", self.groups),
+            ("STAGES", self.stages),
+            ("BLOCKS", self.blocks),
+            ("LOOKAHEAD", u32::from(self.lookahead)),
+        ];
+        shape(&mut definitions, &values, self.registers);
+        definitions
+    }
+}
+
+impl BackwardTile {
+    /// The shape that measured best for the gradients of keys and values.
+    pub fn best_for_keys(head_dim: usize) -> Self {
+        if padded(head_dim) == 64 {
+            Self {
+                tile: 64,
+                groups: 1,
+                stages: 3,
+                blocks: 2,
+                overlap: true,
+                registers: Some((216, 40)),
+            }
+        } else {
+            Self {
+                tile: 64,
+                groups: 2,
+                stages: 3,
+                blocks: 1,
+                overlap: false,
+                registers: Some((240, 24)),
+            }
+        }
+    }
+
+    /// The shape that measured best for the gradient of queries.
+    pub fn best_for_queries(head_dim: usize) -> Self {
+        if padded(head_dim) == 64 {
+            Self { tile: 64, groups: 1, stages: 2, blocks: 3, overlap: false, registers: None }
+        } else {
+            Self {
+                tile: 128,
+                groups: 2,
+                stages: 2,
+                blocks: 1,
+                overlap: false,
+                registers: Some((240, 24)),
+            }
+        }
+    }
+
+    /// Rows of a block.
+    pub(super) fn rows(&self) -> u32 {
+        64 * self.groups
+    }
+
+    pub(super) fn threads(&self) -> u32 {
+        128 * self.groups + if self.registers.is_some() { 128 } else { 32 }
+    }
+
+    pub(super) fn shared_bytes(&self, head_dim: usize) -> u32 {
+        1024 + 4 * padded(head_dim) * (self.rows() + self.stages * self.tile)
+    }
+
+    pub(super) fn definitions(&self, element: u32, head_dim: usize, for_keys: bool) -> Vec<String> {
+        let mut definitions = base(element, head_dim);
+        let values = [
+            ("TILE", self.tile),
+            ("GROUPS", self.groups),
+            ("STAGES", self.stages),
+            ("BLOCKS", self.blocks),
+            ("FOR_KEYS", u32::from(for_keys)),
+            ("OVERLAP", u32::from(self.overlap)),
+        ];
+        shape(&mut definitions, &values, self.registers);
+        definitions
+    }
+}
+
+/// The sources, with definitions, that a plan with these options uses.
+pub(super) fn kernels_of(
+    arch: &str,
+    element: u32,
+    head_dim: usize,
+    options: &GpuOptions,
+) -> Vec<(Source, Vec<String>)> {
+    let mut kernels = vec![(Source::Support, base(element, head_dim))];
+    let fastest = if element == 0 {
+        GpuPath::Plain
+    } else if arch.starts_with("sm_90") && options.bias.is_none() {
+        GpuPath::Wgmma
+    } else {
+        GpuPath::Mma
+    };
+    let path = options.path.unwrap_or(fastest);
+    if path == GpuPath::Plain || head_dim > 128 || options.bias.is_some() {
+        kernels.push((Source::Plain, base(element, head_dim)));
+    }
+    match path {
+        GpuPath::Plain => return kernels,
+        GpuPath::Mma => {
+            kernels.push((Source::Mma, base(element, head_dim)));
+            return kernels;
+        }
+        GpuPath::Wgmma => {}
+    }
+    let forward = match options.forward {
+        Some(tile) => vec![tile],
+        None => vec![ForwardTile::best(head_dim, 1024), ForwardTile::best(head_dim, 4096)],
+    };
+    for tile in forward {
+        kernels.push((Source::HopperForward, tile.definitions(element, head_dim)));
+    }
+    if head_dim <= 128 {
+        let keys = options.backward_keys.unwrap_or(BackwardTile::best_for_keys(head_dim));
+        let queries = options.backward_queries.unwrap_or(BackwardTile::best_for_queries(head_dim));
+        kernels.push((Source::HopperBackward, keys.definitions(element, head_dim, true)));
+        kernels.push((Source::HopperBackward, queries.definitions(element, head_dim, false)));
+    }
+    kernels
+}
+
+/// Every source with the definitions it is used with at the usual head dimensions.
+pub(super) fn every_kernel(arch: &str) -> Vec<(Source, Vec<String>)> {
+    let mut kernels = Vec::new();
+    for element in 0..3 {
+        for head_dim in [16, 32, 64, 96, 128, 192, 256] {
+            for path in [None, Some(GpuPath::Mma), Some(GpuPath::Plain)] {
+                if element == 0 && path == Some(GpuPath::Mma) {
+                    continue;
+                }
+                let options = GpuOptions { path, ..GpuOptions::default() };
+                for kernel in kernels_of(arch, element, head_dim, &options) {
+                    if !kernels.contains(&kernel) {
+                        kernels.push(kernel);
+                    }
+                }
+            }
+        }
+    }
+    kernels
+}
+
+/// Bytes of shared memory of the portable kernels: forward, backward.
+pub(super) fn mma_shared_bytes(head_dim: usize) -> (u32, u32) {
+    let pitch = (head_dim as u32).next_multiple_of(16) + 8;
+    let keys = if head_dim > 128 { 32 } else { 64 };
+    let tile = if head_dim > 64 { 32 } else { 64 };
+    (2 * pitch * (64 + 2 * keys), 2 * pitch * (2 * 64 + 2 * tile))
+}
