@@ -132,7 +132,9 @@ fn expression(path: &Path) -> String {
             let sources = if op == SparseOp::Zero { vec![] } else { rename(block.sparse_sources) };
             write!(text, " {op:?} {sources:?} fields {}", block.sparse_width).unwrap();
         }
-        if seen.contains(&(i, 'D')) && block.sparse_to_dense {
+        // With 128 units the merge is a view of D, which the pair term changes in place.
+        let view = seen.contains(&(i, 'S')) && block.dense_to_sparse && block.dense_width == 128;
+        if (seen.contains(&(i, 'D')) || view) && block.sparse_to_dense {
             text.push_str(" +fm");
         }
         if seen.contains(&(i, 'S')) && block.dense_to_sparse {
