@@ -1,7 +1,7 @@
 //! Makes a log in Criteo's form and measures how fast it is prepared.
 //!
 //! ```text
-//! cargo run --release -p palmette-data --example criteo_throughput -- 2000000 /tmp/throughput
+//! cargo run --release -p palmette-data --example criteo_throughput -- 2000000 throughput
 //! ```
 //!
 //! Field widths and missing shares follow the Kaggle log (about 230 bytes a row; two integers in
@@ -18,7 +18,7 @@ use palmette_random::{Draw, stream};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let rows: u64 = args.next().unwrap_or("2000000".into()).parse()?;
-    let dir = PathBuf::from(args.next().unwrap_or("/tmp/palmette-throughput".into()));
+    let dir = PathBuf::from(args.next().unwrap_or("throughput".into()));
     std::fs::create_dir_all(&dir)?;
     let log = dir.join(format!("criteo-{rows}.tsv"));
     let schema = Schema::preset("criteo").ok_or("no preset")?;

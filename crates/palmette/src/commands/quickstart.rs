@@ -9,12 +9,12 @@ use palmette_data::{Dataset, PrepareOptions, Schema, prepare};
 
 use super::search::print_summary;
 
-/// Make a click log, search, train, compare and report, in about two minutes
+/// Make a click log, search, train, compare and report, in a few minutes
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   palmette quickstart
-  palmette quickstart --dir /tmp/try --seed 7
+  palmette quickstart --dir try --seed 7
 
 Everything has fixed counts: the same seed gives the same result. If it is stopped, give the same
 command again and it goes on where it was.")]
@@ -41,7 +41,7 @@ fractions = [0.8, 0.1, 0.1]
 seed = 1
 "#;
 
-/// The configuration of the quickstart: a small NASRec-Full space and counts for two minutes on two cores.
+/// The configuration of the quickstart: a small NASRec-Full space and counts for a few minutes on two cores.
 const CONFIG: &str = include_str!("../../recipes/quickstart.toml");
 
 pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {

@@ -14,7 +14,7 @@ use serde_json::Value;
 Examples:
   palmette repro
   palmette repro nycflights13 --data ~/logs
-  palmette repro nycflights13 --data ~/logs --dir /tmp/flights
+  palmette repro nycflights13 --data ~/logs --dir flights
 
 A recipe is a configuration whose first lines are comments: what it is, the commands, and
   # expected: searched test log loss 0.5312 +- 0.0020
