@@ -16,6 +16,7 @@ mod prepare;
 mod quickstart;
 mod report;
 mod repro;
+mod repro_expected;
 mod runs;
 mod search;
 mod show;
@@ -42,7 +43,7 @@ pub enum Verb {
     Export(export::Args),
     /// Render a run's report again
     Report(report::Args),
-    /// List recipes, or run one and compare it with its expected figure
+    /// List recipes, or run one and compare it with its expected figures
     Repro(repro::Args),
     /// List, show and compare runs
     Runs(runs::Args),

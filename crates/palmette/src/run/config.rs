@@ -210,8 +210,10 @@ impl Config {
         if let Some(file) = file {
             let text = std::fs::read_to_string(file)
                 .with_context(|| format!("cannot read the configuration {}", file.display()))?;
-            let own: toml::Table =
+            let mut own: toml::Table =
                 toml::from_str(&text).with_context(|| format!("{} is not TOML", file.display()))?;
+            // What a recipe is expected to find is no setting: `palmette repro` reads it.
+            own.remove("expected");
             merge(&mut table, own);
         }
         for assignment in set {
