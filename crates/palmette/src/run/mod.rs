@@ -1,5 +1,6 @@
 //! A run: its folder, its configuration, its plan and its phases.
 
+mod check;
 mod config;
 mod context;
 mod driver;
@@ -8,6 +9,7 @@ mod export;
 mod folder;
 mod index;
 mod plan;
+mod preset;
 mod report;
 mod results;
 mod sqlite;
@@ -22,6 +24,7 @@ pub use export::{ModelDescription, export_model, transforms, write_drawing, writ
 pub use folder::{ModelFolder, architecture_of, check_encoders};
 pub use index::{RunRecord, TestedModel, read_runs};
 pub use plan::{Plan, parse_duration};
+pub use preset::Preset;
 pub use results::{ModelResult, Summary};
 pub use sqlite::write_index;
 pub use store::{RunStore, file_sha256, read_journal, write_whole};
