@@ -64,7 +64,7 @@ impl ParamLayout {
     /// Declares a `rows x cols` matrix.
     ///
     /// # Panics
-    /// With more than 2^24 rows or columns.
+    /// With more than 2^31 rows or columns.
     pub fn matrix(
         &mut self,
         name: impl Into<String>,
@@ -72,7 +72,7 @@ impl ParamLayout {
         cols: usize,
         init: Init,
     ) -> ParamId {
-        assert!(rows.max(cols) <= 1 << 24, "a {rows} x {cols} matrix is too large");
+        assert!(rows.max(cols) <= 1 << 31, "a {rows} x {cols} matrix is too large");
         let stride = if rows == 1 { cols.next_multiple_of(16) } else { padded(cols) };
         let id = ParamId(self.specs.len() as u32);
         self.specs.push(ParamSpec {

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use palmette::console::Console;
 
 pub mod bench;
+mod bench_ranking;
 mod check_golden;
 mod cost;
 mod eval;
@@ -51,7 +52,7 @@ pub enum Verb {
     Cost(cost::Args),
     /// Compare an architecture's arithmetic with what the released NASRec code computes
     CheckGolden(check_golden::Args),
-    /// Compare search strategies on tables of trained networks
+    /// Compare search strategies on tables, or rankings with training from scratch
     Bench(bench::Args),
 }
 

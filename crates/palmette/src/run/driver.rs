@@ -19,6 +19,7 @@ use palmette_search::{
 use palmette_space::{Domain, Genotype};
 use serde::{Deserialize, Serialize};
 
+use super::agreement::rank_agreement;
 use super::context::RunContext;
 use super::environment::Environment;
 use super::export::export_run;
@@ -51,18 +52,9 @@ pub fn search(
     budget_seconds: Option<f64>,
     command: &str,
 ) -> Result<Outcome> {
-    let (config, dataset) = (context.config, context.dataset);
-    let shape = Shape { dense: dataset.dense_fields(), fields: dataset.categorical_fields() };
-    let memory = MemoryModel::default();
-    let all_rows: Vec<u64> = dataset.table_rows(None).iter().map(|&n| n.into()).collect();
-    let space =
-        LimitedSpace::new(config.space.space()?, shape, &all_rows, config.cost.limits()?, memory)
-            .map_err(|e| anyhow!("{e}"))?;
+    let run = Run::new(context)?;
     // Limits that nobody can meet are said before the folder holds a run.
-    let mut store = RunStore::open(dir)?;
-    Environment::here(dataset)?.check_or_record(&store)?;
-    store.write("config.toml", |out| Ok(out.write_all(config.to_toml()?.as_bytes())?))?;
-    let run = Run { context, space, shape };
+    let mut store = run.open(dir)?;
     let plan = run.plan(&mut store, budget_seconds)?;
     let ranked = run.rank(&mut store, &plan)?;
     let searched = run.retrain_best(&mut store, &plan, &ranked)?;
@@ -74,9 +66,9 @@ pub fn search(
     Ok(Outcome { summary, dir: dir.into() })
 }
 
-struct Run<'a, 'c> {
-    context: &'a RunContext<'c>,
-    space: LimitedSpace,
+pub(super) struct Run<'a, 'c> {
+    pub(super) context: &'a RunContext<'c>,
+    pub(super) space: LimitedSpace,
     shape: Shape,
 }
 
@@ -86,7 +78,27 @@ struct Chosen {
     trial: Trial,
 }
 
-impl<'c> Run<'_, 'c> {
+impl<'a, 'c> Run<'a, 'c> {
+    /// The space under the limits.
+    pub(super) fn new(context: &'a RunContext<'c>) -> Result<Self> {
+        let (config, dataset) = (context.config, context.dataset);
+        let shape = Shape { dense: dataset.dense_fields(), fields: dataset.categorical_fields() };
+        let all_rows: Vec<u64> = dataset.table_rows(None).iter().map(|&n| n.into()).collect();
+        let (limits, memory) = (config.cost.limits()?, MemoryModel::default());
+        let space = LimitedSpace::new(config.space.space()?, shape, &all_rows, limits, memory)
+            .map_err(|e| anyhow!("{e}"))?;
+        Ok(Self { context, space, shape })
+    }
+
+    /// The run's folder, for this machine and this configuration.
+    pub(super) fn open(&self, dir: &FilePath) -> Result<RunStore> {
+        let store = RunStore::open(dir)?;
+        Environment::here(self.context.dataset)?.check_or_record(&store)?;
+        let config = self.context.config.to_toml()?;
+        store.write("config.toml", |out| Ok(out.write_all(config.as_bytes())?))?;
+        Ok(store)
+    }
+
     fn supernet(&self, plan: Option<&Plan>) -> Result<SupernetTraining<'c>> {
         let RunContext { config, dataset, .. } = *self.context;
         let mut settings = config.search.supernet.clone();
@@ -151,7 +163,7 @@ impl<'c> Run<'_, 'c> {
     }
 
     /// Trains the supernet unless that is done, and gives its weights to a ranker.
-    fn ranker(&self, store: &mut RunStore, plan: &Plan) -> Result<SubnetRanker<'c>> {
+    pub(super) fn ranker(&self, store: &mut RunStore, plan: &Plan) -> Result<SubnetRanker<'c>> {
         let begin = Instant::now();
         let mut supernet = self.supernet(Some(plan))?;
         match store.load_checkpoint("supernet", &mut supernet.model)? {
@@ -197,7 +209,14 @@ impl<'c> Run<'_, 'c> {
         genotype: &Genotype,
     ) -> Result<Ranked> {
         if let Some(event) = store.find("score", id) {
-            return Ok(Ranked::deserialize(&event["result"])?);
+            let ranked = Ranked::deserialize(&event["result"])?;
+            if ranked.genotype != *genotype {
+                bail!(
+                    "{}: score {id} is of another search (edited settings?)",
+                    store.dir().display()
+                );
+            }
+            return Ok(ranked);
         }
         if ranker.is_none() {
             *ranker = Some(self.ranker(store, plan)?);
@@ -260,7 +279,7 @@ impl<'c> Run<'_, 'c> {
     }
 
     /// Random feasible networks, no two alike.
-    fn random_genotypes(&self, count: usize) -> Vec<Genotype> {
+    pub(super) fn random_genotypes(&self, count: usize) -> Vec<Genotype> {
         let mut found: Vec<Genotype> = Vec::new();
         let mut keys = std::collections::BTreeSet::new();
         for index in 0..1000 * count as u64 {
@@ -281,11 +300,11 @@ impl<'c> Run<'_, 'c> {
         found
     }
 
-    fn search_tables(&self) -> Vec<u32> {
+    pub(super) fn search_tables(&self) -> Vec<u32> {
         self.context.capped_tables(self.space.table_cap())
     }
 
-    fn network(&self, genotype: &Genotype) -> Contender {
+    pub(super) fn network(&self, genotype: &Genotype) -> Contender {
         Contender::Network(palmette_ctr::nasrec::canonical(&self.space.nasrec().path(genotype)))
     }
 
@@ -427,6 +446,7 @@ impl<'c> Run<'_, 'c> {
         let tables = self.context.final_tables(self.space.table_cap());
         let settings = TrainSettings {
             learning_rate: chosen.trial.learning_rate,
+            batch_size: config.train.final_batch_size.unwrap_or(config.train.network.batch_size),
             ..config.train.network.clone()
         };
         let mut result = ModelResult {
@@ -558,7 +578,7 @@ impl<'c> Run<'_, 'c> {
             models,
             evaluation: evaluation.context("the searched model was not trained")?,
             bayes_log_loss,
-            rank_correlation: rank_correlation(store),
+            rank_correlation: rank_agreement(store).map(|agreement| agreement.tau),
         })
     }
 
@@ -610,25 +630,6 @@ fn interval_groups(dataset: &Dataset, column: Option<&str>) -> Result<Option<Vec
         .extra_f64(Split::Test, column)
         .with_context(|| format!("[data] interval_groups = \"{column}\""))?;
     Ok(Some(seconds.iter().map(|s| (s / 86_400.0).floor() as i64 as u64).collect()))
-}
-
-/// Kendall's tau of supernet scores against validation log losses over the random networks.
-fn rank_correlation(store: &RunStore) -> Option<f64> {
-    let (mut scores, mut losses) = (Vec::new(), Vec::new());
-    for event in store.all("trial") {
-        let Some(id) = event["id"].as_str().and_then(|id| id.strip_prefix("random-search/")) else {
-            continue;
-        };
-        let score = store
-            .find("score", &format!("random/{id}"))
-            .and_then(|e| e["result"]["score"].as_f64());
-        if let (Some(score), Some(loss)) = (score, event["result"]["validation_log_loss"].as_f64())
-        {
-            scores.push(score);
-            losses.push(loss);
-        }
-    }
-    (scores.len() > 2).then(|| palmette_search::kendall_tau_b(&scores, &losses))
 }
 
 /// Ship when the searched model beats the model to beat with the whole interval: the user's own

@@ -1,5 +1,6 @@
 //! A run: its folder, its configuration, its plan and its phases.
 
+mod agreement;
 mod check;
 mod config;
 mod context;
@@ -10,6 +11,7 @@ mod folder;
 mod index;
 mod plan;
 mod preset;
+mod ranking_study;
 mod report;
 mod results;
 mod sqlite;
@@ -25,6 +27,7 @@ pub use folder::{ModelFolder, architecture_of, check_encoders};
 pub use index::{RunRecord, TestedModel, read_runs};
 pub use plan::{Plan, parse_duration};
 pub use preset::Preset;
+pub use ranking_study::{Agreement, RankingReport, RankingStudy, StudiedNetwork, study_ranking};
 pub use results::{ModelResult, Summary};
 pub use sqlite::write_index;
 pub use store::{RunStore, file_sha256, read_journal, write_whole};

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use palmette_ctr::baselines::Baseline;
 use palmette_ctr::metrics::{Evaluation, Scores, evaluate};
 use palmette_ctr::nasrec::{self, Path, Shape};
@@ -213,12 +213,32 @@ pub fn validate(
     table_rows: &[u32],
     checkpoint_every: u64,
 ) -> Result<Trial> {
+    let seed = context.config.run.seed;
+    validate_seed(context, store, id, contender, learning_rate, table_rows, checkpoint_every, seed)
+}
+
+/// Like [`validate`], with a seed of its own for weights and order.
+pub fn validate_seed(
+    context: &RunContext<'_>,
+    store: &mut RunStore,
+    id: &str,
+    contender: &Contender,
+    learning_rate: f64,
+    table_rows: &[u32],
+    checkpoint_every: u64,
+    seed: u64,
+) -> Result<Trial> {
     if let Some(event) = store.find("trial", id) {
-        return Ok(Trial::deserialize(&event["result"])?);
+        let trial = Trial::deserialize(&event["result"])?;
+        let is_asked = trial.contender == *contender
+            && (trial.learning_rate, trial.seed) == (learning_rate, seed);
+        if !is_asked {
+            bail!("{}: trial {id} is of another search (edited settings?)", store.dir().display());
+        }
+        return Ok(trial);
     }
     let begin = Instant::now();
     let settings = TrainSettings { learning_rate, ..context.config.train.network.clone() };
-    let seed = context.config.run.seed;
     let compiled = contender.compile(&context.inputs(table_rows), settings.layer_norm)?;
     let (macs, params) = contender.cost(&compiled, context);
     let mut trial = Trial {
