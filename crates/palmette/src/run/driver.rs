@@ -26,7 +26,9 @@ use super::export::export_run;
 use super::plan::{Plan, Prediction, Rates};
 use super::results::{FinalFit, ModelResult, Summary};
 use super::store::RunStore;
-use super::trials::{Contender, ScoredPart, Trial, best, fit, record, sample_weights, validate};
+use super::trials::{
+    Contender, ScoredPart, Trial, best, check_sides, fit, record, sample_weights, validate,
+};
 
 /// A finished run.
 pub struct Outcome {
@@ -83,6 +85,7 @@ impl<'a, 'c> Run<'a, 'c> {
     pub(super) fn new(context: &'a RunContext<'c>) -> Result<Self> {
         let (config, dataset) = (context.config, context.dataset);
         let shape = Shape { dense: dataset.dense_fields(), fields: dataset.categorical_fields() };
+        check_sides(shape.dense, shape.fields)?;
         let all_rows: Vec<u64> = dataset.table_rows(None).iter().map(|&n| n.into()).collect();
         let (limits, memory) = (config.cost.limits()?, MemoryModel::default());
         let space = LimitedSpace::new(config.space.space()?, shape, &all_rows, limits, memory)

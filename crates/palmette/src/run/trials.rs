@@ -30,12 +30,27 @@ impl Contender {
     /// Declares its parameters and builds its program.
     pub fn compile(&self, inputs: &ModelInputs, layer_norm: bool) -> Result<CompiledModel> {
         match self {
-            Self::Network(path) => Ok(CompiledModel::nasrec(path, inputs, layer_norm)),
+            Self::Network(path) => {
+                check_sides(inputs.dense, inputs.fields.len())?;
+                Ok(CompiledModel::nasrec(path, inputs, layer_norm))
+            }
             Self::Baseline(baseline) => {
                 baseline.compile(inputs).with_context(|| format!("baseline {}", baseline.name()))
             }
         }
     }
+}
+
+/// Fails unless a NASRec network has something to read on both of its sides.
+pub(super) fn check_sides(dense: usize, fields: usize) -> Result<()> {
+    if dense == 0 || fields == 0 {
+        bail!(
+            "NASRec networks read at least one dense input and one categorical field, the data have \
+             {dense} and {fields}; a constant column serves (NASRec gives Avazu, which has no dense \
+             input, a zero)"
+        );
+    }
+    Ok(())
 }
 
 impl Contender {
