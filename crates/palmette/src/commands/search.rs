@@ -67,8 +67,10 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let dataset = Dataset::open(&config.data.dataset)?;
     let context =
         RunContext { config: &config, dataset: &dataset, console, stop: Stop::on_interrupt() };
-    let command: Vec<String> = std::env::args().collect();
-    match run::search(&context, &dir, config.run.budget_seconds, &command.join(" ")) {
+    // The program's own path is nobody else's.
+    let command = std::iter::once("palmette".to_owned()).chain(std::env::args().skip(1));
+    let command = command.collect::<Vec<_>>().join(" ");
+    match run::search(&context, &dir, config.run.budget_seconds, &command) {
         Ok(outcome) => {
             print_summary(console, &outcome.summary, &outcome.dir)?;
             Ok(ExitCode::SUCCESS)

@@ -1,9 +1,12 @@
 //! How well the supernet's scores agree with training from scratch.
 
-use palmette_search::kendall_tau_b;
+use palmette_search::{bootstrap_interval, kendall_tau_b};
 
 use super::store::RunStore;
 use crate::report::RankAgreement;
+
+/// Resamples of the interval.
+const RESAMPLES: usize = 2_000;
 
 /// The random networks of a search, scored and trained; those of the search's best would be cut off
 /// at one end. Nothing for fewer than three, or where all are equal.
@@ -29,5 +32,10 @@ pub(super) fn rank_agreement(store: &RunStore) -> Option<RankAgreement> {
     let tau = kendall_tau_b(&scores, &losses);
     let cheaper: Vec<f64> = macs.iter().map(|m| -m).collect();
     let macs_tau = Some(kendall_tau_b(&cheaper, &losses)).filter(|t| t.is_finite());
-    tau.is_finite().then_some(RankAgreement { pairs, tau, interval: None, ceiling: None, macs_tau })
+    let (low, high) = bootstrap_interval(pairs.len(), RESAMPLES, 0.95, 0, |drawn| {
+        let pick = |values: &[f64]| drawn.iter().map(|&i| values[i]).collect::<Vec<f64>>();
+        kendall_tau_b(&pick(&scores), &pick(&losses))
+    });
+    let interval = Some((low, high)).filter(|_| low.is_finite());
+    tau.is_finite().then_some(RankAgreement { pairs, tau, interval, ceiling: None, macs_tau })
 }
