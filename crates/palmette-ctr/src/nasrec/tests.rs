@@ -215,6 +215,7 @@ proptest! {
         let path = space.random_path(&mut stream(seed, "test/canonical", 0));
         let once = canonical(&path);
         prop_assert_eq!(&canonical(&once), &once);
+        prop_assert_eq!((path.check(), once.check()), (Ok(()), Ok(())));
         prop_assert_eq!(expression(&once), expression(&path));
         let shape = Shape { dense: 13, fields: 26 };
         prop_assert_eq!(macs(&once, shape), macs(&path, shape));
