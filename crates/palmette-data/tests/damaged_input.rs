@@ -12,8 +12,8 @@ use proptest::prelude::*;
 
 const SCHEMA: &str = r#"
 label = { column = "click", at_least = 1 }
-dense = ["price", { column = "age", transform = "none" }]
-categorical = ["user", { column = "site", encoder = { kind = "hash", rows = 100 } }]
+dense = ["price", "age"]
+categorical = ["user", "site"]
 encoder = { kind = "dictionary", min_count = 2 }
 transform = "standard"
 time = "day"
@@ -23,6 +23,11 @@ group = "user"
 by = "random"
 fractions = [0.8, 0.1, 0.1]
 seed = 1
+[column.site]
+encoder = "hash"
+rows = 100
+[column.age]
+transform = "none"
 "#;
 
 fn log(rows: u64) -> String {
@@ -128,6 +133,7 @@ proptest! {
 
 #[test]
 fn schemas_of_odd_values() {
+    assert!(Schema::parse(SCHEMA, Path::new("s.toml")).is_ok());
     const VALUES: [&str; 18] = [
         "0",
         "-1",

@@ -368,7 +368,8 @@ impl Program {
     /// With more than eight inputs.
     pub fn head(&mut self, pieces: &[(BufferId, HeadInput)], bias: Option<ParamId>) -> BufferId {
         assert!(pieces.len() <= 8, "the head takes at most eight inputs");
-        pieces.iter().for_each(|p| drop(self.extent(p.0)));
+        // Before anything is added: a buffer of another program panics here.
+        assert!(pieces.iter().all(|p| (p.0.0 as usize) < self.buffers.len()), "no such buffer");
         self.first_head_slice = self.slices.len();
         let inputs = self.add_inputs(pieces.iter().map(|p| p.0));
         let mut kinds = [None; 8];
