@@ -73,7 +73,7 @@ fn a_thousand_random_paths_multiply_no_more_than_they_say() {
     // The count is the calling thread's: one thread does everything.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     pool.install(|| {
-        let supernet = Network::supernet(space.config(), shape);
+        let supernet = Network::supernet(space.config(), shape, true);
         let shared = zeros(supernet.layout(), tables(shape));
         let (mut executor, mut program) = (Executor::new(), Program::new());
         let mut sums = [0.0; 4];
@@ -111,7 +111,7 @@ const POISON: u32 = 0x7fc5_a5a5;
 #[test]
 fn weights_outside_a_path_are_neither_read_nor_written() {
     let (shape, space) = (criteo(), NasRecSpace::published(Operators::Full));
-    let network = Network::supernet(space.config(), shape);
+    let network = Network::supernet(space.config(), shape, true);
     let optimizer = Optimizer::Adagrad { epsilon: 1e-2 };
     let mut model = zeros(network.layout(), Vec::new());
     model = Model {

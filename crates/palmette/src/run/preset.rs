@@ -90,6 +90,7 @@ impl Preset {
                     batch_size: log.batch_size,
                     clip_norm: 5.0,
                     order: Order::Shuffled,
+                    layer_norm: true,
                 },
                 ranking: RankingSettings {
                     finetune_steps: 500,

@@ -12,11 +12,11 @@ use palmette_space::Genotype;
 use serde::{Deserialize, Serialize};
 
 use super::context::RunContext;
-use super::driver::Run;
 use super::export::write_json;
 use super::plan::Plan;
+use super::setup::Run;
 use super::store::RunStore;
-use super::trials::{record, validate_seed};
+use super::trials::{TrialRequest, record, validate};
 
 /// How much is compared; fixed by the first start of a study.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,16 +119,23 @@ pub fn study_ranking(
     progress.finish();
     // The supernet's memory is free for the networks.
     drop(ranker);
-    let (tables, rate) = (run.search_tables(), context.config.train.network.learning_rate);
-    for (i, network) in networks.iter_mut().enumerate() {
-        let contender = run.network(&network.genotype);
-        for n in 0..study.seeds as u64 {
-            let (id, seed) = (format!("network/{i}/{n}"), context.config.run.seed + n);
-            let every = plan.checkpoint_every;
-            let trial =
-                validate_seed(context, &mut store, &id, &contender, rate, &tables, every, seed)?;
-            network.from_scratch.push(trial.validation_log_loss);
-        }
+    let requests: Vec<TrialRequest> = networks
+        .iter()
+        .enumerate()
+        .flat_map(|(i, network)| {
+            let contender = run.network(&network.genotype);
+            (0..study.seeds as u64).map(move |n| TrialRequest {
+                id: format!("network/{i}/{n}"),
+                contender: contender.clone(),
+                learning_rate: context.config.train.network.learning_rate,
+                seed: context.config.run.seed + n,
+            })
+        })
+        .collect();
+    let (what, tables, every) = ("from scratch", run.search_tables(), plan.checkpoint_every);
+    let trials = validate(context, &mut store, what, &requests, &tables, every)?;
+    for (network, trials) in networks.iter_mut().zip(trials.chunks(study.seeds)) {
+        network.from_scratch = trials.iter().map(|trial| trial.validation_log_loss).collect();
     }
     let report = report(study, networks, context.config.run.seed);
     write_json(&store.dir().join("ranking.json"), &report)?;

@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::context::RunContext;
+use super::files::RunFiles;
 use super::store::RunStore;
+use super::workers::{in_order, trainings_at_a_time};
+use crate::console::Progress;
 
 /// A model that can be trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,76 +92,72 @@ pub struct Trial {
     pub curve: Vec<f64>,
 }
 
-/// Trains a compiled model on `parts`, from its checkpoint where there is one.
-pub fn fit<'a>(
-    context: &RunContext<'a>,
-    store: &RunStore,
-    task: &str,
-    compiled: CompiledModel,
-    settings: &TrainSettings,
-    parts: &[Split],
-    table_rows: &[u32],
-    seed: u64,
-    checkpoint_every: u64,
-) -> Result<NetworkTraining<'a>> {
-    fit_from(
-        context,
-        store,
-        task,
-        compiled,
-        settings,
-        parts,
-        table_rows,
-        seed,
-        checkpoint_every,
-        |_| Ok(()),
-    )
+/// What a training depends on beside the model.
+pub struct FitRequest<'r> {
+    /// Names the checkpoint.
+    pub task: &'r str,
+    /// How.
+    pub settings: &'r TrainSettings,
+    /// Parts of the dataset to train on.
+    pub parts: &'r [Split],
+    /// Rows of each embedding table.
+    pub table_rows: &'r [u32],
+    /// Seed of weights and order.
+    pub seed: u64,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
 }
 
-/// Like [`fit`], with weights that `initialise` sets before the first step.
-pub fn fit_from<'a>(
+impl FitRequest<'_> {
+    /// Rows that the training will see, repetitions counted.
+    pub fn samples(&self, dataset: &Dataset) -> u64 {
+        let rows: usize = self.parts.iter().map(|&part| dataset.rows(part)).sum();
+        (rows as f64 * self.settings.epochs) as u64
+    }
+}
+
+/// Trains a compiled model from its checkpoint where there is one, else from fresh weights as
+/// `initialise` leaves them; `progress` counts samples.
+///
+/// # Errors
+/// A training that diverges, a stop by the user, a file that cannot be written.
+pub fn fit<'a>(
     context: &RunContext<'a>,
-    store: &RunStore,
-    task: &str,
+    files: &RunFiles,
+    request: &FitRequest<'_>,
     compiled: CompiledModel,
-    settings: &TrainSettings,
-    parts: &[Split],
-    table_rows: &[u32],
-    seed: u64,
-    checkpoint_every: u64,
+    progress: &Progress,
     initialise: impl FnOnce(&mut Model<f32>) -> Result<()>,
 ) -> Result<NetworkTraining<'a>> {
-    let start = |compiled: CompiledModel| -> Result<NetworkTraining<'a>> {
-        let CompiledModel { layout, tables, program, .. } = compiled;
-        let batches = Batches::new(
-            context.dataset,
-            parts,
-            settings.batch_size,
-            settings.order,
-            seed,
-            table_rows.to_vec(),
-        )?;
-        Ok(NetworkTraining::new(layout, tables, program, batches, settings.clone(), seed)?)
-    };
-    let mut training = start(compiled)?;
-    match store.load_checkpoint(task, &mut training.model)? {
-        Some(progress) => training.restore(&progress)?,
+    let FitRequest { task, settings, parts, table_rows, seed, checkpoint_every } = *request;
+    let CompiledModel { layout, tables, program, .. } = compiled;
+    let batches = Batches::new(
+        context.dataset,
+        parts,
+        settings.batch_size,
+        settings.order,
+        seed,
+        table_rows.to_vec(),
+    )?;
+    let settings = settings.clone();
+    let mut training = NetworkTraining::new(layout, tables, program, batches, settings, seed)?;
+    match files.load_checkpoint(task, &mut training.model)? {
+        Some(done) => training.restore(&done)?,
         None => initialise(&mut training.model)?,
     }
-    let progress = context.console.progress(training.steps() * training.batch_rows() as u64, task);
-    progress.set(training.step * training.batch_rows() as u64);
+    let batch_rows = training.batch_rows() as u64;
+    progress.add(training.step * batch_rows);
     while training.step < training.steps() {
         if context.stop.is_set() {
-            store.save_checkpoint(task, &training.progress(), &training.model)?;
+            files.save_checkpoint(task, &training.progress(), &training.model)?;
             context.stop.check()?;
         }
         training.advance()?;
-        progress.set(training.step * training.batch_rows() as u64);
+        progress.add(batch_rows);
         if training.step % checkpoint_every == 0 && training.step < training.steps() {
-            store.save_checkpoint(task, &training.progress(), &training.model)?;
+            files.save_checkpoint(task, &training.progress(), &training.model)?;
         }
     }
-    progress.finish();
     Ok(training)
 }
 
@@ -218,47 +217,92 @@ pub fn sample_weights(dataset: &Dataset, split: Split) -> Result<Option<Vec<f64>
     Ok(Some(weights))
 }
 
-/// Trains a contender on the training part and measures it on the validation part, once.
+/// A contender to be trained on the training part and measured on the validation part, once.
+#[derive(Clone, Debug)]
+pub struct TrialRequest {
+    /// Names the trial in the journal.
+    pub id: String,
+    /// What is trained.
+    pub contender: Contender,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+    /// Seed of weights and order.
+    pub seed: u64,
+}
+
+/// The trials that are asked for, from the journal or else trained now, several at a time where
+/// the batches are small; the journal holds them in the order of `requests`.
+///
+/// # Errors
+/// What [`fit`] reports, but for trainings that diverge: their trials have no loss.
 pub fn validate(
     context: &RunContext<'_>,
     store: &mut RunStore,
-    id: &str,
-    contender: &Contender,
-    learning_rate: f64,
+    what: &str,
+    requests: &[TrialRequest],
     table_rows: &[u32],
     checkpoint_every: u64,
-) -> Result<Trial> {
-    let seed = context.config.run.seed;
-    validate_seed(context, store, id, contender, learning_rate, table_rows, checkpoint_every, seed)
+) -> Result<Vec<Trial>> {
+    let settings = &context.config.train.network;
+    let mut open: Vec<&TrialRequest> = Vec::new();
+    for request in requests {
+        if recorded(store, request)?.is_none() {
+            open.push(request);
+        }
+    }
+    let samples = context.dataset.rows(Split::Train) as f64 * settings.epochs;
+    let progress = context.console.progress((samples * open.len() as f64) as u64, what);
+    let files = store.files().clone();
+    in_order(
+        &open,
+        trainings_at_a_time(settings.batch_size),
+        |request| {
+            let begin = Instant::now();
+            let trial =
+                try_contender(context, &files, request, table_rows, checkpoint_every, &progress)?;
+            Ok((trial, begin.elapsed()))
+        },
+        |i, (trial, took)| {
+            let id = &open[i].id;
+            store.append("trial", id, serde_json::to_value(trial)?, took.as_secs_f64())?;
+            files.drop_checkpoint(&format!("trial/{id}"));
+            Ok(())
+        },
+    )?;
+    progress.finish();
+    requests.iter().map(|request| recorded(store, request)?.context("a trial is missing")).collect()
 }
 
-/// Like [`validate`], with a seed of its own for weights and order.
-pub fn validate_seed(
+/// The journal's trial of a request; the folder may be that of other settings.
+fn recorded(store: &RunStore, request: &TrialRequest) -> Result<Option<Trial>> {
+    let Some(event) = store.find("trial", &request.id) else { return Ok(None) };
+    let trial = Trial::deserialize(&event["result"])?;
+    let is_asked = trial.contender == request.contender
+        && (trial.learning_rate, trial.seed) == (request.learning_rate, request.seed);
+    if !is_asked {
+        let (dir, id) = (store.dir().display(), &request.id);
+        bail!("{dir}: trial {id} is of another search (edited settings?)");
+    }
+    Ok(Some(trial))
+}
+
+fn try_contender(
     context: &RunContext<'_>,
-    store: &mut RunStore,
-    id: &str,
-    contender: &Contender,
-    learning_rate: f64,
+    files: &RunFiles,
+    request: &TrialRequest,
     table_rows: &[u32],
     checkpoint_every: u64,
-    seed: u64,
+    progress: &Progress,
 ) -> Result<Trial> {
-    if let Some(event) = store.find("trial", id) {
-        let trial = Trial::deserialize(&event["result"])?;
-        let is_asked = trial.contender == *contender
-            && (trial.learning_rate, trial.seed) == (learning_rate, seed);
-        if !is_asked {
-            bail!("{}: trial {id} is of another search (edited settings?)", store.dir().display());
-        }
-        return Ok(trial);
-    }
-    let begin = Instant::now();
-    let settings = TrainSettings { learning_rate, ..context.config.train.network.clone() };
+    let TrialRequest { id, contender, learning_rate, seed } = request;
+    let seed = *seed;
+    let settings =
+        TrainSettings { learning_rate: *learning_rate, ..context.config.train.network.clone() };
     let compiled = contender.compile(&context.inputs(table_rows), settings.layer_norm)?;
     let (macs, params) = contender.cost(&compiled, context);
     let mut trial = Trial {
         contender: contender.clone(),
-        learning_rate,
+        learning_rate: *learning_rate,
         seed,
         macs,
         params,
@@ -266,18 +310,15 @@ pub fn validate_seed(
         validation_auc: None,
         curve: Vec::new(),
     };
-    let task = format!("trial/{id}");
-    match fit(
-        context,
-        store,
-        &task,
-        compiled,
-        &settings,
-        &[Split::Train],
+    let fit_request = FitRequest {
+        task: &format!("trial/{id}"),
+        settings: &settings,
+        parts: &[Split::Train],
         table_rows,
         seed,
         checkpoint_every,
-    ) {
+    };
+    match fit(context, files, &fit_request, compiled, progress, |_| Ok(())) {
         Ok(mut training) => {
             let logits = training.predict(context.dataset, Split::Validation)?;
             let evaluation =
@@ -289,8 +330,6 @@ pub fn validate_seed(
         Err(error) if diverged(&error) => {}
         Err(error) => return Err(error),
     }
-    record(store, "trial", id, &trial, begin)?;
-    store.drop_checkpoint(&task);
     Ok(trial)
 }
 
