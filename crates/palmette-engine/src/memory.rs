@@ -24,7 +24,10 @@ impl<T: Real> Zeroed<T> {
     /// # Errors
     /// [`EngineError::Memory`] when the operating system refuses.
     pub fn new(len: usize) -> Result<Self, EngineError> {
-        let bytes = len * size_of::<T>();
+        let Some(bytes) = len.checked_mul(size_of::<T>()) else {
+            let source = std::io::ErrorKind::OutOfMemory.into();
+            return Err(EngineError::Memory { bytes: u64::MAX, source });
+        };
         if bytes == 0 {
             return Ok(Self { map: None, len: 0, element: PhantomData });
         }

@@ -2,8 +2,7 @@
 
 use palmette_data::{Batch, Dataset, Split};
 use palmette_engine::{
-    Executor, Model, Optimizer, ParamId, ParamLayout, ParamStore, Program, Schedule, Step,
-    Trainable,
+    Executor, Model, Optimizer, ParamId, ParamStore, Program, Schedule, Step, Trainable,
 };
 use serde::{Deserialize, Serialize};
 
@@ -111,10 +110,6 @@ impl<'a> SubnetRanker<'a> {
                 (id, (0..rows).map(|r| model.params.row(id, r).to_vec()).collect())
             })
             .collect();
-        if settings.weights == RankingWeights::Fresh {
-            // Only the tables are read.
-            model.params = ParamStore::new(ParamLayout::default(), seed, 0)?;
-        }
         let mut labels = dataset.labels(Split::Validation);
         if labels.is_empty() {
             return Err(TrainError::Empty("validation"));
@@ -163,6 +158,28 @@ impl<'a> SubnetRanker<'a> {
         })
     }
 
+    /// How paths are scored.
+    pub fn settings(&self) -> &RankingSettings {
+        &self.settings
+    }
+
+    /// Scores in another way from now on, over the same validation rows.
+    ///
+    /// # Errors
+    /// What reading the training rows reports.
+    pub fn set_settings(&mut self, settings: RankingSettings) -> Result<(), TrainError> {
+        self.batches = Batches::new(
+            self.dataset,
+            &[Split::Train],
+            settings.batch_size,
+            Order::Shuffled,
+            self.seed,
+            self.batches.table_rows().to_vec(),
+        )?;
+        self.settings = settings;
+        Ok(())
+    }
+
     /// Bytes that a copy of this ranker takes.
     pub fn bytes(&self) -> u64 {
         self.model.params.bytes() + self.model.tables.bytes()
@@ -192,12 +209,17 @@ impl<'a> SubnetRanker<'a> {
 
     /// Validation log loss of a path.
     pub fn score(&mut self, path: &Path) -> Result<f64, TrainError> {
-        self.score_with(path, self.settings.finetune_steps)
+        self.score_with(path, self.settings.weights, self.settings.finetune_steps)
     }
 
-    /// Validation log loss after `finetune_steps` steps.
-    pub fn score_with(&mut self, path: &Path, finetune_steps: u64) -> Result<f64, TrainError> {
-        match self.settings.weights {
+    /// Validation log loss with these weights, after `finetune_steps` steps.
+    pub fn score_with(
+        &mut self,
+        path: &Path,
+        weights: RankingWeights,
+        finetune_steps: u64,
+    ) -> Result<f64, TrainError> {
+        match weights {
             RankingWeights::Shared => {
                 self.network.build(path, &mut self.program);
                 let outcome = self.tune_and_measure(finetune_steps, Trainable::Head);
@@ -208,8 +230,11 @@ impl<'a> SubnetRanker<'a> {
                 let own = Network::standalone(path, self.network.shape(), false);
                 own.build(path, &mut self.program);
                 let slots = self.settings.optimizer().state_slots();
-                self.model.params = ParamStore::new(own.layout().clone(), self.seed, slots)?;
-                self.tune_and_measure(finetune_steps, Trainable::Network)
+                let fresh = ParamStore::new(own.layout().clone(), self.seed, slots)?;
+                let shared = std::mem::replace(&mut self.model.params, fresh);
+                let outcome = self.tune_and_measure(finetune_steps, Trainable::Network);
+                self.model.params = shared;
+                outcome
             }
         }
     }

@@ -5,29 +5,28 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
-use palmette_cost::MemoryModel;
 use palmette_ctr::baselines::{Baseline, Mlp, XDeepFm};
 use palmette_ctr::metrics::{Bootstrap, log_loss, paired_bootstrap, row_log_losses};
-use palmette_ctr::nasrec::{LimitedSpace, Path, Shape};
+use palmette_ctr::nasrec::Path;
 use palmette_ctr::train::{
     Batches, RankingSettings, SubnetRanker, SupernetTraining, TrainError, TrainSettings,
     nasrec_tables,
 };
 use palmette_data::{Dataset, Split};
 use palmette_engine::EngineError;
-use palmette_random::stream;
 use palmette_search::{
     Ask, EvolutionConfig, Outcome as TrialOutcome, RandomSearch, RegularisedEvolution, Strategy,
 };
-use palmette_space::{Domain, Genotype};
+use palmette_space::Genotype;
 use serde::{Deserialize, Serialize};
 
+use super::agreement::rank_agreement;
 use super::context::RunContext;
-use super::environment::Environment;
 use super::export::export_run;
 use super::files::RunFiles;
 use super::plan::{Plan, Prediction, Rates};
 use super::results::{FinalFit, ModelResult, Summary};
+use super::setup::Run;
 use super::store::RunStore;
 use super::trials::{
     Contender, FitRequest, ScoredPart, Trial, TrialRequest, best, fit, record, sample_weights,
@@ -65,18 +64,9 @@ pub fn search(
     budget_seconds: Option<f64>,
     command: &str,
 ) -> Result<Outcome> {
-    let (config, dataset) = (context.config, context.dataset);
-    let shape = Shape { dense: dataset.dense_fields(), fields: dataset.categorical_fields() };
-    let memory = MemoryModel::default();
-    let all_rows: Vec<u64> = dataset.table_rows(None).iter().map(|&n| n.into()).collect();
-    let space =
-        LimitedSpace::new(config.space.space()?, shape, &all_rows, config.cost.limits()?, memory)
-            .map_err(|e| anyhow!("{e}"))?;
+    let run = Run::new(context)?;
     // Limits that nobody can meet are said before the folder holds a run.
-    let mut store = RunStore::open(dir)?;
-    Environment::here(dataset)?.check_or_record(&store)?;
-    store.files().write("config.toml", |out| Ok(out.write_all(config.to_toml()?.as_bytes())?))?;
-    let run = Run { context, space, shape };
+    let mut store = run.open(dir)?;
     let plan = run.plan(&mut store, budget_seconds)?;
     let ranked = run.rank(&mut store, &plan)?;
     let (searched, random) = run.retrain(&mut store, &plan, &ranked)?;
@@ -85,12 +75,6 @@ pub fn search(
     super::export::write_summary(&store, &summary)?;
     super::report::write_report(context, &store, &run.space, &summary, command)?;
     Ok(Outcome { summary, dir: dir.into() })
-}
-
-struct Run<'a, 'c> {
-    context: &'a RunContext<'c>,
-    space: LimitedSpace,
-    shape: Shape,
 }
 
 /// The best trials of one contender and the setting chosen for it.
@@ -164,7 +148,7 @@ impl<'c> Run<'_, 'c> {
     }
 
     /// Trains the supernet unless that is done, and gives its weights to a ranker.
-    fn ranker(&self, store: &mut RunStore, plan: &Plan) -> Result<SubnetRanker<'c>> {
+    pub(super) fn ranker(&self, store: &mut RunStore, plan: &Plan) -> Result<SubnetRanker<'c>> {
         let begin = Instant::now();
         let mut supernet = self.supernet(Some(plan))?;
         match store.files().load_checkpoint("supernet", &mut supernet.model)? {
@@ -248,9 +232,16 @@ impl<'c> Run<'_, 'c> {
             },
         )?;
         *rankers = idle.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let recorded = |(id, _): &(String, Genotype)| {
+        let recorded = |(id, genotype): &(String, Genotype)| {
             let event = store.find("score", id).context("a score is missing")?;
-            Ok(Ranked::deserialize(&event["result"])?)
+            let ranked = Ranked::deserialize(&event["result"])?;
+            if ranked.genotype != *genotype {
+                bail!(
+                    "{}: score {id} is of another search (edited settings?)",
+                    store.dir().display()
+                );
+            }
+            Ok(ranked)
         };
         candidates.iter().map(recorded).collect()
     }
@@ -307,36 +298,6 @@ impl<'c> Run<'_, 'c> {
         Ok(all)
     }
 
-    /// Random feasible networks, no two alike.
-    fn random_genotypes(&self, count: usize) -> Vec<Genotype> {
-        let mut found: Vec<Genotype> = Vec::new();
-        let mut keys = std::collections::BTreeSet::new();
-        for index in 0..1000 * count as u64 {
-            if found.len() == count {
-                break;
-            }
-            let mut rng = stream(self.context.config.run.seed, "run/random-search", index);
-            let genotype = self.space.sample(&mut rng);
-            let feasible = if self.space.is_feasible(&genotype) {
-                Some(genotype)
-            } else {
-                self.space.repair(&genotype, &mut rng)
-            };
-            if let Some(genotype) = feasible.filter(|g| keys.insert(self.space.key(g))) {
-                found.push(genotype);
-            }
-        }
-        found
-    }
-
-    fn search_tables(&self) -> Vec<u32> {
-        self.context.capped_tables(self.space.table_cap())
-    }
-
-    fn network(&self, genotype: &Genotype) -> Contender {
-        Contender::Network(palmette_ctr::nasrec::canonical(&self.space.nasrec().path(genotype)))
-    }
-
     /// Candidates with the best scores, no two of one function.
     fn best_candidates(&self, plan: &Plan, ranked: &[Ranked]) -> Result<Vec<Genotype>> {
         let mut order: Vec<&Ranked> = ranked.iter().filter(|r| r.score.is_some()).collect();
@@ -370,6 +331,7 @@ impl<'c> Run<'_, 'c> {
         ranked: &[Ranked],
     ) -> Result<(Trial, Option<Trial>)> {
         let learning_rate = self.context.config.train.network.learning_rate;
+        let seed = self.context.config.run.seed;
         let searched = self.best_candidates(plan, ranked)?;
         let random = match self.context.config.search.random_search {
             true => self.random_genotypes(plan.top_k),
@@ -383,6 +345,7 @@ impl<'c> Run<'_, 'c> {
                     id: format!("{name}/{i}"),
                     contender: self.network(genotype),
                     learning_rate,
+                    seed,
                 })
             })
             .collect();
@@ -420,6 +383,7 @@ impl<'c> Run<'_, 'c> {
                         id: format!("{name}/learning-rate-{learning_rate}"),
                         contender: contender.clone(),
                         learning_rate,
+                        seed: self.context.config.run.seed,
                     });
                 }
             }
@@ -496,7 +460,9 @@ impl<'c> Run<'_, 'c> {
         let files = store.files().clone();
         in_order(
             &open,
-            trainings_at_a_time(config.train.network.batch_size),
+            trainings_at_a_time(
+                config.train.final_batch_size.unwrap_or(config.train.network.batch_size),
+            ),
             |&(chosen, n)| {
                 let begin = Instant::now();
                 let fitted = self.final_fit(&files, plan, chosen, n, &progress)?;
@@ -527,6 +493,7 @@ impl<'c> Run<'_, 'c> {
         let tables = self.context.final_tables(self.space.table_cap());
         let settings = TrainSettings {
             learning_rate: chosen.trial.learning_rate,
+            batch_size: config.train.final_batch_size.unwrap_or(config.train.network.batch_size),
             ..config.train.network.clone()
         };
         let compiled = {
@@ -635,7 +602,7 @@ impl<'c> Run<'_, 'c> {
             models,
             evaluation: evaluation.context("the searched model was not trained")?,
             bayes_log_loss,
-            rank_correlation: rank_correlation(store),
+            rank_correlation: rank_agreement(store).map(|agreement| agreement.tau),
         })
     }
 
@@ -692,25 +659,6 @@ fn interval_groups(dataset: &Dataset, column: Option<&str>) -> Result<Option<Vec
         .extra_f64(Split::Test, column)
         .with_context(|| format!("[data] interval_groups = \"{column}\""))?;
     Ok(Some(seconds.iter().map(|s| (s / 86_400.0).floor() as i64 as u64).collect()))
-}
-
-/// Kendall's tau of supernet scores against validation log losses over the random networks.
-fn rank_correlation(store: &RunStore) -> Option<f64> {
-    let (mut scores, mut losses) = (Vec::new(), Vec::new());
-    for event in store.all("trial") {
-        let Some(id) = event["id"].as_str().and_then(|id| id.strip_prefix("random-search/")) else {
-            continue;
-        };
-        let score = store
-            .find("score", &format!("random/{id}"))
-            .and_then(|e| e["result"]["score"].as_f64());
-        if let (Some(score), Some(loss)) = (score, event["result"]["validation_log_loss"].as_f64())
-        {
-            scores.push(score);
-            losses.push(loss);
-        }
-    }
-    (scores.len() > 2).then(|| palmette_search::kendall_tau_b(&scores, &losses))
 }
 
 /// Ship when the searched model beats the model to beat with the whole interval: the user's own
