@@ -74,6 +74,8 @@ pub struct Model<T> {
 pub enum Trainable {
     /// All that the program uses.
     Everything,
+    /// All but the embedding tables.
+    Network,
     /// The head alone; the rest runs forward only.
     Head,
 }
@@ -87,7 +89,7 @@ pub struct Step {
     pub learning_rate: f64,
     /// The optimiser whose state the model holds.
     pub optimizer: Optimizer,
-    /// Largest global gradient norm, embeddings included.
+    /// Largest global gradient norm over all that moves.
     pub clip_norm: Option<f64>,
     /// What moves.
     pub trainable: Trainable,
@@ -417,7 +419,7 @@ impl<T: Real> Executor<T> {
         let weight_sum = self.run_chunks(model, program, batch, Mode::Gradients(trainable));
         let loss = self.losses.iter().sum::<f64>() / weight_sum;
         let first_slice = match trainable {
-            Trainable::Everything => 0,
+            Trainable::Everything | Trainable::Network => 0,
             Trainable::Head => program.first_head_slice,
         };
         self.list_tiles(program, first_slice);

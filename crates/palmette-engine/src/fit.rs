@@ -133,7 +133,7 @@ impl Uses {
             check_length(batch, "weights", batch.rows, batch.weights.len())?;
         }
         let first = match trainable {
-            Trainable::Everything => 0,
+            Trainable::Everything | Trainable::Network => 0,
             Trainable::Head => program.first_head_slice,
         };
         self.named.clear();
@@ -144,7 +144,7 @@ impl Uses {
             }
         }
         self.named.clear();
-        if trainable == Trainable::Head {
+        if trainable != Trainable::Everything {
             return Ok(());
         }
         for op in &program.ops {

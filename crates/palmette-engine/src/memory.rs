@@ -41,6 +41,16 @@ impl<T: Real> Zeroed<T> {
         Ok(Self { map: Some(map), len, element: PhantomData })
     }
 
+    /// A copy of all elements.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] when the operating system refuses.
+    pub fn try_clone(&self) -> Result<Self, EngineError> {
+        let mut copy = Self::new(self.len)?;
+        copy.as_mut_slice().copy_from_slice(self.as_slice());
+        Ok(copy)
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.len

@@ -113,7 +113,7 @@ impl ParamLayout {
 /// There are no gradients here: a step has gradients only for the slices it
 /// used, in the executor's arena.
 pub struct ParamStore<T> {
-    layout: ParamLayout,
+    pub(crate) layout: ParamLayout,
     pub(crate) values: Zeroed<T>,
     pub(crate) state: Vec<Zeroed<T>>,
 }

@@ -28,8 +28,8 @@ pub fn xavier_normal(rows: usize, dim: usize) -> f64 {
 /// A row holds its `dim` weights and then its optimiser state, so that an
 /// update of a row that no cache holds costs one stretch of memory, not two.
 pub struct Table<T> {
-    spec: TableSpec,
-    slots: usize,
+    pub(crate) spec: TableSpec,
+    pub(crate) slots: usize,
     pub(crate) data: Zeroed<T>,
 }
 

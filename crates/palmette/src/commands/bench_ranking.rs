@@ -103,7 +103,7 @@ fn text(report: &RankingReport) -> String {
     );
     for (name, agreement) in [
         ("supernet", report.supernet),
-        ("supernet, last layer fine-tuned", report.fine_tuned),
+        ("the search's score (fine-tuned)", report.fine_tuned),
         ("log(MACs), larger first", report.log_macs),
         ("one seed, against another seed", report.seed_to_seed),
     ] {

@@ -1,6 +1,7 @@
 //! The phases of a search, each a sequence of units that the journal remembers.
 
 use std::path::Path as FilePath;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -8,9 +9,11 @@ use palmette_ctr::baselines::{Baseline, Mlp, XDeepFm};
 use palmette_ctr::metrics::{Bootstrap, log_loss, paired_bootstrap, row_log_losses};
 use palmette_ctr::nasrec::Path;
 use palmette_ctr::train::{
-    Batches, RankingSettings, SubnetRanker, SupernetTraining, TrainSettings, nasrec_tables,
+    Batches, RankingSettings, SubnetRanker, SupernetTraining, TrainError, TrainSettings,
+    nasrec_tables,
 };
 use palmette_data::{Dataset, Split};
+use palmette_engine::EngineError;
 use palmette_search::{
     Ask, EvolutionConfig, Outcome as TrialOutcome, RandomSearch, RegularisedEvolution, Strategy,
 };
@@ -39,6 +42,11 @@ pub struct Outcome {
     /// Where.
     pub dir: std::path::PathBuf,
 }
+
+/// Copies of a ranker take at most so many bytes together.
+const RANKER_BYTES: u64 = 1 << 30;
+/// Suggestions taken at once from a strategy that never waits for scores.
+const MOST_AT_ONCE: usize = 32;
 
 /// A candidate with its score from the supernet.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -176,44 +184,64 @@ impl<'c> Run<'_, 'c> {
         Ok(SubnetRanker::new(network, model, self.context.dataset, tables, ranking, seed)?)
     }
 
-    /// One score from the supernet, remembered.
+    /// Scores of candidates, from the journal or else measured now, several at a time where the
+    /// batches are small.
     fn score(
         &self,
         store: &mut RunStore,
         plan: &Plan,
-        ranker: &mut Option<SubnetRanker<'c>>,
-        id: &str,
-        genotype: &Genotype,
-    ) -> Result<Ranked> {
-        if let Some(event) = store.find("score", id) {
+        rankers: &mut Vec<SubnetRanker<'c>>,
+        candidates: &[(String, Genotype)],
+    ) -> Result<Vec<Ranked>> {
+        let open: Vec<&(String, Genotype)> =
+            candidates.iter().filter(|(id, _)| store.find("score", id).is_none()).collect();
+        if !open.is_empty() && rankers.is_empty() {
+            let ranker = self.ranker(store, plan)?;
+            let wanted = trainings_at_a_time(self.context.config.search.ranking.batch_size);
+            let copies = (RANKER_BYTES / ranker.bytes().max(1)).clamp(1, wanted as u64);
+            for _ in 1..copies {
+                rankers.push(ranker.try_clone()?);
+            }
+            rankers.push(ranker);
+        }
+        let at_a_time = rankers.len();
+        let idle = Mutex::new(std::mem::take(rankers));
+        let lock = || idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        in_order(
+            &open,
+            at_a_time,
+            |(_, genotype)| {
+                self.context.stop.check()?;
+                let begin = Instant::now();
+                let mut ranker = lock().pop().context("more workers than rankers")?;
+                let path = self.space.nasrec().path(genotype);
+                let score = ranker.score(&path);
+                lock().push(ranker);
+                let score = match score {
+                    Ok(score) => Some(score).filter(|s| s.is_finite()),
+                    Err(TrainError::Engine(EngineError::Diverged { .. })) => None,
+                    Err(error) => return Err(error.into()),
+                };
+                let sheet = self.space.sheet(genotype);
+                let (macs, params) = (sheet.macs, sheet.params);
+                Ok((Ranked { genotype: genotype.clone(), score, macs, params }, begin.elapsed()))
+            },
+            |i, (ranked, took)| {
+                let result = serde_json::to_value(ranked)?;
+                store.append("score", &open[i].0, result, took.as_secs_f64()).map(drop)
+            },
+        )?;
+        *rankers = idle.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let recorded = |(id, genotype): &(String, Genotype)| {
+            let event = store.find("score", id).context("a score is missing")?;
             let ranked = Ranked::deserialize(&event["result"])?;
             if ranked.genotype != *genotype {
-                bail!(
-                    "{}: score {id} is of another search (edited settings?)",
-                    store.dir().display()
-                );
+                let dir = store.dir().display();
+                bail!("{dir}: score {id} is of another search (edited settings?)");
             }
-            return Ok(ranked);
-        }
-        if ranker.is_none() {
-            *ranker = Some(self.ranker(store, plan)?);
-        }
-        let begin = Instant::now();
-        self.context.stop.check()?;
-        let sheet = self.space.sheet(genotype);
-        let path = self.space.nasrec().path(genotype);
-        let score = match ranker.as_mut().map(|r| r.score(&path)) {
-            Some(Ok(score)) => Some(score).filter(|s| s.is_finite()),
-            Some(Err(palmette_ctr::train::TrainError::Engine(
-                palmette_engine::EngineError::Diverged { .. },
-            ))) => None,
-            Some(Err(error)) => return Err(error.into()),
-            None => None,
+            Ok(ranked)
         };
-        let ranked =
-            Ranked { genotype: genotype.clone(), score, macs: sheet.macs, params: sheet.params };
-        record(store, "score", id, &ranked, begin)?;
-        Ok(ranked)
+        candidates.iter().map(recorded).collect()
     }
 
     /// Suggest, score, observe; a strategy that is asked again from the start with the journal's
@@ -233,23 +261,36 @@ impl<'c> Run<'_, 'c> {
             other => bail!("search.strategy is `{other}`; there are evolution and random"),
         };
         let progress = self.context.console.progress(plan.evaluations as u64, "ranking");
-        let mut ranker = None;
+        let mut rankers = Vec::new();
         let mut all = Vec::new();
         while all.len() < plan.evaluations {
-            let Ask::Try(suggestion) = strategy.suggest(&self.space) else { break };
-            let id = format!("search/{}", suggestion.trial);
-            let ranked = self.score(store, plan, &mut ranker, &id, &suggestion.genotype)?;
-            let outcome = ranked.score.map_or(TrialOutcome::Failed, TrialOutcome::score);
-            strategy.observe(&self.space, suggestion.trial, outcome)?;
-            all.push(ranked);
+            // All that may be scored before the strategy wants to see scores: a generation.
+            let mut suggestions = Vec::new();
+            while suggestions.len() < (plan.evaluations - all.len()).min(MOST_AT_ONCE) {
+                let Ask::Try(suggestion) = strategy.suggest(&self.space) else { break };
+                suggestions.push(suggestion);
+            }
+            if suggestions.is_empty() {
+                break;
+            }
+            let candidates: Vec<_> = suggestions
+                .iter()
+                .map(|s| (format!("search/{}", s.trial), s.genotype.clone()))
+                .collect();
+            let scores = self.score(store, plan, &mut rankers, &candidates)?;
+            for (suggestion, ranked) in suggestions.iter().zip(scores) {
+                let outcome = ranked.score.map_or(TrialOutcome::Failed, TrialOutcome::score);
+                strategy.observe(&self.space, suggestion.trial, outcome)?;
+                all.push(ranked);
+            }
             progress.set(all.len() as u64);
         }
         // Random networks are scored too: their ranks against training from scratch are honest,
         // those of the search's best would be cut off at one end.
         if config.search.random_search {
-            for (i, genotype) in self.random_genotypes(plan.top_k).iter().enumerate() {
-                self.score(store, plan, &mut ranker, &format!("random/{i}"), genotype)?;
-            }
+            let random = self.random_genotypes(plan.top_k).into_iter().enumerate();
+            let candidates: Vec<_> = random.map(|(i, g)| (format!("random/{i}"), g)).collect();
+            self.score(store, plan, &mut rankers, &candidates)?;
         }
         progress.finish();
         Ok(all)
@@ -346,10 +387,9 @@ impl<'c> Run<'_, 'c> {
             }
         }
         let trials = self.validate(store, plan, "learning rates", &requests)?;
-        let mut chosen = contenders.into_iter().map(|(name, contender, known)| {
-            let own = requests.iter().zip(&trials).filter(|(request, _)| {
-                request.contender == contender && request.id.starts_with(&format!("{name}/"))
-            });
+        let mut chosen = contenders.into_iter().map(|(name, _, known)| {
+            let prefix = format!("{name}/");
+            let own = requests.iter().zip(&trials).filter(|(r, _)| r.id.starts_with(&prefix));
             let all: Vec<Trial> =
                 known.into_iter().chain(own.map(|(_, trial)| trial.clone())).collect();
             let trial =

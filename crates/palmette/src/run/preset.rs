@@ -1,7 +1,9 @@
 //! Published settings, every constant written out.
 
 use palmette_ctr::nasrec::PathStrategy;
-use palmette_ctr::train::{Order, RankingSettings, SupernetSettings, TrainSettings};
+use palmette_ctr::train::{
+    Order, RankingSettings, RankingWeights, SupernetSettings, TrainSettings,
+};
 
 use super::config::{Config, SearchConfig, SpaceConfig, TrainConfig};
 
@@ -93,6 +95,7 @@ impl Preset {
                     layer_norm: true,
                 },
                 ranking: RankingSettings {
+                    weights: RankingWeights::Shared,
                     finetune_steps: 500,
                     learning_rate: 0.04,
                     epsilon: 1e-2,

@@ -4,7 +4,7 @@ use std::path::Path as FilePath;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use palmette_ctr::train::{SubnetRanker, TrainError};
+use palmette_ctr::train::{RankingWeights, SubnetRanker, TrainError};
 use palmette_data::Split;
 use palmette_engine::EngineError;
 use palmette_search::{bootstrap_interval, kendall_tau_b};
@@ -36,9 +36,10 @@ pub struct StudiedNetwork {
     pub macs: u64,
     /// Weights outside the tables.
     pub params: u64,
-    /// Validation log loss with the supernet's weights; none where that diverged.
+    /// Validation log loss with the supernet's weights as they are; none where that diverged, or
+    /// where the configuration ranks by fresh weights.
     pub supernet: Option<f64>,
-    /// The same after last-layer fine-tuning.
+    /// The score of a search with this configuration, e.g. after last-layer fine-tuning.
     pub fine_tuned: Option<f64>,
     /// Validation log loss of each training from scratch.
     pub from_scratch: Vec<Option<f64>>,
@@ -64,7 +65,7 @@ pub struct RankingReport {
     pub compared: usize,
     /// Supernet without fine-tuning against the mean loss from scratch.
     pub supernet: Option<Agreement>,
-    /// Supernet with last-layer fine-tuning.
+    /// The score of a search, e.g. with last-layer fine-tuning.
     pub fine_tuned: Option<Agreement>,
     /// log(MACs) alone, larger first.
     pub log_macs: Option<Agreement>,
@@ -200,7 +201,11 @@ fn score<'c>(
         genotype: genotype.clone(),
         macs: sheet.macs,
         params: sheet.params,
-        supernet: finite(ranker.score_with(&path, 0))?,
+        // Fresh weights without a step say nothing.
+        supernet: match run.context.config.search.ranking.weights {
+            RankingWeights::Shared => finite(ranker.score_with(&path, 0))?,
+            RankingWeights::Fresh => None,
+        },
         fine_tuned: finite(ranker.score(&path))?,
     };
     record(store, "score", &id, &scores, begin)?;
@@ -221,8 +226,11 @@ const RESAMPLES: usize = 2_000;
 const CONFIDENCE: f64 = 0.95;
 
 fn report(study: RankingStudy, networks: Vec<StudiedNetwork>, seed: u64) -> RankingReport {
+    let has_plain = networks.iter().any(|n| n.supernet.is_some());
     let complete = |n: &&StudiedNetwork| {
-        n.supernet.is_some() && n.fine_tuned.is_some() && n.from_scratch.iter().all(Option::is_some)
+        n.supernet.is_some() == has_plain
+            && n.fine_tuned.is_some()
+            && n.from_scratch.iter().all(Option::is_some)
     };
     let compared: Vec<&StudiedNetwork> = networks.iter().filter(complete).collect();
     let trained = |n: usize| -> Vec<f64> {
@@ -238,7 +246,10 @@ fn report(study: RankingStudy, networks: Vec<StudiedNetwork>, seed: u64) -> Rank
             kendall_tau_b(&pick(&scores), &pick(&means))
         })
     };
-    let supernet = against_means(compared.iter().filter_map(|n| n.supernet).collect());
+    let supernet = match has_plain {
+        true => against_means(compared.iter().filter_map(|n| n.supernet).collect()),
+        false => None,
+    };
     let fine_tuned = against_means(compared.iter().filter_map(|n| n.fine_tuned).collect());
     let log_macs = against_means(compared.iter().map(|n| -(n.macs.max(1) as f64).ln()).collect());
     let seed_to_seed = agreement(compared.len(), seed, |drawn| {
