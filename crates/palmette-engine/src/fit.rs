@@ -144,7 +144,7 @@ impl Uses {
             }
         }
         self.named.clear();
-        if trainable == Trainable::Head {
+        if trainable != Trainable::Everything {
             return Ok(());
         }
         for op in &program.ops {
