@@ -3,8 +3,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use palmette::console::Console;
-use palmette::run::{self, Config, ModelResult, Preset, RunContext, Stop, Summary, parse_duration};
-use palmette_data::Dataset;
+use palmette::run::{
+    self, Config, ModelResult, Preset, RunContext, SMALL_LOG_ROWS, Stop, Summary, parse_duration,
+};
+use palmette_data::{Dataset, Split};
 
 /// Search an architecture, train it, compare it, export it
 #[derive(clap::Args)]
@@ -33,8 +35,9 @@ pub struct Args {
     /// Time to spend, e.g. 90s, 20m, 2h; turned into counts before the start
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     budget: Option<f64>,
-    /// Start from published settings; a file and --set go over them
-    #[arg(long, value_enum, conflicts_with = "budget")]
+    /// Start from these settings; a file and --set go over them (default without a file: small for
+    /// less than a million training rows)
+    #[arg(long, value_enum)]
     preset: Option<Preset>,
     /// A hard limit, e.g. macs=1.5M, params=10M, memory=2GiB
     #[arg(long, value_name = "NAME=VALUE")]
@@ -62,7 +65,7 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
             }
             (Config::load(Some(&file), &[])?, dir.clone())
         }
-        None => new_run(args)?,
+        None => new_run(args, console)?,
     };
     let dataset = Dataset::open(&config.data.dataset)?;
     let context =
@@ -86,23 +89,36 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     }
 }
 
-fn new_run(args: &Args) -> Result<(Config, PathBuf)> {
-    let defaults = args.preset.map(Preset::config).unwrap_or_default();
-    let mut config = Config::layered(defaults, args.config.as_deref(), &args.set)?;
-    if args.preset.is_some() && config.run.budget_seconds.is_some() {
-        bail!(
-            "--preset has the published counts and run.budget_seconds would replace them; give one of the two"
-        );
-    }
+fn new_run(args: &Args, console: &Console) -> Result<(Config, PathBuf)> {
+    let mut config = Config::load(args.config.as_deref(), &args.set)?;
     if let Some(dataset) = &args.dataset {
         config.data.dataset.clone_from(dataset);
     }
-    if config.data.dataset.as_os_str().is_empty() {
+    let path = std::mem::take(&mut config.data.dataset);
+    if path.as_os_str().is_empty() {
         bail!(
             "no dataset: give one (palmette search DATASET) or set data.dataset in the configuration"
         );
     }
-    config.data.dataset = std::path::absolute(&config.data.dataset)?;
+    let path = std::path::absolute(&path)?;
+    let rows = Dataset::open(&path)?.rows(Split::Train);
+    let preset = args.preset.or_else(|| {
+        let small = args.config.is_none() && rows < SMALL_LOG_ROWS;
+        if small {
+            console.note(&format!("{rows} training rows: settings of --preset small"));
+        }
+        small.then_some(Preset::Small)
+    });
+    if let Some(preset) = preset {
+        config = Config::layered(preset.config(rows), args.config.as_deref(), &args.set)?;
+        let budget = config.run.budget_seconds.is_some() || args.budget.is_some();
+        if preset.is_published() && budget {
+            bail!(
+                "this preset has the published counts and a budget would replace them; give one of the two"
+            );
+        }
+    }
+    config.data.dataset = path;
     config.cost.limits.extend(args.limit.iter().cloned());
     if let Some(seed) = args.seed {
         config.run.seed = seed;

@@ -30,7 +30,7 @@ pub use files::{RunFiles, file_sha256, write_whole};
 pub use folder::{ModelFolder, architecture_of, check_encoders};
 pub use index::{RunRecord, TestedModel, read_runs};
 pub use plan::{Plan, parse_duration};
-pub use preset::Preset;
+pub use preset::{Preset, SMALL_LOG_ROWS};
 pub use ranking_study::{Agreement, RankingReport, RankingStudy, StudiedNetwork, study_ranking};
 pub use results::{ModelResult, Summary};
 pub use sqlite::write_index;

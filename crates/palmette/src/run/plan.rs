@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use palmette_ctr::train::SupernetTraining;
+use palmette_ctr::train::{RankingWeights, SupernetTraining};
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
+use super::workers::trainings_at_a_time;
 
 /// What a run will do; written to the journal and never changed by a clock.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,10 +75,31 @@ impl Rates {
     }
 }
 
-/// Scoring runs forward only, about a third of a training step.
+/// Steps on the head and validation run forward only, in 1 / 2.5 of the time of a training step.
 const FORWARD_SPEEDUP: f64 = 2.5;
 /// Full-path steps take at most this share of the supernet's time.
 const WARMUP_SHARE: f64 = 0.1;
+/// Epochs of a supernet whose tables are all that is used of it; more of them overfit the tables.
+const MOST_TABLE_EPOCHS: f64 = 4.0;
+
+impl Rates {
+    /// Training samples a second with small networks side by side.
+    fn side_by_side(&self, batch_rows: usize) -> f64 {
+        self.training * trainings_at_a_time(batch_rows) as f64
+    }
+
+    /// Seconds that scoring one candidate takes.
+    fn score(&self, config: &Config, finetune_steps: u64, validation_rows: usize) -> f64 {
+        let ranking = &config.search.ranking;
+        let tuned = (finetune_steps * ranking.batch_size as u64) as f64;
+        let validated = validation_rows as f64 / FORWARD_SPEEDUP;
+        let tuned = match ranking.weights {
+            RankingWeights::Shared => tuned / FORWARD_SPEEDUP,
+            RankingWeights::Fresh => tuned,
+        };
+        (tuned + validated) / self.side_by_side(ranking.batch_size)
+    }
+}
 
 impl Plan {
     /// The counts that the configuration names.
@@ -111,7 +133,9 @@ impl Plan {
         seconds: f64,
     ) -> Result<Self> {
         let mut plan = Self::configured(config, validation_rows);
-        let one_network = train_rows as f64 * config.train.network.epochs / rates.training;
+        let network = &config.train.network;
+        let one_network =
+            train_rows as f64 * network.epochs / rates.side_by_side(network.batch_size);
         let fixed = config.train.baselines.len() as f64
             * (config.train.learning_rates.len() + config.train.final_seeds) as f64;
         // Two sides (searched, random) of top_k networks and their final fits.
@@ -135,12 +159,19 @@ impl Plan {
         plan.supernet_steps = ((0.55 * rest) / (per_step * (1.0 + WARMUP_SHARE))).max(20.0) as u64;
         let full_steps = WARMUP_SHARE * plan.supernet_steps as f64 / rates.full_path;
         plan.warmup_steps = (2.0 * full_steps) as u64;
-        plan.finetune_steps = plan.finetune_steps.min(40);
-        plan.validation_rows = validation_rows.min(20_000);
-        let rows = plan.finetune_steps as f64 * config.search.ranking.batch_size as f64
-            + plan.validation_rows as f64;
-        let one = rows / (rates.training * FORWARD_SPEEDUP);
-        plan.evaluations = ((0.45 * rest / one) as usize).clamp(16, 2048);
+        let mut supernet_seconds = 0.55 * rest;
+        if config.search.ranking.weights == RankingWeights::Fresh {
+            let most = (MOST_TABLE_EPOCHS * train_rows as f64 / batch).max(20.0);
+            let share = (most / plan.supernet_steps as f64).min(1.0);
+            plan.supernet_steps = plan.supernet_steps.min(most as u64);
+            plan.warmup_steps = plan.warmup_steps.min(plan.supernet_steps / 100);
+            supernet_seconds *= share;
+        } else {
+            plan.finetune_steps = plan.finetune_steps.min(40);
+        }
+        plan.validation_rows = plan.validation_rows.min(20_000);
+        let one = rates.score(config, plan.finetune_steps, plan.validation_rows);
+        plan.evaluations = (((rest - supernet_seconds) / one) as usize).clamp(16, 2048);
         Ok(plan)
     }
 
@@ -150,10 +181,10 @@ impl Plan {
         let full_steps = self.warmup_steps as f64 / 2.0;
         let supernet =
             (self.supernet_steps as f64 + full_steps * rates.full_path) * batch / rates.training;
-        let rows = self.finetune_steps as f64 * config.search.ranking.batch_size as f64
-            + self.validation_rows as f64;
-        let ranking = self.evaluations as f64 * rows / (rates.training * FORWARD_SPEEDUP);
-        let one = train_rows as f64 * config.train.network.epochs / rates.training;
+        let one_score = rates.score(config, self.finetune_steps, self.validation_rows);
+        let ranking = self.evaluations as f64 * one_score;
+        let network = &config.train.network;
+        let one = train_rows as f64 * network.epochs / rates.side_by_side(network.batch_size);
         let sides = if config.search.random_search { 2 } else { 1 };
         let rates_tried = config.train.learning_rates.len();
         let networks = sides * (self.top_k + rates_tried + config.train.final_seeds)
