@@ -9,12 +9,24 @@ mod arguments;
 mod attention;
 mod compile;
 mod device;
+mod fast;
+mod hstu;
 mod launch;
+mod operators;
 mod options;
+mod pooled;
+mod products;
+mod rows;
 mod tiles;
 
 pub use attention::GpuAttention;
 pub use compile::{Compiled, compile_report, precompile};
 pub use device::Gpu;
-pub use options::{BackwardBuffers, ForwardBuffers, GpuElement, GpuOptions, GpuPath};
-pub use tiles::{BackwardTile, ForwardTile};
+pub use hstu::{GpuHstu, HstuBuffers};
+pub use operators::GpuOperators;
+pub use options::{
+    BackwardBuffers, BackwardMode, ForwardBuffers, GpuElement, GpuOptions, GpuPath,
+};
+pub use products::{GpuProduct, VectorProduct};
+pub use rows::{GpuIndexAdd, GpuMatrixSoftmax, GpuRows};
+pub use tiles::{BackwardTile, FastTile, ForwardTile};
