@@ -70,9 +70,12 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
     bool cut = own0 + 64 > w.rows;
     if (cut) {
       int from = max(w.rows - w.row0, group * 64), chunks = (group * 64 + 64 - from) * 8;
-      for (int e = t; e < chunks * PANELS; e += 128)
-        *(int4*)(bytes + e / chunks * X_PANEL + from * 128 + e % chunks * 16) = make_int4(0, 0, 0, 0);
+      for (int e = t; e < chunks * PANELS; e += 128) {
+        char* at = bytes + e / chunks * X_PANEL + from * 128 + e % chunks * 16;
+        *(int4*)at = *(int4*)(at + X_BYTES) = make_int4(0, 0, 0, 0);
+      }
       fence_async();
+      group_barrier(group);
     }
     float dk[WIDTH / 2], dv[WIDTH / 2];
 #pragma unroll
