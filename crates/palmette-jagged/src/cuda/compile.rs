@@ -214,7 +214,37 @@ pub fn precompile(
 
 #[cfg(test)]
 mod tests {
+    use rayon::prelude::*;
+
     use super::*;
+    use crate::cuda::BackwardMode;
+
+    /// The kernels that a H100 runs at the usual head dimensions keep everything in registers.
+    #[test]
+    fn hopper_kernels_do_not_spill() {
+        if let Err(error) = check_nvrtc() {
+            eprintln!("skipped: {error}");
+            return;
+        }
+        let options = GpuOptions { mode: BackwardMode::Fast, ..GpuOptions::default() };
+        let mut kernels: Vec<_> = [64, 128]
+            .into_iter()
+            .flat_map(|d| crate::cuda::tiles::kernels_of("sm_90a", 1, d, &options))
+            .collect();
+        kernels.push((Source::Hstu, vec!["ELEMENT=1".into(), "HEAD_DIM=64".into()]));
+        kernels.push((Source::Operators, vec!["ELEMENT=1".into(), "VECTOR=8".into()]));
+        kernels.par_iter().for_each(|(source, definitions)| {
+            let compiled = compile(*source, "sm_90a", definitions).unwrap();
+            for line in compiled.report.lines() {
+                if line.contains("registers") {
+                    println!("{}: {line}", compiled.name);
+                }
+                let spills = line.contains("bytes spill") && !line.contains(" 0 bytes spill stores");
+                assert!(!spills, "{}: {line}", compiled.name);
+            }
+            assert!(!compiled.report.contains("C7512"), "{} is serialised", compiled.name);
+        });
+    }
 
     /// Needs NVRTC but no GPU; says so and passes where it is absent.
     #[test]
