@@ -48,7 +48,8 @@ Mask = Union[str, Tuple[int, int]]
 class Rows:
     """Where the rows of a jagged tensor begin, checked once.
 
-    ``offsets`` is an int64 tensor ``[B + 1]`` on the CPU, from 0 to ``T``. A row longer than
+    ``offsets`` is an int64 tensor ``[B + 1]`` on the CPU, from 0 to ``T``; ``count`` is ``B`` and
+    ``total`` is ``T``. A row longer than
     ``max_len`` is an error that names it; with ``truncate`` operators see its first
     ``max_len`` elements and write zeros past them, as FBGEMM does.
     """
@@ -61,7 +62,9 @@ class Rows:
             max_len = int(offsets.diff().max()) if offsets.numel() > 1 else 0
             max_len = max(max_len, 0)
         self.offsets, self.max_len, self.truncate = offsets, int(max_len), bool(truncate)
-        _rows(offsets, self.max_len, self.truncate)
+        _rows_of(_bytes(offsets), self.max_len, self.truncate)
+        self.count = offsets.numel() - 1
+        self.total = int(offsets[-1])
 
     @staticmethod
     def from_lengths(lengths: Union[Tensor, Sequence[int]], max_len: Optional[int] = None, truncate: bool = False) -> "Rows":
@@ -69,25 +72,11 @@ class Rows:
         lengths = torch.as_tensor(lengths, dtype=torch.int64, device="cpu").reshape(-1)
         return Rows(torch.nn.functional.pad(lengths.cumsum(0), (1, 0)), max_len, truncate)
 
-    @property
-    def count(self) -> int:
-        """Number of rows ``B``."""
-        return self.offsets.numel() - 1
-
-    @property
-    def total(self) -> int:
-        """Number of elements ``T``."""
-        return int(self.offsets[-1])
-
     def __repr__(self) -> str:
         return f"Rows({self.count} rows, {self.total} elements, max_len={self.max_len}, truncate={self.truncate})"
 
 
 # Rows, shapes and plans are kept by what they were made from, the offsets' bytes included.
-def _rows(offsets: Tensor, max_len: int, truncate: bool) -> "_native.Rows":
-    return _rows_of(_bytes(offsets), max_len, truncate)
-
-
 def _bytes(offsets: Tensor) -> bytes:
     return offsets.numpy().tobytes()
 
@@ -263,16 +252,11 @@ def _(d_out, q, k, v, out, lse, offsets_q, offsets_k, bias, *numbers):
 def _attention_setup(ctx, inputs, output):
     q, k, v, offsets_q, offsets_k, bias, *ctx.numbers = inputs
     ctx.has_bias = bias is not None
+    ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(q, k, v, *output, offsets_q, offsets_k, *([bias] if ctx.has_bias else []))
-    ctx.set_materialize_grads(False)
 
 
 def _attention_grad(ctx, d_out, d_lse):
-    if d_lse is not None:
-        raise RuntimeError("the log-sum-exp of jagged attention has no gradient: detach it")
-    nothing = (None,) * (6 + len(ctx.numbers))
-    if d_out is None:
-        return nothing
     q, k, v, out, lse, offsets_q, offsets_k, *bias = ctx.saved_tensors
     bias = bias[0] if ctx.has_bias else None
     dq, dk, dv, d_bias = _attention_backward(d_out, q, k, v, out, lse, offsets_q, offsets_k, bias, *ctx.numbers)
@@ -706,7 +690,7 @@ def _from_padded(dense: Tensor, total: int, offsets: Tensor, max_len: int, trunc
     width, rows = _width(x), (_bytes(offsets), max_len, truncate)
     if dense.is_cuda:
         plan = _gpu_operators(_ordinal(dense), _element(dense), rows)
-        plan.from_padded(_stream(dense), width, dense.data_ptr(), x.data_ptr())
+        plan.to_jagged(_stream(dense), width, dense.data_ptr(), x.data_ptr())
     else:
         _native.from_padded(_element(dense), _rows_of(*rows), width, _buffer(dense), _buffer(x))
     return x

@@ -50,7 +50,7 @@ def reference_attention(q, k, v, rows, rows_k, allowed=lambda i, j, n, m: True, 
         s = q_b.transpose(0, 1) @ k_b.transpose(1, 2) * scale
         if bias is not None:
             s = s + bias[min(b, bias.shape[0] - 1), :, :n, :m]
-        mask = torch.tensor([[allowed(i, j, n, m) for j in range(m)] for i in range(n)]).reshape(n, m)
+        mask = torch.tensor([[allowed(i, j, n, m) for j in range(m)] for i in range(n)], dtype=torch.bool).reshape(n, m)
         s = s.masked_fill(~mask, -math.inf)
         p = torch.where(mask.any(1)[:, None], torch.softmax(s, -1), torch.zeros((), dtype=s.dtype))
         outs.append((p @ v_b).transpose(0, 1))

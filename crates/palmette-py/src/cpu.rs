@@ -41,10 +41,22 @@ unsafe fn write<'a, T>((address, count): Buffer) -> &'a mut [T] {
 macro_rules! by_type {
     ($py:expr, $name:expr, $T:ident => $body:expr) => {{
         let result: Result<(), JaggedError> = match $name {
-            "float32" => $py.detach(|| { type $T = f32; $body }),
-            "float64" => $py.detach(|| { type $T = f64; $body }),
-            "bfloat16" => $py.detach(|| { type $T = bf16; $body }),
-            "float16" => $py.detach(|| { type $T = f16; $body }),
+            "float32" => $py.detach(|| {
+                type $T = f32;
+                $body
+            }),
+            "float64" => $py.detach(|| {
+                type $T = f64;
+                $body
+            }),
+            "bfloat16" => $py.detach(|| {
+                type $T = bf16;
+                $body
+            }),
+            "float16" => $py.detach(|| {
+                type $T = f16;
+                $body
+            }),
             other => return Err(unknown_type(other)),
         };
         result.map_err(exception)
@@ -225,7 +237,7 @@ pub fn dense_bmm(
     py: Python<'_>,
     element: &str,
     rows: &Rows,
-    (k, m): (usize, usize),
+    sizes: (usize, usize),
     transposed: bool,
     x: Buffer,
     y: Buffer,
@@ -234,8 +246,8 @@ pub fn dense_bmm(
     by_type!(py, element, T => {
         // SAFETY: see `by_type`.
         let (x, y, z) = unsafe { (read::<T>(x), read(y), write(z)) };
-        let x = JaggedView::new(x, k, &rows.offsets)?;
-        palmette_jagged::jagged_dense_bmm(x, y, m, transposed, z)
+        let x = JaggedView::new(x, sizes.0, &rows.offsets)?;
+        palmette_jagged::jagged_dense_bmm(x, y, sizes.1, transposed, z)
     })
 }
 
@@ -245,7 +257,7 @@ pub fn jagged_bmm(
     py: Python<'_>,
     element: &str,
     rows: &Rows,
-    (k, m): (usize, usize),
+    sizes: (usize, usize),
     x: Buffer,
     y: Buffer,
     z: Buffer,
@@ -253,8 +265,8 @@ pub fn jagged_bmm(
     by_type!(py, element, T => {
         // SAFETY: see `by_type`.
         let (x, y, z) = unsafe { (read::<T>(x), read(y), write(z)) };
-        let x = JaggedView::new(x, k, &rows.offsets)?;
-        let y = JaggedView::new(y, m, &rows.offsets)?;
+        let x = JaggedView::new(x, sizes.0, &rows.offsets)?;
+        let y = JaggedView::new(y, sizes.1, &rows.offsets)?;
         palmette_jagged::jagged_jagged_bmm(x, y, z)
     })
 }

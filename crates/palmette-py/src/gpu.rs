@@ -108,8 +108,7 @@ impl GpuAttentionPlan {
     fn backward(&self, stream: u64, forward: [u64; 6], buffers: [u64; 7]) -> PyResult<()> {
         let [d_output, delta, dq, dk, dv, dbias, workspace] = buffers;
         let forward = forward_buffers(forward);
-        let buffers =
-            BackwardBuffers { forward, d_output, delta, dq, dk, dv, dbias, workspace };
+        let buffers = BackwardBuffers { forward, d_output, delta, dq, dk, dv, dbias, workspace };
         // SAFETY: see above.
         unsafe {
             let stream = self.plan.gpu().borrow_stream(stream).map_err(exception)?;
@@ -140,7 +139,8 @@ impl GpuHstuPlan {
     }
 
     /// Addresses of q, k, v and the output.
-    fn forward(&self, stream: u64, [q, k, v, output]: [u64; 4]) -> PyResult<()> {
+    fn forward(&self, stream: u64, buffers: [u64; 4]) -> PyResult<()> {
+        let [q, k, v, output] = buffers;
         let buffers = HstuBuffers { q, k, v, output, ..HstuBuffers::default() };
         // SAFETY: see above.
         unsafe {
@@ -219,7 +219,7 @@ impl GpuOperatorsPlan {
     }
 
     /// `[B, N, width]` to `[T, width]`.
-    fn from_padded(&self, stream: u64, width: usize, dense: u64, x: u64) -> PyResult<()> {
+    fn to_jagged(&self, stream: u64, width: usize, dense: u64, x: u64) -> PyResult<()> {
         // SAFETY: see above.
         unsafe {
             let stream = self.gpu.borrow_stream(stream).map_err(exception)?;

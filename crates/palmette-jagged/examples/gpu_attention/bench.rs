@@ -82,23 +82,21 @@ fn queries_tiles(d: usize) -> Vec<BackwardTile> {
     })
 }
 
-/// Tile, groups, stages, blocks, queries of a share, whether the copy engine adds, registers.
+/// Tile, groups, stages, blocks, queries of a share, late, registers.
 type FastShape = (u32, u32, u32, u32, u32, bool, (u32, u32));
 
 fn fast_tiles(d: usize) -> Vec<FastTile> {
     let shapes: &[FastShape] = if d == 64 {
         &[
-            (64, 2, 2, 1, 32, true, (240, 24)),
-            (64, 2, 3, 1, 32, true, (240, 24)),
-            (64, 2, 2, 1, 32, false, (240, 24)),
-            (64, 1, 2, 2, 64, true, (216, 40)),
             (64, 1, 2, 2, 64, false, (216, 40)),
+            (64, 2, 2, 1, 32, true, (240, 24)),
+            (128, 2, 2, 1, 64, true, (240, 24)),
         ]
     } else {
-        &[(64, 2, 2, 1, 64, true, (240, 24)), (64, 2, 2, 1, 64, false, (240, 24))]
+        &[(64, 2, 2, 1, 64, false, (240, 24)), (64, 2, 3, 1, 64, true, (240, 24))]
     };
-    let tile = |&(tile, groups, stages, blocks, queries_each, bulk, registers): &FastShape| {
-        FastTile { tile, groups, stages, blocks, queries_each, bulk, registers }
+    let tile = |&(tile, groups, stages, blocks, queries_each, late, registers): &FastShape| {
+        FastTile { tile, groups, stages, blocks, queries_each, late, registers }
     };
     shapes.iter().map(tile).collect()
 }
@@ -282,9 +280,9 @@ pub fn bench(files: &[&str]) -> Outcome {
                 let plan = plan(attention, attempt)?;
                 let (median, minimum) = run_backward(&plan)?;
                 println!(
-                    "{file} D{d} backward fast {} {}: {median:.3} ms, min {minimum:.3}, errors {:.1e} {:.1e} {:.1e}, workspace {} MiB",
+                    "{file} D{d} backward fast {}{}: {median:.3} ms, min {minimum:.3}, errors {:.1e} {:.1e} {:.1e}, workspace {} MiB",
                     show(&tile),
-                    if tile.bulk { "bulk" } else { "red" },
+                    if tile.late { " late" } else { "" },
                     sample.error(&s, 1, &dq)?,
                     sample.error(&s, 2, &dk)?,
                     sample.error(&s, 3, &dv)?,

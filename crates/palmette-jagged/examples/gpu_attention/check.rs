@@ -271,11 +271,7 @@ pub fn check(require_wgmma: bool, only: &str, only_path: &str) -> Outcome {
                             errors.iter().map(|error| format!("{error:.1e}")).collect();
                         let mark = if bad { "FAIL" } else { "ok" };
                         if bad || kind == "bf16" {
-                            println!(
-                                "{mark:4} {path:6} {kind:4} {:37} {}",
-                                name,
-                                shown.join(" ")
-                            );
+                            println!("{mark:4} {path:6} {kind:4} {:37} {}", name, shown.join(" "));
                         }
                     }
                     Err(error) => {

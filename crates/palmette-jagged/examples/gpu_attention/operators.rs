@@ -10,8 +10,8 @@ use palmette_jagged::cuda::{
     VectorProduct,
 };
 use palmette_jagged::{
-    Element, Elementwise, HstuAttention, HstuInput, HstuMask, JaggedError, JaggedView, MatrixAxis,
-    Offsets, Overflow, PooledAttention, PooledGradients, PooledInput, Real, array_jagged_bmm,
+    Elementwise, HstuAttention, HstuInput, HstuMask, JaggedError, JaggedView, MatrixAxis, Offsets,
+    Overflow, PooledAttention, PooledGradients, PooledInput, Real, array_jagged_bmm,
     batched_dense_vec_jagged_2d_mul, batched_dense_vec_jagged_2d_mul_backward, cat_offsets,
     dense_to_jagged, jagged_cat, jagged_dense_bmm, jagged_dense_elementwise,
     jagged_dense_elementwise_backward, jagged_dense_elementwise_dense_output, jagged_index_add,
@@ -71,7 +71,10 @@ impl<T: Bits> Side<T> {
 }
 
 /// `f64` results of a CPU operator that writes into a slice.
-fn exact(count: usize, operator: impl FnOnce(&mut [f64]) -> Result<(), JaggedError>) -> Checked<Vec<f64>> {
+fn exact(
+    count: usize,
+    operator: impl FnOnce(&mut [f64]) -> Result<(), JaggedError>,
+) -> Checked<Vec<f64>> {
     let mut out = vec![f64::NAN; count];
     operator(&mut out)?;
     Ok(out)
@@ -105,8 +108,7 @@ fn small<T: Bits>(side: &mut Side<T>, offsets: &Offsets, width: usize) -> Outcom
         ops.to_jagged(s, width, y.address, out)
     })?;
     for (name, operation) in [("add", Elementwise::Add), ("multiply", Elementwise::Multiply)] {
-        let expected =
-            exact(t * width, |out| jagged_dense_elementwise(operation, view, &ey, out))?;
+        let expected = exact(t * width, |out| jagged_dense_elementwise(operation, view, &ey, out))?;
         side.check(&title(name), &expected, |s, out| unsafe {
             ops.elementwise(s, operation, false, width, [x.address, y.address, out])
         })?;
@@ -140,9 +142,7 @@ fn products<T: Bits>(side: &mut Side<T>, offsets: &Offsets, [k, m]: [usize; 2]) 
         let cores = if plan.uses_tensor_cores() { "mma" } else { "plain" };
         let expected = exact(t * m, |out| jagged_dense_bmm(view, &ey, m, transposed, out))?;
         let title = format!("dense bmm {k}x{m} {transposed} {cores}");
-        side.check(&title, &expected, |s, out| unsafe {
-            plan.run(s, x.address, y.address, out)
-        })?;
+        side.check(&title, &expected, |s, out| unsafe { plan.run(s, x.address, y.address, out) })?;
     }
     let plan = GpuProduct::jagged(&gpu, T::GPU, offsets, [k, m])?;
     let cores = if plan.uses_tensor_cores() { "mma" } else { "plain" };
@@ -166,12 +166,9 @@ fn matrices<T: Bits>(side: &mut Side<T>, rows: &Offsets, columns: &Offsets, k: u
     side.check("jagged out bmm", &expected, |s, out| unsafe {
         plan.run(s, x.address, y.address, out)
     })?;
-    for (transposed, right, exact_right, out) in
-        [(false, &y, vy, rows), (true, &x, vx, columns)]
-    {
-        let expected = exact(out.total() * k, |to| {
-            array_jagged_bmm(&ea, transposed, exact_right, out, to)
-        })?;
+    for (transposed, right, exact_right, out) in [(false, &y, vy, rows), (true, &x, vx, columns)] {
+        let expected =
+            exact(out.total() * k, |to| array_jagged_bmm(&ea, transposed, exact_right, out, to))?;
         let plan = GpuProduct::array(&gpu, T::GPU, rows, columns, transposed, k)?;
         side.check(&format!("array bmm {transposed}"), &expected, |s, out| unsafe {
             plan.run(s, a.address, right.address, out)
@@ -305,8 +302,7 @@ fn pooled<T: Bits>(
     let single = |count| Buffer::poisoned::<f32>(&s, count);
     let (o, pk, pv, pq) = (poisoned(size)?, poisoned(t * d)?, poisoned(t * d)?, poisoned(size)?);
     let (l, delta) = (single(b * targets)?, single(b * targets)?);
-    let (pb, workspace) =
-        (single(d_bias.len())?, single(plan.workspace_bytes().div_ceil(4))?);
+    let (pb, workspace) = (single(d_bias.len())?, single(plan.workspace_bytes().div_ceil(4))?);
     let forward = ForwardBuffers {
         q: q.address,
         k: k.address,

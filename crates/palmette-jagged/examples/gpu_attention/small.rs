@@ -69,7 +69,9 @@ pub fn bench(files: &[&str]) -> Outcome {
             let sets = ROTATED.div_ceil(2 * counts.iter().sum::<usize>()).max(2);
             let mut all = Vec::new();
             for i in 0..sets {
-                let buffer = |j: usize| Buffer::repeated(&s, &pool, (i * 3 + j) * 4099 * 16, 2 * counts[j].max(8));
+                let buffer = |j: usize| {
+                    Buffer::repeated(&s, &pool, (i * 3 + j) * 4099 * 16, 2 * counts[j].max(8))
+                };
                 all.push([buffer(0)?, buffer(1)?, buffer(2)?]);
             }
             Ok(all)

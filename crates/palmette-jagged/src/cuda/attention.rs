@@ -9,8 +9,8 @@ use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, LaunchConfig, PushKern
 use super::arguments::{Arguments, TensorMap};
 use super::compile::{Source, gpu_error};
 use super::device::{Gpu, driver};
-use super::launch::{Launch, address};
 use super::fast::Fast;
+use super::launch::{Launch, address};
 use super::options::{
     BackwardBuffers, BackwardMode, ForwardBuffers, GpuElement, GpuOptions, GpuPath,
 };

@@ -239,7 +239,8 @@ mod tests {
                 if line.contains("registers") {
                     println!("{}: {line}", compiled.name);
                 }
-                let spills = line.contains("bytes spill") && !line.contains(" 0 bytes spill stores");
+                let spills =
+                    line.contains("bytes spill") && !line.contains(" 0 bytes spill stores");
                 assert!(!spills, "{}: {line}", compiled.name);
             }
             assert!(!compiled.report.contains("C7512"), "{} is serialised", compiled.name);

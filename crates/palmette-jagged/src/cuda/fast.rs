@@ -33,7 +33,7 @@ impl Fast {
         offsets_k: &Offsets,
         queries_of: &dyn Fn(usize, usize, usize) -> usize,
     ) -> Result<Self, JaggedError> {
-        let tile = tile.unwrap_or(FastTile::best(d));
+        let tile = tile.unwrap_or(FastTile::best(d, offsets_k.longest()));
         if !tile.divides(d) || !registers_fit(tile.groups, tile.blocks, Some(tile.registers)) {
             return Err(gpu_error("the fast backward's tile does not fit its warpgroups"));
         }

@@ -182,9 +182,10 @@ impl GpuHstu {
         stream: &Arc<CudaStream>,
         buffers: &HstuBuffers,
     ) -> Result<(), JaggedError> {
-        let [keys, queries] = self.backward.as_ref().ok_or_else(|| {
-            gpu_error("HSTU's backward takes head dimensions up to 128 on a GPU")
-        })?;
+        let [keys, queries] = self
+            .backward
+            .as_ref()
+            .ok_or_else(|| gpu_error("HSTU's backward takes head dimensions up to 128 on a GPU"))?;
         let HstuBuffers { q, k, v, d_output: d_o, dq, dk, dv, .. } = *buffers;
         let arguments = Arguments { q, k, v, d_o, dq, dk, dv, ..self.arguments };
         // SAFETY: the caller's promise.

@@ -24,9 +24,7 @@ pub use compile::{Compiled, compile_report, precompile};
 pub use device::Gpu;
 pub use hstu::{GpuHstu, HstuBuffers};
 pub use operators::GpuOperators;
-pub use options::{
-    BackwardBuffers, BackwardMode, ForwardBuffers, GpuElement, GpuOptions, GpuPath,
-};
+pub use options::{BackwardBuffers, BackwardMode, ForwardBuffers, GpuElement, GpuOptions, GpuPath};
 pub use products::{GpuProduct, VectorProduct};
 pub use rows::{GpuIndexAdd, GpuMatrixSoftmax, GpuRows};
 pub use tiles::{BackwardTile, FastTile, ForwardTile};

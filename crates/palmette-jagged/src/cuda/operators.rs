@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use cudarc::driver::result::memset_d8_async;
-use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DeviceRepr, LaunchConfig, PushKernelArg};
+use cudarc::driver::{
+    CudaFunction, CudaSlice, CudaStream, DeviceRepr, LaunchConfig, PushKernelArg,
+};
 
 use super::compile::{Source, gpu_error};
 use super::device::{Gpu, driver};

@@ -30,8 +30,7 @@ impl GpuAttention {
         let rows = Offsets::from_lengths(&vec![length; history.rows()])?;
         let attention = Attention::new(1, 1, d, Mask::Full)?.with_scale(pooled.scale())?;
         let shape = [history.rows(), 1, targets, history.max_len()];
-        let options =
-            GpuOptions { bias: bias.then_some(shape), bias_transposed: bias, ..options };
+        let options = GpuOptions { bias: bias.then_some(shape), bias_transposed: bias, ..options };
         Self::new(gpu, attention, element, &rows, history, options)
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use cudarc::driver::result::memset_d8_async;
-use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DeviceRepr, LaunchConfig, PushKernelArg};
+use cudarc::driver::{
+    CudaFunction, CudaSlice, CudaStream, DeviceRepr, LaunchConfig, PushKernelArg,
+};
 
 use super::compile::{Source, gpu_error};
 use super::device::{Gpu, driver};
@@ -63,7 +65,8 @@ pub struct GpuProduct {
 
 /// A size or stride, which problems hold in 32 bits.
 fn small(size: usize) -> Result<i32, JaggedError> {
-    i32::try_from(size).map_err(|_| gpu_error(format!("a matrix of {size} rows or columns is too large")))
+    i32::try_from(size)
+        .map_err(|_| gpu_error(format!("a matrix of {size} rows or columns is too large")))
 }
 
 impl GpuProduct {
@@ -111,9 +114,7 @@ impl GpuProduct {
         };
         let function = gpu.kernel(Source::Products, definitions, name, shared_bytes)?;
         let mut order: Vec<usize> = (0..problems.len()).collect();
-        let tiles = |p: &Problem| {
-            (p.m as usize).div_ceil(tile_m) * (p.n as usize).div_ceil(tile_n)
-        };
+        let tiles = |p: &Problem| (p.m as usize).div_ceil(tile_m) * (p.n as usize).div_ceil(tile_n);
         // A tile's work is its sum's length; equal ones keep their order, and with it their cache.
         order.sort_by_key(|&b| std::cmp::Reverse(problems[b].k));
         let mut tasks = Vec::new();

@@ -121,7 +121,12 @@ impl GpuRows {
     /// # Safety
     /// Addresses are device memory of the sizes of the CPU operator's buffers, valid until
     /// the stream has run the kernel, and no other stream writes them meanwhile.
-    pub unsafe fn run(&self, stream: &Arc<CudaStream>, x: u64, out: u64) -> Result<(), JaggedError> {
+    pub unsafe fn run(
+        &self,
+        stream: &Arc<CudaStream>,
+        x: u64,
+        out: u64,
+    ) -> Result<(), JaggedError> {
         let list = address(stream, &self.list);
         let operands = Operands { x, out, list, width: self.width as i32, ..Operands::default() };
         // SAFETY: the caller's promise.
@@ -187,7 +192,12 @@ impl GpuIndexAdd {
     ///
     /// # Safety
     /// As for [`GpuRows::run`].
-    pub unsafe fn run(&self, stream: &Arc<CudaStream>, x: u64, out: u64) -> Result<(), JaggedError> {
+    pub unsafe fn run(
+        &self,
+        stream: &Arc<CudaStream>,
+        x: u64,
+        out: u64,
+    ) -> Result<(), JaggedError> {
         let list = address(stream, &self.list);
         let operands = Operands { x, out, list, width: self.width as i32, ..Operands::default() };
         // SAFETY: the caller's promise.

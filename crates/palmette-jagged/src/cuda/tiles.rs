@@ -50,8 +50,8 @@ pub struct FastTile {
     pub blocks: u32,
     /// Queries of a warpgroup's share of the queries' gradient: 32 or 64.
     pub queries_each: u32,
-    /// Whether the copy engine adds to device memory, or the threads themselves.
-    pub bulk: bool,
+    /// Whether the scores' gradients are made before the values' product starts.
+    pub late: bool,
     /// Registers a thread of consumers and producers.
     pub registers: (u32, u32),
 }
@@ -200,17 +200,21 @@ impl BackwardTile {
 }
 
 impl FastTile {
-    /// The shape that measured best.
-    pub fn best(head_dim: usize) -> Self {
-        let queries_each = if padded(head_dim) == 64 { 32 } else { 64 };
-        Self {
-            tile: 64,
-            groups: 2,
-            stages: 2,
-            blocks: 1,
-            queries_each,
-            bulk: true,
-            registers: (240, 24),
+    /// The shape that measured best for a head dimension and longest row.
+    pub fn best(head_dim: usize, longest: usize) -> Self {
+        let tile = |tile, groups, stages, blocks, late, registers| Self {
+            tile,
+            groups,
+            stages,
+            blocks,
+            queries_each: 64,
+            late,
+            registers,
+        };
+        match padded(head_dim) {
+            64 if longest <= 1024 => tile(64, 1, 2, 2, false, (216, 40)),
+            64 => tile(128, 2, 2, 1, true, (240, 24)),
+            _ => tile(64, 2, 3, 1, true, (240, 24)),
         }
     }
 
@@ -233,7 +237,7 @@ impl FastTile {
         let width = padded(head_dim);
         let operands = 4 * width * (self.rows() + self.stages * self.tile);
         let gradients = 2 * 2 * self.rows() * self.tile;
-        1024 + operands + gradients + if self.bulk { 4 * width * self.tile } else { 0 }
+        1024 + operands + gradients
     }
 
     pub(super) fn definitions(&self, element: u32, head_dim: usize) -> Vec<String> {
@@ -244,7 +248,7 @@ impl FastTile {
             ("STAGES", self.stages),
             ("BLOCKS", self.blocks),
             ("QUERIES_EACH", self.queries_each),
-            ("BULK", u32::from(self.bulk)),
+            ("LATE", u32::from(self.late)),
             ("FOR_KEYS", 1),
         ];
         shape(&mut definitions, &values, Some(self.registers));
@@ -287,8 +291,13 @@ pub(super) fn kernels_of(
         kernels.push((Source::HopperForward, tile.definitions(element, head_dim)));
     }
     if head_dim <= 128 && options.mode == BackwardMode::Fast {
-        let tile = options.fast.unwrap_or(FastTile::best(head_dim));
-        kernels.push((Source::HopperBackwardFast, tile.definitions(element, head_dim)));
+        let tiles = match options.fast {
+            Some(tile) => vec![tile],
+            None => vec![FastTile::best(head_dim, 1024), FastTile::best(head_dim, 4096)],
+        };
+        for tile in tiles {
+            kernels.push((Source::HopperBackwardFast, tile.definitions(element, head_dim)));
+        }
     }
     if head_dim <= 128 {
         let keys = options.backward_keys.unwrap_or(BackwardTile::best_for_keys(head_dim));
@@ -315,8 +324,7 @@ fn operators(element: u32) -> Vec<(Source, Vec<String>)> {
     for which in 0..if element == 0 { 0 } else { 8 } {
         let columns = if which < 4 { 64 } else { 128 };
         let (a, b) = (which % 2, which / 2 % 2);
-        let shape =
-            [("PLAIN", 0), ("COLUMNS", columns), ("A_TRANSPOSED", a), ("B_TRANSPOSED", b)];
+        let shape = [("PLAIN", 0), ("COLUMNS", columns), ("A_TRANSPOSED", a), ("B_TRANSPOSED", b)];
         add(Source::Products, &shape);
     }
     kernels

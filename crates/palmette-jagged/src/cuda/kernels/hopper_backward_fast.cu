@@ -3,15 +3,13 @@
 // tiles of queries past them:
 //   S^T = K Q^T, dP^T = V dO^T, dV += P^T dO, dK += dS^T Q, dQ^T = K^T dS^T.
 // The last product sums over the block's keys only, so its result is added to f32 sums in
-// device memory by the copy engine, in whatever order blocks finish: results can differ in
-// their last bits from run to run. The sums lie in blocks of 64 queries and 64 columns in
+// device memory, in whatever order blocks finish: results can differ in their last bits from
+// run to run. (Adding through the copy engine measured up to a tenth slower.) The sums lie in blocks of 64 queries and 64 columns in
 // the order of the product's fragments; finish_queries (support.cu) puts them in order.
 
-// A warpgroup's share of dQ: QUERIES_EACH queries by 64 columns.
-const int UNITS = PANELS * TILE / QUERIES_EACH;
+// The warpgroups share dQ of a tile: QUERIES_EACH queries by 64 columns at a time.
+const int UNITS = PANELS * TILE / QUERIES_EACH, EACH = UNITS / GROUPS;
 const u32 DS_PANEL = ROWS * 128, DS_BYTES = DS_PANEL * (TILE / 64);
-const u32 UNIT_BYTES = QUERIES_EACH * 64 * 4;
-const int EACH = UNITS / GROUPS;
 static_assert(UNITS % GROUPS == 0, "warpgroups share dQ evenly");
 
 DEVICE void all_consumers() { asm volatile("bar.sync 8, %0;" ::"n"(CONSUMERS) : "memory"); }
@@ -29,31 +27,7 @@ DEVICE void store_gradients(u32 to, const u32* gradients, int row0, int lane) {
   }
 }
 
-// Adds a warpgroup's fragments to the sums at `to`.
-DEVICE void add_queries(float* to, const float* dq, u32 staging, int group, int t) {
-#if BULK
-  if (t == 0) asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(EACH - 1) : "memory");
-  group_barrier(group);
-#pragma unroll
-  for (int c = 0; c < QUERIES_EACH / 8; c++)
-    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(staging + c * 2048 + t * 16), "f"(dq[c * 4]),
-                 "f"(dq[c * 4 + 1]), "f"(dq[c * 4 + 2]), "f"(dq[c * 4 + 3]) : "memory");
-  fence_async();
-  group_barrier(group);
-  if (t == 0) {
-    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to), "r"(staging),
-                 "r"(UNIT_BYTES) : "memory");
-    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-  }
-#else
-#pragma unroll
-  for (int c = 0; c < QUERIES_EACH / 8; c++)
-    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to + c * 512 + t * 4), "f"(dq[c * 4]),
-                 "f"(dq[c * 4 + 1]), "f"(dq[c * 4 + 2]), "f"(dq[c * 4 + 3]) : "memory");
-#endif
-}
-
-DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradient_tiles, u32 staging,
+DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradient_tiles,
                     const Statistics* statistics, u32 barriers, const Work* shared_work) {
   const u32 block_full = barriers, block_empty = barriers + 8, full = barriers + 16, empty = full + 8 * STAGES;
   int group = threadIdx.x / 128, t = threadIdx.x % 128, lane = t % 32;
@@ -63,7 +37,7 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
   for (;; parity ^= 1) {
     barrier_wait(block_full, parity);
     Work w = *shared_work;
-    if (w.head < 0) break;
+    if (w.head < 0) return;
     int own0 = w.row0 + group * 64, own1 = min(own0 + 64, w.rows);
     int own = own0 + t / 32 * 16 + lane / 4;
     // dQ sums over all keys of the block: those past the row must not bring in a neighbour's NaN.
@@ -107,42 +81,55 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
         int near = own0 - (at + TILE - 1), far = own0 + 63 - at;
         if (far - w.row.shift > a.right || near - w.row.shift < -a.left || cut)
           mask_weights<TILE, true>(s, a, w.row, own, at, cut ? w.rows : 1 << 30, lane);
+        // With LATE the gradients are made first, which takes fewer registers; otherwise dV runs
+        // beside that.
+        if (LATE) {
+          product_wait<0>();
+          gradients_tile<TILE, true>(gradients, s, dp, nullptr, columns.delta, lane);
+        }
 #pragma unroll
         for (int e = 0; e < TILE / 4; e++) weights[e] = pack(s[e * 2], s[e * 2 + 1]);
         product_fence();
         weighted(dv, weights, tile + A_BYTES);
         product_commit();
-        product_wait<1>();
-        gradients_tile<TILE, true>(gradients, s, dp, nullptr, columns.delta, lane);
+        if (!LATE) {
+          product_wait<1>();
+          gradients_tile<TILE, true>(gradients, s, dp, nullptr, columns.delta, lane);
+        }
       }
       store_gradients(own_gradients, gradients, group * 64 + t / 32 * 16, lane);
       fence_async();
       all_consumers();
       // dQ first: it is added to device memory while dK's product runs.
-      float dq[EACH][QUERIES_EACH / 2];
-      product_fence();
+      int head = w.head * a.group + member;
+      long long blocks = head * (long long)a.query_blocks + a.first_block[w.b];
 #pragma unroll
       for (int i = 0; i < EACH; i++) {
         int unit = group + i * GROUPS, panel = unit % PANELS, query = unit / PANELS * QUERIES_EACH;
         u32 left_side = x + panel * X_PANEL;
         u32 right_side = own_gradients + query / 64 * DS_PANEL + query % 64 * 2;
+        float dq[QUERIES_EACH / 2];
+        product_fence();
 #pragma unroll
         for (int step = 0; step < ROWS / 16; step++)
-          Product<QUERIES_EACH>::transposed(dq[i], descriptor(left_side + step * 2048, X_PANEL),
+          Product<QUERIES_EACH>::transposed(dq, descriptor(left_side + step * 2048, X_PANEL),
                                             descriptor(right_side + step * 2048, DS_PANEL), step > 0);
-      }
-      product_commit();
-      weighted(dk, gradients, tile);
-      product_commit();
-      product_wait<1>();
-      int head = w.head * a.group + member;
-      long long blocks = head * (long long)a.query_blocks + a.first_block[w.b];
+        product_commit();
+        if (i == EACH - 1) {
+          weighted(dk, gradients, tile);
+          product_commit();
+          product_wait<1>();
+        } else {
+          product_wait<0>();
+        }
+        query += at;
+        float* to = a.dq_sums + (((blocks + query / 64) * PANELS + panel) * 64 + query % 64) * 64 + t * 4;
+        if (query < w.row.n_q) {
 #pragma unroll
-      for (int i = 0; i < EACH; i++) {
-        int unit = group + i * GROUPS, panel = unit % PANELS, query = at + unit / PANELS * QUERIES_EACH;
-        if (query < w.row.n_q)
-          add_queries(a.dq_sums + (((blocks + query / 64) * PANELS + panel) * 64 + query % 64) * 64, dq[i],
-                      staging + unit * UNIT_BYTES, group, t);
+          for (int c = 0; c < QUERIES_EACH / 8; c++)
+            asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to + c * 512), "f"(dq[c * 4]),
+                         "f"(dq[c * 4 + 1]), "f"(dq[c * 4 + 2]), "f"(dq[c * 4 + 3]) : "memory");
+        }
       }
       product_wait<0>();
       release(empty + 8 * stage);
@@ -159,7 +146,6 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
       store<D>(a.dv, dv, w.row.start_k + own + e * 8, heads, w.head, lane, e, 1.f);
     }
   }
-  if (t == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
 const int THREADS = CONSUMERS + 128;
@@ -184,13 +170,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     fence_barrier_init();
   }
   __syncthreads();
-  u32 tiles = start + 2 * X_BYTES, gradients = tiles + STAGES * 2 * A_BYTES, staging = gradients + 2 * DS_BYTES;
+  u32 tiles = start + 2 * X_BYTES, gradients = tiles + STAGES * 2 * A_BYTES;
   if (threadIdx.x >= CONSUMERS) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
     if (threadIdx.x < CONSUMERS + 32)
       produce(a, &map_x, &map_y, &map_a, &map_b, start, tiles, statistics, b, &work);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
-    consume(a, start, tiles, bytes + (start - shared_address(bytes)), gradients, staging, statistics, b, &work);
+    consume(a, start, tiles, bytes + (start - shared_address(bytes)), gradients, statistics, b, &work);
   }
 }
