@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rows = args.next().transpose()?.unwrap_or(512);
     let space = NasRecSpace::published(Operators::Full);
     let preset = DatasetPreset::find("criteo").ok_or("no preset")?;
-    let network = Network::supernet(space.config(), preset.shape);
+    let network = Network::supernet(space.config(), preset.shape, true);
     let optimizer = Optimizer::Adagrad { epsilon: 1e-2 };
     let start = Instant::now();
     let specs: Vec<_> = preset

@@ -3,7 +3,7 @@
 //! `cargo run --release -p palmette-ctr --example synthetic_gap -- [key=value ..] [model ..]`.
 //!
 //! The first eight tenths of the rows train, one tenth validates (it chooses among learning rates
-//! and sizes), the last tenth tests. Keys: seed, rows, bias, main, pairs, triples, latent, exponent, batch,
+//! and sizes), the last tenth tests. Keys: seed, rows, bias, main, pairs, triples, latent, exponent, offset, batch, epsilon,
 //! init (seed of the weights), lr (comma-separated), sizes (how many
 //! of the multilayer perceptrons; the last of the four costs as much as the searched-like network). Models: mlp, nasrec, nasrec-norm (with layer norm) and the names of the baselines; all by default.
 
@@ -16,14 +16,13 @@ use palmette_ctr::synthetic::{
 use palmette_ctr::{CompiledModel, ModelInputs};
 use palmette_engine::{Batch, Executor, Optimizer, Schedule, Step, Trainable};
 
-const OPTIMIZER: Optimizer = Optimizer::Adagrad { epsilon: 1e-2 };
-
 type Error = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Error> {
     let mut config = SyntheticConfig::default();
     let (mut batch, mut init, mut names) = (128, 1, Vec::new());
     let mut sizes = 4;
+    let mut epsilon = 1e-3;
     let mut learning_rates = vec![0.04, 0.12, 0.36];
     for argument in std::env::args().skip(1) {
         match argument.split_once('=') {
@@ -35,8 +34,10 @@ fn main() -> Result<(), Error> {
             Some(("triples", value)) => config.triples = value.parse()?,
             Some(("latent", value)) => config.latent = value.parse()?,
             Some(("exponent", value)) => config.exponent = value.parse()?,
+            Some(("offset", value)) => config.offset = value.parse()?,
             Some(("batch", value)) => batch = value.parse()?,
             Some(("init", value)) => init = value.parse()?,
+            Some(("epsilon", value)) => epsilon = value.parse()?,
             Some(("sizes", value)) => sizes = value.parse()?,
             Some(("lr", value)) => {
                 learning_rates = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
@@ -79,8 +80,15 @@ fn main() -> Result<(), Error> {
         let mut best: Option<[f64; 4]> = None;
         for mut model in models {
             for &learning_rate in &learning_rates {
-                let Some(losses) =
-                    fit(&mut model, train, [validation, test], learning_rate, batch, init)?
+                let Some(losses) = fit(
+                    &mut model,
+                    train,
+                    [validation, test],
+                    learning_rate,
+                    epsilon,
+                    batch,
+                    init,
+                )?
                 else {
                     println!("  {name}: lr {learning_rate} diverged");
                     continue;
@@ -144,10 +152,12 @@ fn fit(
     train: &[Row],
     evaluated: [&[Row]; 2],
     peak: f64,
+    epsilon: f64,
     batch_rows: usize,
     seed: u64,
 ) -> Result<Option<[(f64, f64); 2]>, Error> {
-    let mut model = compiled.initialise::<f32>(seed, OPTIMIZER.state_slots())?;
+    let optimizer = Optimizer::Adagrad { epsilon };
+    let mut model = compiled.initialise::<f32>(seed, optimizer.state_slots())?;
     let mut executor = Executor::new();
     let schedule = Schedule::new(peak, (train.len() / batch_rows) as u64);
     for (index, rows) in train.chunks_exact(batch_rows).enumerate() {
@@ -158,7 +168,7 @@ fn fit(
         let step = Step {
             index,
             learning_rate: schedule.at(index),
-            optimizer: OPTIMIZER,
+            optimizer,
             clip_norm: Some(5.0),
             trainable: Trainable::Everything,
         };

@@ -1,6 +1,7 @@
 //! What a person sees: output format, progress, errors.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -103,19 +104,21 @@ impl Console {
             total,
             lines,
             start: now,
-            last: std::cell::Cell::new(now),
+            done: AtomicU64::new(0),
+            last_line: AtomicU64::new(0),
         }
     }
 }
 
-/// Progress of one piece of work.
+/// Progress of one piece of work, which several threads may do.
 pub struct Progress {
     bar: Option<indicatif::ProgressBar>,
     what: String,
     total: u64,
     lines: bool,
     start: std::time::Instant,
-    last: std::cell::Cell<std::time::Instant>,
+    done: AtomicU64,
+    last_line: AtomicU64,
 }
 
 /// Seconds between plain lines of progress.
@@ -124,11 +127,21 @@ const LINE_SECONDS: u64 = 20;
 impl Progress {
     /// Units done so far.
     pub fn set(&self, done: u64) {
+        self.done.store(done, Ordering::Relaxed);
+        self.show(done);
+    }
+
+    /// More units are done.
+    pub fn add(&self, units: u64) {
+        self.show(self.done.fetch_add(units, Ordering::Relaxed) + units);
+    }
+
+    fn show(&self, done: u64) {
         if let Some(bar) = &self.bar {
             bar.set_position(done);
         }
-        if self.lines && self.last.get().elapsed().as_secs() >= LINE_SECONDS {
-            self.last.set(std::time::Instant::now());
+        let line = self.start.elapsed().as_secs() / LINE_SECONDS;
+        if self.lines && self.last_line.fetch_max(line, Ordering::Relaxed) < line {
             let seconds = self.start.elapsed().as_secs_f64();
             let rate = done as f64 / seconds;
             let left = self.total.saturating_sub(done) as f64 / rate.max(1e-9);

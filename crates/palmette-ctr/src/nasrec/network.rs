@@ -134,11 +134,12 @@ pub struct Network {
 }
 
 impl Network {
-    /// The supernet of a space: every operator at its maximal size.
-    pub fn supernet(config: &NasRecConfig, shape: Shape) -> Self {
+    /// The supernet of a space: every operator at its maximal size, with layer norm (as
+    /// published) or with biases instead.
+    pub fn supernet(config: &NasRecConfig, shape: Shape, layer_norm: bool) -> Self {
         let width = usize::from(*config.dense_widths.last().unwrap_or(&0));
         let fields = usize::from(*config.sparse_widths.last().unwrap_or(&0));
-        let mut d = Declarer::new(Form::Supernet, true);
+        let mut d = Declarer::new(Form::Supernet, layer_norm);
         let mut blocks = Vec::new();
         for i in 0..config.blocks {
             let dense: Vec<_> =

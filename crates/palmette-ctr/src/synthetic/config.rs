@@ -23,8 +23,11 @@ pub struct SyntheticConfig {
     pub triples: f64,
     /// Numbers in a hidden vector, K.
     pub latent: usize,
-    /// Zipf exponent of the large fields: value of rank r has a frequency like `r^-exponent`.
+    /// Exponent of the large fields: the value of rank r (from 1) has a frequency like
+    /// `(r + offset)^-exponent` (the Zipf-Mandelbrot law).
     pub exponent: f64,
+    /// Offset of that law: about so many values share the head of a large field.
+    pub offset: f64,
 }
 
 impl Default for SyntheticConfig {
@@ -34,10 +37,11 @@ impl Default for SyntheticConfig {
             rows: 200_000,
             bias: -1.0,
             main: 0.6,
-            pairs: 1.6,
+            pairs: 4.0,
             triples: 0.6,
-            latent: 3,
-            exponent: 1.0,
+            latent: 8,
+            exponent: 3.0,
+            offset: 10.0,
         }
     }
 }
@@ -77,6 +81,7 @@ impl SyntheticConfig {
             ("pairs", self.pairs),
             ("triples", self.triples),
             ("exponent", self.exponent),
+            ("offset", self.offset),
             ("bias", self.bias.abs()),
         ];
         match strengths.into_iter().find(|(_, value)| !value.is_finite() || *value < 0.0) {

@@ -2,6 +2,8 @@
 
 use palmette_random::{Draw, stream};
 
+use super::SyntheticConfig;
+
 /// A categorical column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CategoricalColumn {
@@ -42,7 +44,7 @@ pub(super) const TRIPLES: [[usize; 3]; 2] = [[0, 1, 3], [1, 2, 4]];
 /// Exponent of the small fields, whose values are nearly equally frequent.
 const SMALL_EXPONENT: f64 = 0.5;
 
-/// Draws values by Zipf's law and knows what each is worth.
+/// Draws values by the Zipf-Mandelbrot law and knows what each is worth.
 pub(super) struct CategoricalTruth {
     /// Cumulative frequencies; the last is 1 up to rounding.
     cumulative: Vec<f64>,
@@ -54,12 +56,14 @@ pub(super) struct CategoricalTruth {
 
 impl CategoricalTruth {
     /// The truth of categorical column `index`.
-    pub fn new(seed: u64, index: usize, exponent: f64, latent: usize) -> Self {
+    pub fn new(config: &SyntheticConfig, index: usize) -> Self {
+        let SyntheticConfig { seed, latent, .. } = *config;
         let column = CATEGORICAL[index];
         let large = index < LARGE_FIELDS;
-        let exponent = if large { exponent } else { SMALL_EXPONENT };
+        let (exponent, offset) =
+            if large { (config.exponent, config.offset) } else { (SMALL_EXPONENT, 0.0) };
         let mut frequencies: Vec<f64> =
-            (1..=column.values).map(|rank| (rank as f64).powf(-exponent)).collect();
+            (1..=column.values).map(|rank| (rank as f64 + offset).powf(-exponent)).collect();
         let total: f64 = frequencies.iter().sum();
         let mut below = 0.0;
         let mut cumulative = Vec::with_capacity(column.values);

@@ -58,7 +58,7 @@ impl SyntheticLog {
     /// Settings out of range.
     pub fn new(config: SyntheticConfig) -> Result<Self, SyntheticError> {
         config.check()?;
-        let truth = |i| CategoricalTruth::new(config.seed, i, config.exponent, config.latent);
+        let truth = |i| CategoricalTruth::new(&config, i);
         Ok(Self { config, columns: (0..CATEGORICAL.len()).map(truth).collect() })
     }
 

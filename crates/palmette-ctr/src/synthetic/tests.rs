@@ -87,14 +87,18 @@ fn labels_follow_the_true_probabilities() {
 }
 
 #[test]
-fn frequencies_follow_zipfs_law() {
-    let rows = log(100_000).rows(0..100_000);
-    let mut counts = vec![0.0; CATEGORICAL[3].values];
-    rows.iter().for_each(|row| counts[row.values[3] as usize] += 1.0);
-    let harmonic: f64 = (1..=1000).map(|rank| 1.0 / f64::from(rank)).sum();
-    for rank in [1usize, 2, 10, 100] {
-        let expected = 1e5 / harmonic / rank as f64;
-        assert!((counts[rank - 1] - expected).abs() < 5.0 * expected.sqrt(), "rank {rank}");
+fn frequencies_follow_the_zipf_mandelbrot_law() {
+    for (exponent, offset) in [(1.0, 0.0), (2.0, 20.0)] {
+        let config = SyntheticConfig { rows: 100_000, exponent, offset, ..Default::default() };
+        let rows = SyntheticLog::new(config).unwrap().rows(0..100_000);
+        let mut counts = vec![0.0; CATEGORICAL[3].values];
+        rows.iter().for_each(|row| counts[row.values[3] as usize] += 1.0);
+        let frequency = |rank: usize| (rank as f64 + offset).powf(-exponent);
+        let total: f64 = (1..=counts.len()).map(frequency).sum();
+        for rank in [1usize, 2, 10, 100] {
+            let expected = 1e5 * frequency(rank) / total;
+            assert!((counts[rank - 1] - expected).abs() < 5.0 * expected.sqrt(), "rank {rank}");
+        }
     }
 }
 

@@ -30,6 +30,9 @@ pub struct SupernetSettings {
     pub clip_norm: f64,
     /// Order of the rows.
     pub order: Order,
+    /// Layer norm in the operators, as published; without it the shared weights are closer to
+    /// those of the norm-free final networks.
+    pub layer_norm: bool,
 }
 
 impl Default for SupernetSettings {
@@ -44,6 +47,7 @@ impl Default for SupernetSettings {
             batch_size: 512,
             clip_norm: 5.0,
             order: Order::Shuffled,
+            layer_norm: true,
         }
     }
 }
@@ -81,7 +85,7 @@ impl<'a> SupernetTraining<'a> {
         settings: SupernetSettings,
         seed: u64,
     ) -> Result<Self, TrainError> {
-        let network = Network::supernet(space.config(), shape);
+        let network = Network::supernet(space.config(), shape, settings.layer_norm);
         let slots = Optimizer::Adagrad { epsilon: settings.epsilon }.state_slots();
         Ok(Self {
             model: Model {

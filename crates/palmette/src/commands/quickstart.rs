@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use palmette::console::Console;
 use palmette::run::{self, Config, RunContext, Stop, write_whole};
-use palmette_ctr::synthetic::{SyntheticConfig, SyntheticLog};
+use palmette_ctr::synthetic::{SCHEMA, SyntheticConfig, SyntheticLog};
 use palmette_data::{Dataset, PrepareOptions, Schema, prepare};
 
 use super::search::print_summary;
@@ -26,20 +26,6 @@ pub struct Args {
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
-
-/// The schema that a user would write for this log.
-const SCHEMA: &str = r#"# The synthetic log of `palmette quickstart`.
-label = "click"
-dense = ["price", "age", "history"]
-categorical = ["user", "item", "query", "site", "campaign", "region", "hour", "device", "position"]
-encoder = { kind = "dictionary", min_count = 2 }
-transform = "standard"
-keep = ["true_probability"]
-[split]
-by = "random"
-fractions = [0.8, 0.1, 0.1]
-seed = 1
-"#;
 
 /// The configuration of the quickstart: a small NASRec-Full space and counts for a few minutes on two cores.
 const CONFIG: &str = include_str!("../../recipes/quickstart.toml");

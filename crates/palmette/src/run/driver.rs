@@ -22,10 +22,16 @@ use serde::{Deserialize, Serialize};
 use super::context::RunContext;
 use super::environment::Environment;
 use super::export::export_run;
+use super::files::RunFiles;
 use super::plan::{Plan, Prediction, Rates};
 use super::results::{FinalFit, ModelResult, Summary};
 use super::store::RunStore;
-use super::trials::{Contender, ScoredPart, Trial, best, fit, record, sample_weights, validate};
+use super::trials::{
+    Contender, FitRequest, ScoredPart, Trial, TrialRequest, best, fit, record, sample_weights,
+    validate,
+};
+use super::workers::{in_order, trainings_at_a_time};
+use crate::console::Progress;
 
 /// A finished run.
 pub struct Outcome {
@@ -61,13 +67,12 @@ pub fn search(
     // Limits that nobody can meet are said before the folder holds a run.
     let mut store = RunStore::open(dir)?;
     Environment::here(dataset)?.check_or_record(&store)?;
-    store.write("config.toml", |out| Ok(out.write_all(config.to_toml()?.as_bytes())?))?;
+    store.files().write("config.toml", |out| Ok(out.write_all(config.to_toml()?.as_bytes())?))?;
     let run = Run { context, space, shape };
     let plan = run.plan(&mut store, budget_seconds)?;
     let ranked = run.rank(&mut store, &plan)?;
-    let searched = run.retrain_best(&mut store, &plan, &ranked)?;
-    let random = run.random_search(&mut store, &plan)?;
-    let baselines = run.baselines(&mut store, &plan, searched.trial.macs)?;
+    let (searched, random) = run.retrain(&mut store, &plan, &ranked)?;
+    let (searched, random, baselines) = run.tune(&mut store, &plan, searched, random)?;
     let summary = run.finish(&mut store, &plan, searched, random, baselines)?;
     super::export::write_summary(&store, &summary)?;
     super::report::write_report(context, &store, &run.space, &summary, command)?;
@@ -154,7 +159,7 @@ impl<'c> Run<'_, 'c> {
     fn ranker(&self, store: &mut RunStore, plan: &Plan) -> Result<SubnetRanker<'c>> {
         let begin = Instant::now();
         let mut supernet = self.supernet(Some(plan))?;
-        match store.load_checkpoint("supernet", &mut supernet.model)? {
+        match store.files().load_checkpoint("supernet", &mut supernet.model)? {
             Some(progress) => supernet.restore(&progress)?,
             None => supernet = self.supernet(Some(plan))?,
         }
@@ -162,13 +167,13 @@ impl<'c> Run<'_, 'c> {
         let progress = self.context.console.progress(steps, "supernet");
         while supernet.step < steps {
             if self.context.stop.is_set() {
-                store.save_checkpoint("supernet", &supernet.progress(), &supernet.model)?;
+                store.files().save_checkpoint("supernet", &supernet.progress(), &supernet.model)?;
                 self.context.stop.check()?;
             }
             supernet.advance()?;
             progress.set(supernet.step);
             if supernet.step % plan.checkpoint_every == 0 || supernet.step == steps {
-                store.save_checkpoint("supernet", &supernet.progress(), &supernet.model)?;
+                store.files().save_checkpoint("supernet", &supernet.progress(), &supernet.model)?;
             }
         }
         progress.finish();
@@ -289,7 +294,8 @@ impl<'c> Run<'_, 'c> {
         Contender::Network(palmette_ctr::nasrec::canonical(&self.space.nasrec().path(genotype)))
     }
 
-    fn retrain_best(&self, store: &mut RunStore, plan: &Plan, ranked: &[Ranked]) -> Result<Chosen> {
+    /// Candidates with the best scores, no two of one function.
+    fn best_candidates(&self, plan: &Plan, ranked: &[Ranked]) -> Result<Vec<Genotype>> {
         let mut order: Vec<&Ranked> = ranked.iter().filter(|r| r.score.is_some()).collect();
         order.sort_by(|a, b| a.score.partial_cmp(&b.score).unwrap_or(std::cmp::Ordering::Equal));
         // Scores closer than 1e-6 are the same function twice (NASRec's rule).
@@ -299,103 +305,116 @@ impl<'c> Run<'_, 'c> {
                 "no candidate could be scored: every one diverged; lower search.supernet.learning_rate"
             );
         }
-        let genotypes: Vec<Genotype> =
-            order.iter().take(plan.top_k).map(|r| r.genotype.clone()).collect();
-        self.retrain(store, plan, "searched", &genotypes)
+        Ok(order.iter().take(plan.top_k).map(|r| r.genotype.clone()).collect())
     }
 
-    fn random_search(&self, store: &mut RunStore, plan: &Plan) -> Result<Option<Chosen>> {
-        if !self.context.config.search.random_search {
-            return Ok(None);
-        }
-        let genotypes = self.random_genotypes(plan.top_k);
-        self.retrain(store, plan, "random-search", &genotypes).map(Some)
+    fn validate(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        what: &str,
+        requests: &[TrialRequest],
+    ) -> Result<Vec<Trial>> {
+        let tables = self.search_tables();
+        validate(self.context, store, what, requests, &tables, plan.checkpoint_every)
     }
 
+    /// Trains the best candidates and as many random networks; returns the best of either side.
     fn retrain(
         &self,
         store: &mut RunStore,
         plan: &Plan,
-        name: &str,
-        genotypes: &[Genotype],
-    ) -> Result<Chosen> {
-        let rate = self.context.config.train.network.learning_rate;
-        let tables = self.search_tables();
-        let mut trials = Vec::new();
-        for (i, genotype) in genotypes.iter().enumerate() {
-            let contender = self.network(genotype);
-            let id = format!("{name}/{i}");
-            trials.push(validate(
-                self.context,
-                store,
-                &id,
-                &contender,
-                rate,
-                &tables,
-                plan.checkpoint_every,
-            )?);
-        }
-        let winner =
-            best(&trials).ok_or_else(|| anyhow!("every network of {name} diverged"))?.clone();
-        self.tune(store, plan, name, winner.contender.clone(), Some(winner))
+        ranked: &[Ranked],
+    ) -> Result<(Trial, Option<Trial>)> {
+        let learning_rate = self.context.config.train.network.learning_rate;
+        let searched = self.best_candidates(plan, ranked)?;
+        let random = match self.context.config.search.random_search {
+            true => self.random_genotypes(plan.top_k),
+            false => Vec::new(),
+        };
+        let sides = [("searched", &searched), ("random-search", &random)];
+        let requests: Vec<TrialRequest> = sides
+            .iter()
+            .flat_map(|(name, genotypes)| {
+                genotypes.iter().enumerate().map(move |(i, genotype)| TrialRequest {
+                    id: format!("{name}/{i}"),
+                    contender: self.network(genotype),
+                    learning_rate,
+                })
+            })
+            .collect();
+        let trials = self.validate(store, plan, "training from scratch", &requests)?;
+        let (of_search, of_chance) = trials.split_at(searched.len());
+        let winner = |name: &str, trials: &[Trial]| {
+            best(trials).cloned().ok_or_else(|| anyhow!("every network of {name} diverged"))
+        };
+        let of_chance =
+            if random.is_empty() { None } else { Some(winner("random search", of_chance)?) };
+        Ok((winner("the search", of_search)?, of_chance))
     }
 
-    /// Tries the learning rates on validation rows; `known` is a trial that is done already.
+    /// Tries the learning rates on validation rows, for both winners and all hand-made models.
     fn tune(
         &self,
         store: &mut RunStore,
         plan: &Plan,
-        name: &str,
-        contender: Contender,
-        known: Option<Trial>,
-    ) -> Result<Chosen> {
-        let tables = self.search_tables();
-        let mut trials: Vec<Trial> = known.into_iter().collect();
-        for &rate in &self.context.config.train.learning_rates {
-            if trials.iter().any(|t| t.learning_rate == rate) {
-                continue;
-            }
-            let id = format!("{name}/learning-rate-{rate}");
-            trials.push(validate(
-                self.context,
-                store,
-                &id,
-                &contender,
-                rate,
-                &tables,
-                plan.checkpoint_every,
-            )?);
+        searched: Trial,
+        random: Option<Trial>,
+    ) -> Result<(Chosen, Option<Chosen>, Vec<Chosen>)> {
+        let mut contenders = vec![("searched", searched.contender.clone(), Some(searched.clone()))];
+        let has_random = random.is_some();
+        contenders
+            .extend(random.map(|trial| ("random-search", trial.contender.clone(), Some(trial))));
+        for name in &self.context.config.train.baselines {
+            let baseline = self.baseline(name, searched.macs)?;
+            contenders.push((name, Contender::Baseline(baseline), None));
         }
-        let trial =
-            best(&trials).ok_or_else(|| anyhow!("{name} diverged at every learning rate"))?;
-        Ok(Chosen { name: name.into(), trial: trial.clone() })
+        let mut requests = Vec::new();
+        for (name, contender, known) in &contenders {
+            for &learning_rate in &self.context.config.train.learning_rates {
+                if known.as_ref().is_none_or(|trial| trial.learning_rate != learning_rate) {
+                    requests.push(TrialRequest {
+                        id: format!("{name}/learning-rate-{learning_rate}"),
+                        contender: contender.clone(),
+                        learning_rate,
+                    });
+                }
+            }
+        }
+        let trials = self.validate(store, plan, "learning rates", &requests)?;
+        let mut chosen = contenders.into_iter().map(|(name, contender, known)| {
+            let own = requests.iter().zip(&trials).filter(|(request, _)| {
+                request.contender == contender && request.id.starts_with(&format!("{name}/"))
+            });
+            let all: Vec<Trial> =
+                known.into_iter().chain(own.map(|(_, trial)| trial.clone())).collect();
+            let trial =
+                best(&all).ok_or_else(|| anyhow!("{name} diverged at every learning rate"))?;
+            Ok(Chosen { name: name.into(), trial: trial.clone() })
+        });
+        let searched = chosen.next().context("nothing was searched")??;
+        let random = if has_random { chosen.next().transpose()? } else { None };
+        let baselines = chosen.collect::<Result<_>>()?;
+        Ok((searched, random, baselines))
     }
 
-    /// Hand-made models, each at every learning rate; `searched_macs` is what `mlp-equal` may cost.
-    fn baselines(
-        &self,
-        store: &mut RunStore,
-        plan: &Plan,
-        searched_macs: u64,
-    ) -> Result<Vec<Chosen>> {
-        let inputs = self.context.inputs(&self.search_tables());
+    /// The hand-made model of this name; `searched_macs` is what `mlp-equal` may cost.
+    fn baseline(&self, name: &str, searched_macs: u64) -> Result<Baseline> {
         let [small, medium, large] = Mlp::three_sizes();
-        let names = &self.context.config.train.baselines;
-        let tuned = names.iter().map(|name| {
-            let baseline = match name.as_str() {
-                "mlp-small" => Baseline::Mlp(small.clone()),
-                "mlp-medium" => Baseline::Mlp(medium.clone()),
-                "mlp-large" => Baseline::Mlp(large.clone()),
-                "mlp-equal" => Baseline::Mlp(Mlp::with_macs(&inputs, searched_macs)),
-                // The published interaction layers cost 55 M multiply-accumulates a sample.
-                "xdeepfm-small" => {
-                    Baseline::XDeepFm(XDeepFm { interaction: vec![24, 24], ..XDeepFm::default() })
-                }
-                name => Baseline::named(name).map_err(|e| anyhow!("[train] baselines: {e}"))?,
-            };
-            self.tune(store, plan, name, Contender::Baseline(baseline), None)
-        });
-        tuned.collect()
+        Ok(match name {
+            "mlp-small" => Baseline::Mlp(small),
+            "mlp-medium" => Baseline::Mlp(medium),
+            "mlp-large" => Baseline::Mlp(large),
+            "mlp-equal" => {
+                let inputs = self.context.inputs(&self.search_tables());
+                Baseline::Mlp(Mlp::with_macs(&inputs, searched_macs))
+            }
+            // The published interaction layers cost 55 M multiply-accumulates a sample.
+            "xdeepfm-small" => {
+                Baseline::XDeepFm(XDeepFm { interaction: vec![24, 24], ..XDeepFm::default() })
+            }
+            name => Baseline::named(name).map_err(|e| anyhow!("[train] baselines: {e}"))?,
+        })
     }
 
     /// Final fits on train and validation rows; each reads the test part once.
@@ -407,28 +426,105 @@ impl<'c> Run<'_, 'c> {
         random: Option<Chosen>,
         baselines: Vec<Chosen>,
     ) -> Result<Summary> {
-        let mut models: Vec<(ModelResult, Vec<f64>)> = Vec::new();
         let Contender::Network(architecture) = searched.trial.contender.clone() else {
             bail!("the searched model is a network");
         };
-        for chosen in std::iter::once(&searched).chain(&random).chain(&baselines) {
-            models.push(self.final_fits(store, plan, chosen)?);
-        }
+        let chosen: Vec<&Chosen> =
+            std::iter::once(&searched).chain(&random).chain(&baselines).collect();
+        self.final_fits(store, plan, &chosen)?;
+        let models = chosen.iter().map(|chosen| self.result_of(store, chosen));
+        let models = models.collect::<Result<_>>()?;
         self.summarise(store, architecture, models)
     }
 
-    fn final_fits(
+    fn final_seeds(&self) -> u64 {
+        self.context.config.train.final_seeds.max(1) as u64
+    }
+
+    /// Every final fit that the journal does not hold.
+    fn final_fits(&self, store: &mut RunStore, plan: &Plan, chosen: &[&Chosen]) -> Result<()> {
+        let RunContext { config, dataset, .. } = *self.context;
+        let rows = dataset.rows(Split::Train) + dataset.rows(Split::Validation);
+        let all = chosen.iter().flat_map(|&c| (0..self.final_seeds()).map(move |n| (c, n)));
+        let open: Vec<(&Chosen, u64)> = all
+            .filter(|(chosen, n)| store.find("final", &format!("{}/{n}", chosen.name)).is_none())
+            .collect();
+        let samples = rows as f64 * config.train.network.epochs * open.len() as f64;
+        let progress = self.context.console.progress(samples as u64, "final fits");
+        let files = store.files().clone();
+        in_order(
+            &open,
+            trainings_at_a_time(config.train.network.batch_size),
+            |&(chosen, n)| {
+                let begin = Instant::now();
+                let fitted = self.final_fit(&files, plan, chosen, n, &progress)?;
+                Ok((fitted, begin.elapsed()))
+            },
+            |i, (fitted, took)| {
+                let id = format!("{}/{}", open[i].0.name, open[i].1);
+                store.append("final", &id, serde_json::to_value(fitted)?, took.as_secs_f64())?;
+                files.drop_checkpoint(&format!("final/{id}"));
+                Ok(())
+            },
+        )?;
+        progress.finish();
+        Ok(())
+    }
+
+    /// Trains on train and validation rows, keeps the logits of the test rows; the first fit of
+    /// the searched model is the one that is exported.
+    fn final_fit(
         &self,
-        store: &mut RunStore,
+        files: &RunFiles,
         plan: &Plan,
         chosen: &Chosen,
-    ) -> Result<(ModelResult, Vec<f64>)> {
+        n: u64,
+        progress: &Progress,
+    ) -> Result<FinalFit> {
         let RunContext { config, dataset, .. } = *self.context;
         let tables = self.context.final_tables(self.space.table_cap());
         let settings = TrainSettings {
             learning_rate: chosen.trial.learning_rate,
             ..config.train.network.clone()
         };
+        let compiled = {
+            let inputs = self.context.inputs(&tables);
+            chosen.trial.contender.compile(&inputs, settings.layer_norm)?
+        };
+        let tensors = compiled.tensors.clone();
+        let request = FitRequest {
+            task: &format!("final/{}/{n}", chosen.name),
+            settings: &settings,
+            parts: &[Split::Train, Split::Validation],
+            table_rows: &tables,
+            seed: config.run.seed + 1000 * (n + 1),
+            checkpoint_every: plan.checkpoint_every,
+        };
+        let mut training = fit(self.context, files, &request, compiled, progress, |_| Ok(()))?;
+        if chosen.name == "searched" && n == 0 {
+            let trial = &chosen.trial;
+            export_run(self.context, files, &self.space, trial, &tensors, &training, &tables)?;
+        }
+        let logits = training.predict(dataset, Split::Test)?;
+        let file = prediction_file(&chosen.name, n);
+        files.write(&file, |out| {
+            let bytes: Vec<u8> = logits.iter().flat_map(|z| z.to_le_bytes()).collect();
+            Ok(out.write_all(&bytes)?)
+        })?;
+        let evaluation = ScoredPart::new(dataset, Split::Test, logits)?.evaluate(None)?;
+        Ok(FinalFit {
+            model: chosen.name.clone(),
+            seed: request.seed,
+            learning_rate: settings.learning_rate,
+            log_loss: evaluation.log_loss,
+            auc: evaluation.auc,
+            normalised_entropy: evaluation.normalised_entropy,
+            predictions: files.sha256(&file)?,
+        })
+    }
+
+    /// Final fits of one model, and the test logits of the first.
+    fn result_of(&self, store: &RunStore, chosen: &Chosen) -> Result<(ModelResult, Vec<f64>)> {
         let mut result = ModelResult {
             name: chosen.name.clone(),
             macs: Some(chosen.trial.macs),
@@ -440,76 +536,15 @@ impl<'c> Run<'_, 'c> {
             normalised_entropies: Vec::new(),
             difference: None,
         };
-        let mut first_losses = Vec::new();
-        for n in 0..config.train.final_seeds.max(1) as u64 {
-            let id = format!("{}/{n}", chosen.name);
-            let file = format!("predictions/{}-{n}.f64", chosen.name);
-            let searched = chosen.name == "searched" && n == 0;
-            let done = store
-                .find("final", &id)
-                .map(|event| FinalFit::deserialize(&event["result"]))
-                .transpose()?;
-            let fitted = match done {
-                Some(fitted) => fitted,
-                None => {
-                    let begin = Instant::now();
-                    let seed = config.run.seed + 1000 * (n + 1);
-                    let inputs = self.context.inputs(&tables);
-                    let compiled = chosen.trial.contender.compile(&inputs, settings.layer_norm)?;
-                    let tensors = compiled.tensors.clone();
-                    let task = format!("final/{id}");
-                    let parts = [Split::Train, Split::Validation];
-                    let mut training = fit(
-                        self.context,
-                        store,
-                        &task,
-                        compiled,
-                        &settings,
-                        &parts,
-                        &tables,
-                        seed,
-                        plan.checkpoint_every,
-                    )?;
-                    if searched {
-                        export_run(
-                            self.context,
-                            store,
-                            &self.space,
-                            &chosen.trial,
-                            &tensors,
-                            &training,
-                            &tables,
-                        )?;
-                    }
-                    let logits = training.predict(dataset, Split::Test)?;
-                    store.write(&file, |out| {
-                        let bytes: Vec<u8> = logits.iter().flat_map(|z| z.to_le_bytes()).collect();
-                        Ok(out.write_all(&bytes)?)
-                    })?;
-                    let evaluation =
-                        ScoredPart::new(dataset, Split::Test, logits)?.evaluate(None)?;
-                    let fitted = FinalFit {
-                        model: chosen.name.clone(),
-                        seed,
-                        learning_rate: settings.learning_rate,
-                        log_loss: evaluation.log_loss,
-                        auc: evaluation.auc,
-                        normalised_entropy: evaluation.normalised_entropy,
-                        predictions: store.sha256(&file)?,
-                    };
-                    record(store, "final", &id, &fitted, begin)?;
-                    store.drop_checkpoint(&task);
-                    fitted
-                }
-            };
+        for n in 0..self.final_seeds() {
+            let event = store.find("final", &format!("{}/{n}", chosen.name));
+            let fitted =
+                FinalFit::deserialize(&event.context("a final fit is missing")?["result"])?;
             result.log_losses.push(fitted.log_loss);
             result.aucs.extend(fitted.auc);
             result.normalised_entropies.extend(fitted.normalised_entropy);
-            if n == 0 {
-                first_losses = read_logits(store, &file)?;
-            }
         }
-        Ok((result, first_losses))
+        Ok((result, read_logits(store, &prediction_file(&chosen.name, 0))?))
     }
 
     fn summarise(
@@ -592,6 +627,11 @@ impl<'c> Run<'_, 'c> {
         };
         Ok((result, row_log_losses(&part.scores()?)))
     }
+}
+
+/// Where the test logits of a final fit lie.
+fn prediction_file(model: &str, n: u64) -> String {
+    format!("predictions/{model}-{n}.f64")
 }
 
 fn read_logits(store: &RunStore, file: &str) -> Result<Vec<f64>> {

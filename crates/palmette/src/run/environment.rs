@@ -4,7 +4,8 @@ use anyhow::{Result, bail};
 use palmette_data::Dataset;
 use serde::{Deserialize, Serialize};
 
-use super::store::{RunStore, file_sha256};
+use super::files::file_sha256;
+use super::store::RunStore;
 
 /// Bits are promised per binary, instruction set and number type, for any number of threads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +41,7 @@ impl Environment {
     pub fn check_or_record(&self, store: &RunStore) -> Result<()> {
         let path = store.dir().join("env.json");
         let Ok(text) = std::fs::read_to_string(&path) else {
-            store.write("env.json", |out| Ok(serde_json::to_writer_pretty(out, self)?))?;
+            store.files().write("env.json", |out| Ok(serde_json::to_writer_pretty(out, self)?))?;
             return Ok(());
         };
         let before: Self = serde_json::from_str(&text)?;

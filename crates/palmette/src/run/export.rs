@@ -16,8 +16,9 @@ use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
 use super::context::RunContext;
+use super::files::{RunFiles, write_whole};
 use super::results::Summary;
-use super::store::{RunStore, write_whole};
+use super::store::RunStore;
 use super::trials::{Contender, Trial};
 use crate::drawing::{Drawing, architecture_svg};
 use crate::onnx::{EncodersFile, Export, ExternalData, export};
@@ -247,7 +248,7 @@ pub fn transforms(dataset: &Dataset) -> Vec<DenseTransform> {
 /// Everything under `best/`.
 pub(super) fn export_run(
     context: &RunContext<'_>,
-    store: &RunStore,
+    files: &RunFiles,
     space: &LimitedSpace,
     trial: &Trial,
     tensors: &[LogicalTensor],
@@ -257,7 +258,7 @@ pub(super) fn export_run(
     let Contender::Network(path) = &trial.contender else {
         bail!("only networks have an architecture")
     };
-    let folder = store.dir().join("best");
+    let folder = files.dir().join("best");
     let fields = context.field_names().into_iter().zip(table_rows);
     let dataset = std::path::absolute(context.dataset.dir())?;
     let description = ModelDescription {

@@ -26,7 +26,7 @@ pub(super) fn write_report(
     let data = report_data(context, store, space, summary, command)?;
     write_json(&store.dir().join("report.json"), &data)?;
     let page = render(&data)?;
-    store.write("report.html", |out| Ok(out.write_all(page.as_bytes())?))?;
+    store.files().write("report.html", |out| Ok(out.write_all(page.as_bytes())?))?;
     Ok(())
 }
 

@@ -14,9 +14,10 @@ use super::environment::Environment;
 use super::export::{
     ModelDescription, export_model, load_weights, transforms, write_drawing, write_json,
 };
+use super::files::file_sha256;
 use super::folder::ModelFolder;
-use super::store::{RunStore, file_sha256};
-use super::trials::{Contender, ScoredPart, fit_from};
+use super::store::RunStore;
+use super::trials::{Contender, FitRequest, ScoredPart, fit};
 use crate::onnx::EncodersFile;
 
 /// Checkpoints and the request of a training that is not finished.
@@ -97,18 +98,19 @@ pub fn train_one(
     let sheet = CostSheet::new(macs, params, compiled.table_params(), &MemoryModel::default());
     let parts: &[Split] =
         if request.all { &[Split::Train, Split::Validation] } else { &[Split::Train] };
-    let mut training = fit_from(
-        context,
-        &store,
-        "training",
-        compiled,
-        &request.settings,
+    let fit_request = FitRequest {
+        task: "training",
+        settings: &request.settings,
         parts,
-        &request.table_rows,
-        request.seed,
-        context.config.run.checkpoint_every,
-        |model| earlier.map_or(Ok(()), |earlier| load_weights(&earlier.dir, &tensors, model)),
-    )?;
+        table_rows: &request.table_rows,
+        seed: request.seed,
+        checkpoint_every: context.config.run.checkpoint_every,
+    };
+    let progress = context.console.progress(fit_request.samples(context.dataset), "training");
+    let mut training = fit(context, store.files(), &fit_request, compiled, &progress, |model| {
+        earlier.map_or(Ok(()), |earlier| load_weights(&earlier.dir, &tensors, model))
+    })?;
+    progress.finish();
     let mut trained = TrainedModel {
         request: request.clone(),
         steps: training.steps(),

@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::context::RunContext;
+use super::files::RunFiles;
 use super::store::RunStore;
+use super::workers::{in_order, trainings_at_a_time};
+use crate::console::Progress;
 
 /// A model that can be trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,76 +77,72 @@ pub struct Trial {
     pub curve: Vec<f64>,
 }
 
-/// Trains a compiled model on `parts`, from its checkpoint where there is one.
-pub fn fit<'a>(
-    context: &RunContext<'a>,
-    store: &RunStore,
-    task: &str,
-    compiled: CompiledModel,
-    settings: &TrainSettings,
-    parts: &[Split],
-    table_rows: &[u32],
-    seed: u64,
-    checkpoint_every: u64,
-) -> Result<NetworkTraining<'a>> {
-    fit_from(
-        context,
-        store,
-        task,
-        compiled,
-        settings,
-        parts,
-        table_rows,
-        seed,
-        checkpoint_every,
-        |_| Ok(()),
-    )
+/// What a training depends on beside the model.
+pub struct FitRequest<'r> {
+    /// Names the checkpoint.
+    pub task: &'r str,
+    /// How.
+    pub settings: &'r TrainSettings,
+    /// Parts of the dataset to train on.
+    pub parts: &'r [Split],
+    /// Rows of each embedding table.
+    pub table_rows: &'r [u32],
+    /// Seed of weights and order.
+    pub seed: u64,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
 }
 
-/// Like [`fit`], with weights that `initialise` sets before the first step.
-pub fn fit_from<'a>(
+impl FitRequest<'_> {
+    /// Rows that the training will see, repetitions counted.
+    pub fn samples(&self, dataset: &Dataset) -> u64 {
+        let rows: usize = self.parts.iter().map(|&part| dataset.rows(part)).sum();
+        (rows as f64 * self.settings.epochs) as u64
+    }
+}
+
+/// Trains a compiled model from its checkpoint where there is one, else from fresh weights as
+/// `initialise` leaves them; `progress` counts samples.
+///
+/// # Errors
+/// A training that diverges, a stop by the user, a file that cannot be written.
+pub fn fit<'a>(
     context: &RunContext<'a>,
-    store: &RunStore,
-    task: &str,
+    files: &RunFiles,
+    request: &FitRequest<'_>,
     compiled: CompiledModel,
-    settings: &TrainSettings,
-    parts: &[Split],
-    table_rows: &[u32],
-    seed: u64,
-    checkpoint_every: u64,
+    progress: &Progress,
     initialise: impl FnOnce(&mut Model<f32>) -> Result<()>,
 ) -> Result<NetworkTraining<'a>> {
-    let start = |compiled: CompiledModel| -> Result<NetworkTraining<'a>> {
-        let CompiledModel { layout, tables, program, .. } = compiled;
-        let batches = Batches::new(
-            context.dataset,
-            parts,
-            settings.batch_size,
-            settings.order,
-            seed,
-            table_rows.to_vec(),
-        )?;
-        Ok(NetworkTraining::new(layout, tables, program, batches, settings.clone(), seed)?)
-    };
-    let mut training = start(compiled)?;
-    match store.load_checkpoint(task, &mut training.model)? {
-        Some(progress) => training.restore(&progress)?,
+    let FitRequest { task, settings, parts, table_rows, seed, checkpoint_every } = *request;
+    let CompiledModel { layout, tables, program, .. } = compiled;
+    let batches = Batches::new(
+        context.dataset,
+        parts,
+        settings.batch_size,
+        settings.order,
+        seed,
+        table_rows.to_vec(),
+    )?;
+    let settings = settings.clone();
+    let mut training = NetworkTraining::new(layout, tables, program, batches, settings, seed)?;
+    match files.load_checkpoint(task, &mut training.model)? {
+        Some(done) => training.restore(&done)?,
         None => initialise(&mut training.model)?,
     }
-    let progress = context.console.progress(training.steps() * training.batch_rows() as u64, task);
-    progress.set(training.step * training.batch_rows() as u64);
+    let batch_rows = training.batch_rows() as u64;
+    progress.add(training.step * batch_rows);
     while training.step < training.steps() {
         if context.stop.is_set() {
-            store.save_checkpoint(task, &training.progress(), &training.model)?;
+            files.save_checkpoint(task, &training.progress(), &training.model)?;
             context.stop.check()?;
         }
         training.advance()?;
-        progress.set(training.step * training.batch_rows() as u64);
+        progress.add(batch_rows);
         if training.step % checkpoint_every == 0 && training.step < training.steps() {
-            store.save_checkpoint(task, &training.progress(), &training.model)?;
+            files.save_checkpoint(task, &training.progress(), &training.model)?;
         }
     }
-    progress.finish();
     Ok(training)
 }
 
@@ -203,27 +202,77 @@ pub fn sample_weights(dataset: &Dataset, split: Split) -> Result<Option<Vec<f64>
     Ok(Some(weights))
 }
 
-/// Trains a contender on the training part and measures it on the validation part, once.
+/// A contender to be trained on the training part and measured on the validation part, once.
+#[derive(Clone, Debug)]
+pub struct TrialRequest {
+    /// Names the trial in the journal.
+    pub id: String,
+    /// What is trained.
+    pub contender: Contender,
+    /// Highest learning rate.
+    pub learning_rate: f64,
+}
+
+/// The trials that are asked for, from the journal or else trained now, several at a time where
+/// the batches are small; the journal holds them in the order of `requests`.
+///
+/// # Errors
+/// What [`fit`] reports, but for trainings that diverge: their trials have no loss.
 pub fn validate(
     context: &RunContext<'_>,
     store: &mut RunStore,
-    id: &str,
-    contender: &Contender,
-    learning_rate: f64,
+    what: &str,
+    requests: &[TrialRequest],
     table_rows: &[u32],
     checkpoint_every: u64,
+) -> Result<Vec<Trial>> {
+    let settings = &context.config.train.network;
+    let open: Vec<&TrialRequest> =
+        requests.iter().filter(|request| store.find("trial", &request.id).is_none()).collect();
+    let samples = context.dataset.rows(Split::Train) as f64 * settings.epochs;
+    let progress = context.console.progress((samples * open.len() as f64) as u64, what);
+    let files = store.files().clone();
+    in_order(
+        &open,
+        trainings_at_a_time(settings.batch_size),
+        |request| {
+            let begin = Instant::now();
+            let trial =
+                try_contender(context, &files, request, table_rows, checkpoint_every, &progress)?;
+            Ok((trial, begin.elapsed()))
+        },
+        |i, (trial, took)| {
+            let id = &open[i].id;
+            store.append("trial", id, serde_json::to_value(trial)?, took.as_secs_f64())?;
+            files.drop_checkpoint(&format!("trial/{id}"));
+            Ok(())
+        },
+    )?;
+    progress.finish();
+    let recorded = |request: &TrialRequest| {
+        let event = store.find("trial", &request.id).context("a trial is missing")?;
+        Ok(Trial::deserialize(&event["result"])?)
+    };
+    requests.iter().map(recorded).collect()
+}
+
+fn try_contender(
+    context: &RunContext<'_>,
+    files: &RunFiles,
+    request: &TrialRequest,
+    table_rows: &[u32],
+    checkpoint_every: u64,
+    progress: &Progress,
 ) -> Result<Trial> {
-    if let Some(event) = store.find("trial", id) {
-        return Ok(Trial::deserialize(&event["result"])?);
-    }
-    let begin = Instant::now();
-    let settings = TrainSettings { learning_rate, ..context.config.train.network.clone() };
+    let TrialRequest { id, contender, learning_rate } = request;
+    let settings =
+        TrainSettings { learning_rate: *learning_rate, ..context.config.train.network.clone() };
     let seed = context.config.run.seed;
     let compiled = contender.compile(&context.inputs(table_rows), settings.layer_norm)?;
     let (macs, params) = contender.cost(&compiled, context);
     let mut trial = Trial {
         contender: contender.clone(),
-        learning_rate,
+        learning_rate: *learning_rate,
         seed,
         macs,
         params,
@@ -231,18 +280,15 @@ pub fn validate(
         validation_auc: None,
         curve: Vec::new(),
     };
-    let task = format!("trial/{id}");
-    match fit(
-        context,
-        store,
-        &task,
-        compiled,
-        &settings,
-        &[Split::Train],
+    let fit_request = FitRequest {
+        task: &format!("trial/{id}"),
+        settings: &settings,
+        parts: &[Split::Train],
         table_rows,
         seed,
         checkpoint_every,
-    ) {
+    };
+    match fit(context, files, &fit_request, compiled, progress, |_| Ok(())) {
         Ok(mut training) => {
             let logits = training.predict(context.dataset, Split::Validation)?;
             let evaluation =
@@ -254,8 +300,6 @@ pub fn validate(
         Err(error) if diverged(&error) => {}
         Err(error) => return Err(error),
     }
-    record(store, "trial", id, &trial, begin)?;
-    store.drop_checkpoint(&task);
     Ok(trial)
 }
 
