@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let t = Instant::now();
             let path = supernet_path(&space, PathStrategy::SingleOperatorAnyConnection, step, 0, 3);
             network.build(&path, &mut program);
-            program.place(rows);
+            program.place(rows)?;
             planning += t.elapsed().as_secs_f64();
             macs.push(program.macs());
             let (dense, ids, labels) = &batches[step as usize % 8];

@@ -1,4 +1,9 @@
 //! Building programs: one method an operator.
+//!
+//! Kernels read through pointers, so every method first asserts that the
+//! buffers it joins have the shapes its operator documents, before anything is
+//! added: a program that was built is safe to run. A shape that does not fit is
+//! a mistake of the code that builds, never of its input, hence panics.
 
 use crate::ops::*;
 use crate::params::ParamId;
@@ -42,6 +47,35 @@ impl Program {
         })
     }
 
+    fn assert_rows(&self, operator: &str, buffers: impl IntoIterator<Item = BufferId>) {
+        for buffer in buffers {
+            let extent = self.extent(buffer);
+            assert!(matches!(extent, Extent::Rows { .. }), "{operator} takes rows, not {extent:?}");
+        }
+    }
+
+    fn assert_dim(&self, operator: &str, dim: usize, buffers: impl IntoIterator<Item = BufferId>) {
+        for buffer in buffers {
+            let extent = self.extent(buffer);
+            assert!(
+                matches!(extent, Extent::Fields { dim: own, .. } if own == dim),
+                "{operator} takes fields of {dim} channels, not {extent:?}"
+            );
+        }
+    }
+
+    fn assert_extent(
+        &self,
+        operator: &str,
+        extent: Extent,
+        buffers: impl IntoIterator<Item = BufferId>,
+    ) {
+        for buffer in buffers {
+            let own = self.extent(buffer);
+            assert!(own == extent, "{operator} takes buffers of one extent: {extent:?}, {own:?}");
+        }
+    }
+
     fn trains(&self, buffer: BufferId) -> bool {
         self.buffer(buffer).needs_grad
     }
@@ -78,6 +112,7 @@ impl Program {
         width: usize,
         epilogue: Epilogue,
     ) -> BufferId {
+        self.assert_rows("a linear layer", sources.iter().map(|s| s.0));
         let inputs = self.add_inputs(sources.iter().map(|s| s.0));
         let weights = self.add_weights(sources, width);
         let out = self.add_buffer(Extent::Rows { width }, true);
@@ -120,6 +155,7 @@ impl Program {
         epilogue: Epilogue,
     ) -> BufferId {
         let dim = self.dim(sources[0].0);
+        self.assert_dim("a field mix", dim, sources.iter().map(|s| s.0));
         let inputs = self.add_inputs(sources.iter().map(|s| s.0));
         let weights = self.add_weights(sources, fields);
         let extent = Extent::Fields { fields, dim };
@@ -153,6 +189,10 @@ impl Program {
         relu: bool,
     ) -> BufferId {
         let dim_in = self.dim(x);
+        assert!(
+            (1..=64).contains(&dim_in) && (1..=64).contains(&dim_out),
+            "a row map takes 1 to 64 channels to 1 to 64, not {dim_in} to {dim_out}"
+        );
         let inputs = self.add_inputs([x]);
         let weight = self.add_slice(weight, dim_out, dim_in, true, 0);
         let out = self.add_buffer(Extent::Fields { fields: self.width(x), dim: dim_out }, true);
@@ -164,8 +204,11 @@ impl Program {
     /// Dot products of all pairs of an optional vector and fields; see [`Gram`].
     pub fn gram(&mut self, vector: Option<BufferId>, fields: &[BufferId]) -> BufferId {
         let dim = self.dim(fields[0]);
+        self.assert_dim("a gram", dim, fields.iter().copied());
+        self.assert_extent("a gram's vector", Extent::Rows { width: dim }, vector);
         let vectors =
             usize::from(vector.is_some()) + fields.iter().map(|&f| self.width(f)).sum::<usize>();
+        assert!((1..=1 << 15).contains(&vectors), "a gram of {vectors} vectors, not of 1 to 32768");
         let inputs = self.add_inputs(vector.into_iter().chain(fields.iter().copied()));
         let out = self.add_buffer(Extent::Rows { width: vectors * (vectors - 1) / 2 }, true);
         self.scratch_len = self.scratch_len.max(Gram::scratch_len(vectors, dim));
@@ -175,6 +218,7 @@ impl Program {
 
     /// `sigmoid(u) * x`, continued with zeros to `width`; see [`Gate`].
     pub fn gate(&mut self, u: BufferId, x: BufferId, width: usize) -> BufferId {
+        self.assert_rows("a gate", [u, x]);
         let inputs = self.add_inputs([u, x]);
         let out = self.add_buffer(Extent::Rows { width }, true);
         self.ops.push(Op::Gate(Gate { inputs, out }));
@@ -186,6 +230,10 @@ impl Program {
         let widest = terms.iter().copied().max_by_key(|&t| self.width(t)).unwrap_or(terms[0]);
         let needs_grad = terms.iter().any(|&t| self.trains(t));
         let extent = self.extent(widest);
+        match extent {
+            Extent::Rows { .. } => self.assert_rows("a sum", terms.iter().copied()),
+            Extent::Fields { .. } => self.assert_extent("a sum", extent, terms.iter().copied()),
+        }
         let inputs = self.add_inputs(terms.iter().copied());
         let out = self.add_buffer(extent, needs_grad);
         self.ops.push(Op::Add(Add { inputs, out, relu }));
@@ -194,7 +242,7 @@ impl Program {
 
     /// Element-wise product of two buffers of one shape; see [`Multiply`].
     pub fn multiply(&mut self, a: BufferId, b: BufferId) -> BufferId {
-        assert_eq!(self.extent(a), self.extent(b), "factors have one shape");
+        self.assert_extent("a product", self.extent(a), [b]);
         let needs_grad = self.trains(a) || self.trains(b);
         let extent = self.extent(a);
         let inputs = self.add_inputs([a, b]);
@@ -210,8 +258,9 @@ impl Program {
     pub fn attention(&mut self, q: BufferId, k: BufferId, v: BufferId, heads: usize) -> BufferId {
         let extent = self.extent(q);
         let (fields, dim) = (self.width(q), self.dim(q));
+        self.assert_extent("attention", extent, [k, v]);
         assert!(
-            dim % heads == 0 && [1, 2, 4, 8, 16].contains(&(dim / heads)),
+            heads > 0 && dim % heads == 0 && [1, 2, 4, 8, 16].contains(&(dim / heads)),
             "{dim} channels in {heads} heads: the head dimension must be 1, 2, 4, 8 or 16"
         );
         let inputs = self.add_inputs([q, k, v]);
@@ -232,6 +281,7 @@ impl Program {
     ) -> BufferId {
         let extent = self.extent(a);
         let (fields, dim) = (self.width(a), self.dim(a));
+        self.assert_extent("a residual norm", extent, [b]);
         let inputs = self.add_inputs([a, b]);
         let out = self.add_buffer(extent, true);
         let pre = self.add_buffer(extent, true);
@@ -246,7 +296,9 @@ impl Program {
 
     /// Reads a vector as fields of `dim` channels; see [`FieldsFromRows`].
     pub fn fields_from_rows(&mut self, x: BufferId, dim: usize) -> BufferId {
-        let fields = self.width(x) / dim;
+        self.assert_rows("reading a vector as fields", [x]);
+        let (width, fields) = (self.width(x), self.width(x) / dim);
+        assert!(fields * dim == width, "{width} elements are no whole fields of {dim} channels");
         let needs_grad = self.trains(x);
         let inputs = self.add_inputs([x]);
         let out = self.add_buffer(Extent::Fields { fields, dim }, needs_grad);
@@ -267,6 +319,7 @@ impl Program {
     /// The factorisation machine's pair term; see [`FactorizationMachine`].
     pub fn factorization_machine(&mut self, fields: &[BufferId]) -> BufferId {
         let dim = self.dim(fields[0]);
+        self.assert_dim("a factorisation machine", dim, fields.iter().copied());
         let inputs = self.add_inputs(fields.iter().copied());
         let out = self.add_buffer(Extent::Rows { width: dim }, true);
         let sums = self.add_buffer(Extent::Rows { width: dim }, false);
@@ -287,6 +340,7 @@ impl Program {
     /// Products of all pairs of fields; see [`Outer`].
     pub fn outer(&mut self, x: BufferId, y: BufferId) -> BufferId {
         let dim = self.dim(x);
+        self.assert_dim("outer products", dim, [y]);
         let fields = self.width(x) * self.width(y);
         let inputs = self.add_inputs([x, y]);
         let out = self.add_buffer(Extent::Fields { fields, dim }, true);
@@ -314,6 +368,8 @@ impl Program {
     /// With more than eight inputs.
     pub fn head(&mut self, pieces: &[(BufferId, HeadInput)], bias: Option<ParamId>) -> BufferId {
         assert!(pieces.len() <= 8, "the head takes at most eight inputs");
+        // Before anything is added: a buffer of another program panics here.
+        assert!(pieces.iter().all(|p| (p.0.0 as usize) < self.buffers.len()), "no such buffer");
         self.first_head_slice = self.slices.len();
         let inputs = self.add_inputs(pieces.iter().map(|p| p.0));
         let mut kinds = [None; 8];

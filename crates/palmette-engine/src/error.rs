@@ -31,6 +31,21 @@ pub enum EngineError {
         /// Rows of the table.
         rows: usize,
     },
+    /// A batch whose arrays do not have the program's shape.
+    #[error("a batch of {rows} rows has {found} {what}, the program reads {expected}")]
+    Batch {
+        /// Which array: "dense values", "ids", "labels" or "weights".
+        what: &'static str,
+        /// Rows of the batch.
+        rows: usize,
+        /// Elements that the program reads.
+        expected: usize,
+        /// Elements that there are.
+        found: usize,
+    },
+    /// A program and a model that do not belong together.
+    #[error("program and model do not fit: {0}")]
+    Unfit(String),
     /// A saved state does not fit this model.
     #[error("saved state does not fit this model: {reason}")]
     State {

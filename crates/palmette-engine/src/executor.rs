@@ -12,18 +12,20 @@
 //!    reduction. Tables sum the gradients of equal rows in sample order.
 //! 3. *Update.* Clip by the global norm and move the same tiles and rows.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::Ordering;
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::chunk::{Chunk, slice, slice_mut};
+use crate::clock::{Clock, TimeSplit, kind};
+use crate::fit::{Uses, check_forward, check_state};
 use crate::memory::Zeroed;
-use crate::ops::{Op, Work};
+use crate::ops::Op;
 use crate::optimizer::{Optimizer, Rule};
 use crate::params::ParamStore;
 use crate::program::{GradSource, Program};
+use crate::table_rows::{SumRows, TouchedRows, UpdateRows};
 use crate::tables::Tables;
 use crate::{EngineError, Real};
 
@@ -72,6 +74,8 @@ pub struct Model<T> {
 pub enum Trainable {
     /// All that the program uses.
     Everything,
+    /// All but the embedding tables.
+    Network,
     /// The head alone; the rest runs forward only.
     Head,
 }
@@ -85,57 +89,10 @@ pub struct Step {
     pub learning_rate: f64,
     /// The optimiser whose state the model holds.
     pub optimizer: Optimizer,
-    /// Largest global gradient norm, embeddings included.
+    /// Largest global gradient norm over all that moves.
     pub clip_norm: Option<f64>,
     /// What moves.
     pub trainable: Trainable,
-}
-
-/// Nanoseconds by kind of work, summed over threads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TimeSplit {
-    /// Matrix products with their epilogues, weight gradients included.
-    pub products: u64,
-    /// Attention with its projections and norms.
-    pub attention: u64,
-    /// Gathering and updating table rows.
-    pub embedding: u64,
-    /// Clip and update of weights.
-    pub update: u64,
-    /// Everything else.
-    pub other: u64,
-}
-
-#[derive(Default)]
-struct Clock {
-    on: bool,
-    nanos: [AtomicU64; 5],
-}
-
-impl Clock {
-    /// Starts a measurement. Not a closure around the work: kernels must be
-    /// inlined into the function that has the instruction set.
-    #[inline(always)]
-    fn start(&self) -> Option<Instant> {
-        self.on.then(Instant::now)
-    }
-
-    #[inline(always)]
-    fn stop(&self, start: Option<Instant>, kind: usize) {
-        if let Some(start) = start {
-            let nanos = start.elapsed().as_nanos() as u64;
-            self.nanos[kind].fetch_add(nanos, Ordering::Relaxed);
-        }
-    }
-}
-
-fn kind(work: Work) -> usize {
-    match work {
-        Work::Product => 0,
-        Work::Attention => 1,
-        Work::Embedding => 2,
-        Work::Other => 4,
-    }
 }
 
 /// A part of a weight slice: `rows` rows from `first`.
@@ -144,16 +101,6 @@ struct Tile {
     slice: u32,
     first: u32,
     rows: u32,
-}
-
-/// The distinct rows that a batch touched in one table, and their summed gradients.
-struct TouchedRows<T> {
-    table: usize,
-    buffer_field: (usize, usize),
-    dim: usize,
-    keys: Vec<u64>,
-    ids: Vec<u32>,
-    sums: Vec<T>,
 }
 
 /// Runs programs; owns the arenas, which the next program reuses.
@@ -171,6 +118,7 @@ pub struct Executor<T> {
     n_touched: usize,
     table_squares: Vec<f64>,
     logits: Vec<T>,
+    uses: Uses,
     clock: Clock,
 }
 
@@ -319,7 +267,7 @@ impl<T: Real> WithSimd for RunTile<'_, '_, T> {
 }
 
 #[inline(always)]
-fn sum_of_squares<T: Real>(row: &[T]) -> f64 {
+pub(crate) fn sum_of_squares<T: Real>(row: &[T]) -> f64 {
     crate::lanes::sum2(row, row, |x, y, acc| x.mul_add(y, acc)).to_f64()
 }
 
@@ -343,7 +291,8 @@ impl<T: Real> WithSimd for UpdateTile<'_, T> {
         let spec = self.params.spec(target.param);
         for r in self.tile.first as usize..(self.tile.first + self.tile.rows) as usize {
             let start = spec.offset + r * spec.stride;
-            // SAFETY: tiles of one program are disjoint, since a parameter occurs in one slice.
+            // SAFETY: tiles of one program are disjoint, since a parameter occurs in one slice
+            // (`Uses::check_gradients`).
             unsafe {
                 let state = self.state.map(|state| {
                     if state.is_null() {
@@ -363,64 +312,6 @@ impl<T: Real> WithSimd for UpdateTile<'_, T> {
                     self.scale,
                 );
             }
-        }
-    }
-}
-
-struct SumRows<'a, T> {
-    touched: &'a mut TouchedRows<T>,
-    grads: *const T,
-    ids: &'a [u32],
-}
-
-impl<T: Real> WithSimd for SumRows<'_, T> {
-    type Output = f64;
-
-    /// Sums gradients of equal ids in sample order; returns the sum of squares of the sums.
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> f64 {
-        let t = self.touched;
-        t.keys.clear();
-        t.keys.extend(self.ids.iter().enumerate().map(|(r, &id)| u64::from(id) << 32 | r as u64));
-        t.keys.sort_unstable();
-        t.ids.clear();
-        t.sums.clear();
-        for &key in &t.keys {
-            let (id, row) = ((key >> 32) as u32, (key & 0xffff_ffff) as usize);
-            // SAFETY: the gradient of one sample's field.
-            let grad = unsafe { slice(self.grads.add(row * t.dim), t.dim) };
-            if t.ids.last() == Some(&id) {
-                let start = t.sums.len() - t.dim;
-                crate::lanes::update(&mut t.sums[start..], grad, |g, s| s + g);
-            } else {
-                t.ids.push(id);
-                t.sums.extend_from_slice(grad);
-            }
-        }
-        sum_of_squares(&t.sums)
-    }
-}
-
-struct UpdateRows<'a, T> {
-    touched: &'a TouchedRows<T>,
-    table: *mut T,
-    stride: usize,
-    rule: Rule<T>,
-    scale: T,
-}
-
-impl<T: Real> WithSimd for UpdateRows<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let dim = self.touched.dim;
-        for (&id, grads) in self.touched.ids.iter().zip(self.touched.sums.chunks_exact(dim)) {
-            // SAFETY: ids were checked against the table; its rows are touched by this task alone.
-            let row = unsafe { slice_mut(self.table.add(id as usize * self.stride), self.stride) };
-            let (weights, state) = row.split_at_mut(dim);
-            let (first, second) = state.split_at_mut(dim.min(state.len()));
-            self.rule.apply(weights, first, second, grads, self.scale);
         }
     }
 }
@@ -451,6 +342,7 @@ impl<T: Real> Executor<T> {
             n_touched: 0,
             table_squares: Vec::new(),
             logits: Vec::new(),
+            uses: Uses::default(),
             clock: Clock::default(),
         }
     }
@@ -470,14 +362,14 @@ impl<T: Real> Executor<T> {
     /// Logits of a batch, `[rows]`.
     ///
     /// # Errors
-    /// Ids outside their tables, and memory.
+    /// A program, model and batch that do not fit, ids outside their tables, and memory.
     pub fn forward(
         &mut self,
         model: &Model<T>,
         program: &mut Program,
         batch: &Batch<'_, T>,
     ) -> Result<&[T], EngineError> {
-        self.prepare(&model.tables, program, batch)?;
+        self.prepare(model, program, batch)?;
         self.run_chunks(model, program, batch, Mode::Forward);
         self.read_logits(program, batch.rows);
         Ok(&self.logits)
@@ -487,7 +379,7 @@ impl<T: Real> Executor<T> {
     ///
     /// # Errors
     /// [`EngineError::Diverged`] when loss or gradient is not finite (nothing is updated then),
-    /// ids outside their tables, and memory.
+    /// a program, model and batch that do not fit, ids outside their tables, and memory.
     pub fn train_step(
         &mut self,
         model: &mut Model<T>,
@@ -495,6 +387,7 @@ impl<T: Real> Executor<T> {
         batch: &Batch<'_, T>,
         step: &Step,
     ) -> Result<f64, EngineError> {
+        check_state(model, step.optimizer)?;
         let (loss, squares) = self.gradients(model, program, batch, step.trainable)?;
         if !loss.is_finite() {
             return Err(EngineError::Diverged { step: step.index, what: "loss" });
@@ -512,7 +405,7 @@ impl<T: Real> Executor<T> {
     /// Loss and squared gradient norm of a batch; the gradients stay in the executor.
     ///
     /// # Errors
-    /// Ids outside their tables, and memory.
+    /// A program, model and batch that do not fit, ids outside their tables, and memory.
     pub fn gradients(
         &mut self,
         model: &Model<T>,
@@ -520,12 +413,13 @@ impl<T: Real> Executor<T> {
         batch: &Batch<'_, T>,
         trainable: Trainable,
     ) -> Result<(f64, f64), EngineError> {
-        self.prepare(&model.tables, program, batch)?;
+        self.prepare(model, program, batch)?;
+        self.uses.check_gradients(program, batch, trainable)?;
         self.weight_grads.reserve(program.grad_len)?;
         let weight_sum = self.run_chunks(model, program, batch, Mode::Gradients(trainable));
         let loss = self.losses.iter().sum::<f64>() / weight_sum;
         let first_slice = match trainable {
-            Trainable::Everything => 0,
+            Trainable::Everything | Trainable::Network => 0,
             Trainable::Head => program.first_head_slice,
         };
         self.list_tiles(program, first_slice);
@@ -541,27 +435,14 @@ impl<T: Real> Executor<T> {
 
     fn prepare(
         &mut self,
-        tables: &Tables<T>,
+        model: &Model<T>,
         program: &mut Program,
         batch: &Batch<'_, T>,
     ) -> Result<(), EngineError> {
-        if program.rows != batch.rows || program.arena_len == 0 {
-            program.place(batch.rows);
+        if program.placed != Some(batch.rows) {
+            program.place(batch.rows)?;
         }
-        for op in &program.ops {
-            let Op::Embedding(op) = op else { continue };
-            for f in 0..program.width(op.out) {
-                let spec = tables.table(op.first_table + f).spec();
-                let ids = &batch.ids[f * batch.rows..(f + 1) * batch.rows];
-                if let Some(row) = ids.iter().position(|&id| id as usize >= spec.rows) {
-                    return Err(EngineError::RowOutOfRange {
-                        table: spec.name.clone(),
-                        id: ids[row],
-                        rows: spec.rows,
-                    });
-                }
-            }
-        }
+        check_forward(model, program, batch)?;
         let chunks = batch.rows.div_ceil(CHUNK_ROWS);
         self.values.reserve(program.arena_len)?;
         self.grads.reserve(program.arena_len)?;
@@ -736,7 +617,7 @@ impl<T: Real> Executor<T> {
         });
         let tables = Shared(model.tables.tables.as_mut_ptr());
         self.touched[..self.n_touched].par_iter().with_max_len(1).for_each(|touched| {
-            // SAFETY: every touched entry names another table.
+            // SAFETY: every touched entry names another table (`Uses::check_gradients`).
             let table = unsafe { &mut *tables.get().add(touched.table) };
             let stride = table.stride();
             let table = table.data.as_mut_slice().as_mut_ptr();

@@ -55,8 +55,10 @@ assert!(losses[299] < 0.3 * losses[0]);
 
 mod builder;
 mod chunk;
+mod clock;
 mod error;
 mod executor;
+mod fit;
 mod lanes;
 mod matmul;
 mod memory;
@@ -67,12 +69,14 @@ mod program;
 mod real;
 mod simd;
 mod state;
+mod table_rows;
 mod tables;
 
 pub use builder::{Epilogue, HeadInput};
+pub use clock::TimeSplit;
 pub use error::EngineError;
 pub use executor::{
-    Batch, CHUNK_ROWS, Executor, Model, Step, TILE_ROWS, TimeSplit, Trainable, instruction_set,
+    Batch, CHUNK_ROWS, Executor, Model, Step, TILE_ROWS, Trainable, instruction_set,
 };
 pub use matmul::counted_macs;
 pub use optimizer::{Optimizer, Schedule};

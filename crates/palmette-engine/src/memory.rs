@@ -24,7 +24,10 @@ impl<T: Real> Zeroed<T> {
     /// # Errors
     /// [`EngineError::Memory`] when the operating system refuses.
     pub fn new(len: usize) -> Result<Self, EngineError> {
-        let bytes = len * size_of::<T>();
+        let Some(bytes) = len.checked_mul(size_of::<T>()) else {
+            let source = std::io::ErrorKind::OutOfMemory.into();
+            return Err(EngineError::Memory { bytes: u64::MAX, source });
+        };
         if bytes == 0 {
             return Ok(Self { map: None, len: 0, element: PhantomData });
         }
@@ -36,6 +39,16 @@ impl<T: Real> Zeroed<T> {
             let _ = map.advise(memmap2::Advice::HugePage);
         }
         Ok(Self { map: Some(map), len, element: PhantomData })
+    }
+
+    /// A copy of all elements.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] when the operating system refuses.
+    pub fn try_clone(&self) -> Result<Self, EngineError> {
+        let mut copy = Self::new(self.len)?;
+        copy.as_mut_slice().copy_from_slice(self.as_slice());
+        Ok(copy)
     }
 
     /// Number of elements.

@@ -62,6 +62,9 @@ pub struct ParamLayout {
 
 impl ParamLayout {
     /// Declares a `rows x cols` matrix.
+    ///
+    /// # Panics
+    /// With more than 2^31 rows or columns.
     pub fn matrix(
         &mut self,
         name: impl Into<String>,
@@ -69,6 +72,7 @@ impl ParamLayout {
         cols: usize,
         init: Init,
     ) -> ParamId {
+        assert!(rows.max(cols) <= 1 << 31, "a {rows} x {cols} matrix is too large");
         let stride = if rows == 1 { cols.next_multiple_of(16) } else { padded(cols) };
         let id = ParamId(self.specs.len() as u32);
         self.specs.push(ParamSpec {
@@ -79,7 +83,7 @@ impl ParamLayout {
             init,
             offset: self.len,
         });
-        self.len += rows * stride;
+        self.len = self.len.saturating_add(rows * stride);
         id
     }
 
@@ -94,7 +98,7 @@ impl ParamLayout {
     }
 
     /// All parameters in the order of their declaration.
-    pub fn iter(&self) -> impl Iterator<Item = (ParamId, &ParamSpec)> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (ParamId, &ParamSpec)> {
         self.specs.iter().enumerate().map(|(i, spec)| (ParamId(i as u32), spec))
     }
 
@@ -109,7 +113,7 @@ impl ParamLayout {
 /// There are no gradients here: a step has gradients only for the slices it
 /// used, in the executor's arena.
 pub struct ParamStore<T> {
-    layout: ParamLayout,
+    pub(crate) layout: ParamLayout,
     pub(crate) values: Zeroed<T>,
     pub(crate) state: Vec<Zeroed<T>>,
 }

@@ -5,6 +5,7 @@
 //! of a [`ParamStore`](crate::ParamStore). Building one reuses the vectors of
 //! the last, so that a training step over fresh paths allocates nothing.
 
+use crate::EngineError;
 use crate::ops::Op;
 use crate::params::ParamId;
 
@@ -103,6 +104,10 @@ pub struct NormSlices {
     pub(crate) stats: BufferId,
 }
 
+/// Most elements of a vector, fields of a tensor or channels of a field: with it, products of two
+/// extents and of the rows of a batch stay far from overflow.
+const LARGEST_EXTENT: usize = 1 << 24;
+
 /// Added to the variance (PyTorch's default).
 pub const NORM_EPSILON: f64 = 1e-5;
 
@@ -119,7 +124,8 @@ pub struct Program {
     pub(crate) grad_len: usize,
     pub(crate) scratch_len: usize,
     pub(crate) arena_len: usize,
-    pub(crate) rows: usize,
+    /// Rows that the buffers were placed for; `None` since an operator was added.
+    pub(crate) placed: Option<usize>,
     pub(crate) first_head_slice: usize,
     seen: Vec<bool>,
 }
@@ -142,6 +148,7 @@ impl Program {
         self.scratch_len = 0;
         self.first_head_slice = 0;
         self.arena_len = 0;
+        self.placed = None;
     }
 
     /// Multiply-accumulates of one row's forward pass, products only.
@@ -203,6 +210,7 @@ impl Program {
 
     pub(crate) fn add_buffer(&mut self, extent: Extent, needs_grad: bool) -> BufferId {
         let id = BufferId(self.buffers.len() as u32);
+        self.placed = None;
         self.buffers.push(Buffer { extent, needs_grad, stride: 0, offset: 0, read: false });
         id
     }
@@ -245,24 +253,34 @@ impl Program {
     }
 
     /// Gives every buffer its place for `rows` rows and finds which gradients add up.
-    pub fn place(&mut self, rows: usize) {
-        self.rows = rows;
-        let mut offset = 0;
+    ///
+    /// # Errors
+    /// [`EngineError::Unfit`] when the buffers of so many rows cannot be addressed.
+    pub fn place(&mut self, rows: usize) -> Result<(), EngineError> {
+        self.placed = None;
+        let mut offset = 0usize;
         for buffer in &mut self.buffers {
             buffer.offset = offset;
-            match buffer.extent {
+            let end = match buffer.extent {
                 Extent::Rows { width } => {
                     buffer.stride = crate::params::padded(width);
-                    offset += rows * buffer.stride;
+                    (width <= LARGEST_EXTENT).then(|| rows.checked_mul(buffer.stride)).flatten()
                 }
                 Extent::Fields { fields, dim } => {
                     // An odd number of cache lines from field to field: the fields of one row
                     // then spread over all sets of the first-level cache.
-                    let lines = (rows * dim).div_ceil(16);
-                    buffer.stride = (lines | 1) * 16;
-                    offset += fields * buffer.stride;
+                    let lines = rows.checked_mul(dim).map(|elements| elements.div_ceil(16));
+                    let stride = lines.and_then(|lines| (lines | 1).checked_mul(16));
+                    buffer.stride = stride.unwrap_or(usize::MAX);
+                    (fields.max(dim) <= LARGEST_EXTENT)
+                        .then(|| fields.checked_mul(buffer.stride))
+                        .flatten()
                 }
             }
+            .and_then(|elements| elements.checked_add(offset));
+            offset = end.ok_or_else(|| {
+                EngineError::Unfit(format!("{rows} rows of {:?} have no address", buffer.extent))
+            })?;
         }
         self.arena_len = offset;
         self.seen.clear();
@@ -278,5 +296,7 @@ impl Program {
         for (buffer, &read) in self.buffers.iter_mut().zip(&self.seen) {
             buffer.read = read;
         }
+        self.placed = Some(rows);
+        Ok(())
     }
 }

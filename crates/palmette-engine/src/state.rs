@@ -3,12 +3,35 @@
 use std::io::{Read, Write};
 
 use crate::memory::Zeroed;
+use crate::params::ParamStore;
+use crate::tables::{Table, Tables};
 use crate::{EngineError, Model, Real};
 
 /// Bytes moved at a time.
 const BLOCK: usize = 1 << 20;
 
 impl<T: Real> Model<T> {
+    /// A model with the same weights, tables and optimiser state.
+    ///
+    /// # Errors
+    /// When the system has not enough memory.
+    pub fn try_clone(&self) -> Result<Self, EngineError> {
+        let params = ParamStore {
+            layout: self.params.layout.clone(),
+            values: self.params.values.try_clone()?,
+            state: self.params.state.iter().map(Zeroed::try_clone).collect::<Result<_, _>>()?,
+        };
+        let copy = |table: &Table<T>| {
+            Ok(Table {
+                spec: table.spec.clone(),
+                slots: table.slots,
+                data: table.data.try_clone()?,
+            })
+        };
+        let tables = self.tables.tables.iter().map(copy).collect::<Result<_, EngineError>>()?;
+        Ok(Self { params, tables: Tables { tables } })
+    }
+
     /// Writes all weights, tables and optimiser state as raw little-endian numbers, in the order
     /// of their declaration.
     pub fn write_state(&self, out: &mut impl Write) -> Result<(), EngineError> {

@@ -28,15 +28,15 @@ pub fn xavier_normal(rows: usize, dim: usize) -> f64 {
 /// A row holds its `dim` weights and then its optimiser state, so that an
 /// update of a row that no cache holds costs one stretch of memory, not two.
 pub struct Table<T> {
-    spec: TableSpec,
-    slots: usize,
+    pub(crate) spec: TableSpec,
+    pub(crate) slots: usize,
     pub(crate) data: Zeroed<T>,
 }
 
 impl<T: Real> Table<T> {
     fn new(spec: TableSpec, slots: usize, std: f64, seed: u64) -> Result<Self, EngineError> {
-        let stride = spec.dim * (1 + slots);
-        let mut data = Zeroed::new(spec.rows * stride)?;
+        let stride = spec.dim.saturating_mul(1 + slots);
+        let mut data = Zeroed::new(spec.rows.saturating_mul(stride))?;
         const ROWS_PER_STREAM: usize = 4096;
         let name = &spec.name;
         data.as_mut_slice().par_chunks_mut(ROWS_PER_STREAM * stride).enumerate().for_each(
@@ -60,6 +60,10 @@ impl<T: Real> Table<T> {
     /// Elements from one row to the next, state included.
     pub fn stride(&self) -> usize {
         self.spec.dim * (1 + self.slots)
+    }
+
+    pub(crate) fn slots(&self) -> usize {
+        self.slots
     }
 
     /// The weights of row `row`.

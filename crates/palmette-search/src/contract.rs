@@ -166,6 +166,19 @@ pub(crate) fn check(exhausts: bool, repeats: bool, make: impl Fn(u64) -> Box<dyn
         assert_eq!(head, reference, "cut at {cut}");
     }
 
+    // A state whose trials were cut off is refused, or else goes on with what is left.
+    let mut whole = make(1);
+    run(&mut *whole, &cube, 40, 1, 0, good);
+    let mut broken = whole.save();
+    let ledger = if broken.is_array() { &mut broken[1] } else { &mut broken["ledger"] };
+    for list in ["genotypes", "outcomes"] {
+        ledger[list].as_array_mut().unwrap().truncate(3);
+    }
+    ledger["folded"] = 0.into();
+    if whole.load(&cube, &broken).is_ok() {
+        let _ = whole.suggest(&cube);
+    }
+
     // A state of something else is refused.
     assert!(make(1).load(&cube, &serde_json::json!({"x": 1})).is_err());
 

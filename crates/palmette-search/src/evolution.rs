@@ -3,9 +3,8 @@ use std::collections::VecDeque;
 use palmette_random::{ChaCha8Rng, Draw, stream};
 use palmette_space::{Domain, Genotype};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::{Ask, Outcome, SearchError, Strategy, Trial, ledger::Ledger, state};
+use crate::{Ask, SearchError, ledger::Ledger, state::Stateful};
 
 /// Mutations of one child before a random candidate takes its place.
 const MOST_MUTATIONS: usize = 500;
@@ -85,7 +84,7 @@ pub struct RegularisedEvolution {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct State {
+pub(crate) struct State {
     config: EvolutionConfig,
     seed: u64,
     ledger: Ledger,
@@ -292,47 +291,46 @@ impl State {
     }
 }
 
-impl Strategy for RegularisedEvolution {
-    fn name(&self) -> &'static str {
-        "regularised-evolution"
+impl Stateful for RegularisedEvolution {
+    const NAME: &'static str = "regularised-evolution";
+    type State = State;
+
+    fn state(&self) -> &State {
+        &self.state
     }
 
-    fn suggest(&mut self, domain: &dyn Domain) -> Ask {
+    fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    fn ledger(state: &mut State) -> &mut Ledger {
+        &mut state.ledger
+    }
+
+    fn positions(state: &State) -> Vec<usize> {
+        state
+            .population
+            .iter()
+            .chain(&state.children)
+            .chain(&state.parent)
+            .chain(&state.history)
+            .copied()
+            .collect()
+    }
+
+    fn next(&mut self, domain: &dyn Domain) -> Ask {
         self.state.suggest(domain)
     }
 
-    fn observe(
-        &mut self,
-        _domain: &dyn Domain,
-        trial: u64,
-        outcome: Outcome,
-    ) -> Result<(), SearchError> {
-        self.state.ledger.observe(trial, outcome)?;
+    fn fold(&mut self) {
         self.state.fold();
-        Ok(())
-    }
-
-    fn warm_start(&mut self, domain: &dyn Domain, trials: &[Trial]) -> Result<(), SearchError> {
-        self.state.ledger.warm_start(domain, trials)?;
-        self.state.fold();
-        Ok(())
-    }
-
-    fn save(&self) -> Value {
-        state::save(&self.state)
-    }
-
-    fn load(&mut self, domain: &dyn Domain, state: &Value) -> Result<(), SearchError> {
-        let mut loaded: State = state::load(self.name(), state)?;
-        loaded.ledger.restore(domain, self.name())?;
-        self.state = loaded;
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Outcome, Strategy};
     use palmette_space::Space;
 
     #[test]

@@ -1,13 +1,12 @@
 use palmette_random::{ChaCha8Rng, stream};
 use palmette_space::{Domain, Genotype};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::{
-    Ask, Outcome, SearchError, Strategy, Trial,
+    Ask, SearchError,
     ledger::Ledger,
     predictor_guided::{draw_pool, fit_ridge, labelled},
-    state,
+    state::Stateful,
 };
 
 /// Farthest greedy selection (the sampler of FGPS): `count` of `n` items that are good and far
@@ -78,7 +77,7 @@ pub struct FarthestGreedy {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct State {
+pub(crate) struct State {
     config: FarthestConfig,
     seed: u64,
     ledger: Ledger,
@@ -161,41 +160,36 @@ impl State {
     }
 }
 
-impl Strategy for FarthestGreedy {
-    fn name(&self) -> &'static str {
-        "farthest-greedy"
+impl Stateful for FarthestGreedy {
+    const NAME: &'static str = "farthest-greedy";
+    type State = State;
+
+    fn state(&self) -> &State {
+        &self.state
     }
 
-    fn suggest(&mut self, domain: &dyn Domain) -> Ask {
+    fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    fn ledger(state: &mut State) -> &mut Ledger {
+        &mut state.ledger
+    }
+
+    fn positions(_: &State) -> Vec<usize> {
+        Vec::new()
+    }
+
+    fn queued(state: &State) -> &[Genotype] {
+        &state.queue
+    }
+
+    fn next(&mut self, domain: &dyn Domain) -> Ask {
         self.state.suggest(domain)
     }
 
-    fn observe(
-        &mut self,
-        _domain: &dyn Domain,
-        trial: u64,
-        outcome: Outcome,
-    ) -> Result<(), SearchError> {
-        self.state.ledger.observe(trial, outcome)?;
-        while self.state.ledger.fold().is_some() {}
-        Ok(())
-    }
-
-    fn warm_start(&mut self, domain: &dyn Domain, trials: &[Trial]) -> Result<(), SearchError> {
-        self.state.ledger.warm_start(domain, trials)?;
-        while self.state.ledger.fold().is_some() {}
-        Ok(())
-    }
-
-    fn save(&self) -> Value {
-        state::save(&self.state)
-    }
-
-    fn load(&mut self, domain: &dyn Domain, state: &Value) -> Result<(), SearchError> {
-        let mut loaded: State = state::load(self.name(), state)?;
-        loaded.ledger.restore(domain, self.name())?;
-        self.state = loaded;
-        Ok(())
+    fn fold(&mut self) {
+        self.state.ledger.fold_all();
     }
 }
 

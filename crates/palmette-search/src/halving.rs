@@ -1,12 +1,8 @@
 use palmette_random::stream;
 use palmette_space::{Domain, Genotype};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::{
-    Ask, Outcome, SearchError, Strategy, Suggestion, Trial, ledger::Ledger, pareto::pareto_order,
-    state,
-};
+use crate::{Ask, SearchError, Suggestion, ledger::Ledger, pareto::pareto_order, state::Stateful};
 
 /// Settings of [`SuccessiveHalving`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,7 +28,7 @@ pub struct SuccessiveHalving {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct State {
+pub(crate) struct State {
     config: HalvingConfig,
     seed: u64,
     ledger: Ledger,
@@ -131,48 +127,40 @@ impl State {
     }
 }
 
-impl Strategy for SuccessiveHalving {
-    fn name(&self) -> &'static str {
-        "successive-halving"
+impl Stateful for SuccessiveHalving {
+    const NAME: &'static str = "successive-halving";
+    type State = State;
+
+    fn state(&self) -> &State {
+        &self.state
     }
 
-    fn suggest(&mut self, domain: &dyn Domain) -> Ask {
+    fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    fn ledger(state: &mut State) -> &mut Ledger {
+        &mut state.ledger
+    }
+
+    fn positions(state: &State) -> Vec<usize> {
+        state.queue.iter().chain(&state.scored).copied().collect()
+    }
+
+    fn next(&mut self, domain: &dyn Domain) -> Ask {
         self.state.suggest(domain)
     }
 
-    fn observe(
-        &mut self,
-        _domain: &dyn Domain,
-        trial: u64,
-        outcome: Outcome,
-    ) -> Result<(), SearchError> {
-        self.state.ledger.observe(trial, outcome)?;
+    /// Trials of a warm start are only never drawn again: their fidelity is unknown.
+    fn fold(&mut self) {
         self.state.fold();
-        Ok(())
-    }
-
-    /// Old trials are only never drawn again: their fidelity is unknown.
-    fn warm_start(&mut self, domain: &dyn Domain, trials: &[Trial]) -> Result<(), SearchError> {
-        self.state.ledger.warm_start(domain, trials)?;
-        self.state.fold();
-        Ok(())
-    }
-
-    fn save(&self) -> Value {
-        state::save(&self.state)
-    }
-
-    fn load(&mut self, domain: &dyn Domain, state: &Value) -> Result<(), SearchError> {
-        let mut loaded: State = state::load(self.name(), state)?;
-        loaded.ledger.restore(domain, self.name())?;
-        self.state = loaded;
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Outcome, Strategy};
     use palmette_space::Space;
 
     #[test]

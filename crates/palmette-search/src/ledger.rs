@@ -98,6 +98,11 @@ impl Ledger {
         Some(position)
     }
 
+    /// Folds whatever is known, for strategies that read the ledger alone.
+    pub fn fold_all(&mut self) {
+        while self.fold().is_some() {}
+    }
+
     /// Records old trials; several outcomes of one network become one with mean scores.
     pub fn warm_start(&mut self, domain: &dyn Domain, trials: &[Trial]) -> Result<(), SearchError> {
         if self.suggested() > 0 {
@@ -127,12 +132,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// Rebuilds what is not saved, and checks that the state belongs to the domain.
+    /// Rebuilds what is not saved, and checks that the state belongs to the domain; the number of
+    /// trials, warm ones included.
     pub fn restore(
         &mut self,
         domain: &dyn Domain,
         strategy: &'static str,
-    ) -> Result<(), SearchError> {
+    ) -> Result<usize, SearchError> {
         let bad = |problem: String| SearchError::BadState { strategy, problem };
         if self.outcomes.len() != self.genotypes.len()
             || self.warm > self.genotypes.len()
@@ -145,7 +151,7 @@ impl Ledger {
             domain.space().check(genotype).map_err(|e| bad(e.to_string()))?;
             self.seen.insert(domain.key(genotype), position as u32);
         }
-        Ok(())
+        Ok(self.genotypes.len())
     }
 
     /// The candidate itself if it is feasible, else its repair; with its key if it is new.

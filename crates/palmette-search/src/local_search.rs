@@ -1,9 +1,8 @@
 use palmette_random::{Draw, stream};
 use palmette_space::{Domain, Genotype};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::{Ask, Outcome, SearchError, Strategy, Trial, ledger::Ledger, state};
+use crate::{Ask, ledger::Ledger, state::Stateful};
 
 /// Local search with restarts (White et al., 2005.02960, in first-improvement form).
 ///
@@ -17,7 +16,7 @@ pub struct LocalSearch {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct State {
+pub(crate) struct State {
     seed: u64,
     batch: usize,
     ledger: Ledger,
@@ -115,40 +114,35 @@ impl State {
     }
 }
 
-impl Strategy for LocalSearch {
-    fn name(&self) -> &'static str {
-        "local-search"
+impl Stateful for LocalSearch {
+    const NAME: &'static str = "local-search";
+    type State = State;
+
+    fn state(&self) -> &State {
+        &self.state
     }
 
-    fn suggest(&mut self, domain: &dyn Domain) -> Ask {
+    fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    fn ledger(state: &mut State) -> &mut Ledger {
+        &mut state.ledger
+    }
+
+    fn positions(state: &State) -> Vec<usize> {
+        state.current.into_iter().chain(state.batch_scores.iter().map(|s| s.1)).collect()
+    }
+
+    fn queued(state: &State) -> &[Genotype] {
+        &state.queue
+    }
+
+    fn next(&mut self, domain: &dyn Domain) -> Ask {
         self.state.suggest(domain)
     }
 
-    fn observe(
-        &mut self,
-        _domain: &dyn Domain,
-        trial: u64,
-        outcome: Outcome,
-    ) -> Result<(), SearchError> {
-        self.state.ledger.observe(trial, outcome)?;
+    fn fold(&mut self) {
         self.state.fold();
-        Ok(())
-    }
-
-    fn warm_start(&mut self, domain: &dyn Domain, trials: &[Trial]) -> Result<(), SearchError> {
-        self.state.ledger.warm_start(domain, trials)?;
-        self.state.fold();
-        Ok(())
-    }
-
-    fn save(&self) -> Value {
-        state::save(&self.state)
-    }
-
-    fn load(&mut self, domain: &dyn Domain, state: &Value) -> Result<(), SearchError> {
-        let mut loaded: State = state::load(self.name(), state)?;
-        loaded.ledger.restore(domain, self.name())?;
-        self.state = loaded;
-        Ok(())
     }
 }

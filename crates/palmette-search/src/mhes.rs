@@ -1,9 +1,8 @@
 use palmette_random::{ChaCha8Rng, Draw, stream};
 use palmette_space::{Domain, Genotype};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::{Ask, Outcome, SearchError, Strategy, Trial, ledger::Ledger, state};
+use crate::{Ask, SearchError, ledger::Ledger, state::Stateful};
 
 /// Mutations of one child before the chain restarts.
 const MOST_MUTATIONS: usize = 200;
@@ -59,7 +58,7 @@ pub struct MetropolisEvolution {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct State {
+pub(crate) struct State {
     config: MetropolisConfig,
     seed: u64,
     ledger: Ledger,
@@ -222,49 +221,44 @@ impl State {
     }
 }
 
-impl Strategy for MetropolisEvolution {
-    fn name(&self) -> &'static str {
-        "mh-es"
+impl Stateful for MetropolisEvolution {
+    const NAME: &'static str = "mh-es";
+    type State = State;
+
+    fn state(&self) -> &State {
+        &self.state
     }
 
-    fn suggest(&mut self, domain: &dyn Domain) -> Ask {
+    fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    fn ledger(state: &mut State) -> &mut Ledger {
+        &mut state.ledger
+    }
+
+    fn positions(state: &State) -> Vec<usize> {
+        state.current.iter().chain(&state.batch).copied().collect()
+    }
+
+    fn next(&mut self, domain: &dyn Domain) -> Ask {
         self.state.suggest(domain)
     }
 
-    fn observe(
-        &mut self,
-        _domain: &dyn Domain,
-        trial: u64,
-        outcome: Outcome,
-    ) -> Result<(), SearchError> {
-        self.state.ledger.observe(trial, outcome)?;
+    fn fold(&mut self) {
         self.state.fold();
-        Ok(())
     }
 
     /// Old trials join the burn-in.
-    fn warm_start(&mut self, domain: &dyn Domain, trials: &[Trial]) -> Result<(), SearchError> {
-        self.state.ledger.warm_start(domain, trials)?;
+    fn warmed(&mut self) {
         self.state.open = self.state.ledger.warm().min(self.state.config.burn_in);
-        self.state.fold();
-        Ok(())
-    }
-
-    fn save(&self) -> Value {
-        state::save(&self.state)
-    }
-
-    fn load(&mut self, domain: &dyn Domain, state: &Value) -> Result<(), SearchError> {
-        let mut loaded: State = state::load(self.name(), state)?;
-        loaded.ledger.restore(domain, self.name())?;
-        self.state = loaded;
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Outcome, Trial};
     use palmette_space::Space;
 
     #[test]

@@ -1,11 +1,8 @@
 use palmette_random::{ChaCha8Rng, Draw, stream};
 use palmette_space::{Domain, Genotype};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::{
-    Ask, Outcome, SearchError, Strategy, Trial, ledger::Ledger, pareto::pareto_order, state,
-};
+use crate::{Ask, SearchError, ledger::Ledger, pareto::pareto_order, state::Stateful};
 
 /// Mutations of one child before a random candidate takes its place.
 const MOST_MUTATIONS: usize = 200;
@@ -23,7 +20,7 @@ pub struct Nsga2 {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct State {
+pub(crate) struct State {
     size: usize,
     seed: u64,
     ledger: Ledger,
@@ -140,40 +137,31 @@ impl State {
     }
 }
 
-impl Strategy for Nsga2 {
-    fn name(&self) -> &'static str {
-        "nsga2"
+impl Stateful for Nsga2 {
+    const NAME: &'static str = "nsga2";
+    type State = State;
+
+    fn state(&self) -> &State {
+        &self.state
     }
 
-    fn suggest(&mut self, domain: &dyn Domain) -> Ask {
+    fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    fn ledger(state: &mut State) -> &mut Ledger {
+        &mut state.ledger
+    }
+
+    fn positions(state: &State) -> Vec<usize> {
+        state.population.iter().chain(&state.children).copied().collect()
+    }
+
+    fn next(&mut self, domain: &dyn Domain) -> Ask {
         self.state.suggest(domain)
     }
 
-    fn observe(
-        &mut self,
-        _domain: &dyn Domain,
-        trial: u64,
-        outcome: Outcome,
-    ) -> Result<(), SearchError> {
-        self.state.ledger.observe(trial, outcome)?;
+    fn fold(&mut self) {
         self.state.fold();
-        Ok(())
-    }
-
-    fn warm_start(&mut self, domain: &dyn Domain, trials: &[Trial]) -> Result<(), SearchError> {
-        self.state.ledger.warm_start(domain, trials)?;
-        self.state.fold();
-        Ok(())
-    }
-
-    fn save(&self) -> Value {
-        state::save(&self.state)
-    }
-
-    fn load(&mut self, domain: &dyn Domain, state: &Value) -> Result<(), SearchError> {
-        let mut loaded: State = state::load(self.name(), state)?;
-        loaded.ledger.restore(domain, self.name())?;
-        self.state = loaded;
-        Ok(())
     }
 }

@@ -1,13 +1,12 @@
 use palmette_random::{ChaCha8Rng, Draw, stream};
 use palmette_space::{Domain, Genotype};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::{
-    Ask, Outcome, SearchError, Strategy, Trial,
+    Ask, SearchError,
     ledger::Ledger,
     predictors::{PairwiseRidge, normal_scores},
-    state,
+    state::Stateful,
 };
 
 /// Spaces up to this size are scored as a whole.
@@ -63,7 +62,7 @@ pub struct PredictorGuided {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct State {
+pub(crate) struct State {
     config: GuidedConfig,
     seed: u64,
     ledger: Ledger,
@@ -270,40 +269,39 @@ fn best_of_pool(
     queue
 }
 
-impl Strategy for PredictorGuided {
-    fn name(&self) -> &'static str {
-        "predictor-guided"
+impl Stateful for PredictorGuided {
+    const NAME: &'static str = "predictor-guided";
+    type State = State;
+
+    fn state(&self) -> &State {
+        &self.state
     }
 
-    fn suggest(&mut self, domain: &dyn Domain) -> Ask {
+    fn state_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+
+    fn set_state(&mut self, state: State) {
+        *self = Self { state, whole: None };
+    }
+
+    fn ledger(state: &mut State) -> &mut Ledger {
+        &mut state.ledger
+    }
+
+    fn positions(_: &State) -> Vec<usize> {
+        Vec::new()
+    }
+
+    fn queued(state: &State) -> &[Genotype] {
+        &state.queue
+    }
+
+    fn next(&mut self, domain: &dyn Domain) -> Ask {
         self.suggest_next(domain)
     }
 
-    fn observe(
-        &mut self,
-        _domain: &dyn Domain,
-        trial: u64,
-        outcome: Outcome,
-    ) -> Result<(), SearchError> {
-        self.state.ledger.observe(trial, outcome)?;
-        while self.state.ledger.fold().is_some() {}
-        Ok(())
-    }
-
-    fn warm_start(&mut self, domain: &dyn Domain, trials: &[Trial]) -> Result<(), SearchError> {
-        self.state.ledger.warm_start(domain, trials)?;
-        while self.state.ledger.fold().is_some() {}
-        Ok(())
-    }
-
-    fn save(&self) -> Value {
-        state::save(&self.state)
-    }
-
-    fn load(&mut self, domain: &dyn Domain, state: &Value) -> Result<(), SearchError> {
-        let mut loaded: State = state::load(self.name(), state)?;
-        loaded.ledger.restore(domain, self.name())?;
-        *self = Self { state: loaded, whole: None };
-        Ok(())
+    fn fold(&mut self) {
+        self.state.ledger.fold_all();
     }
 }

@@ -1,8 +1,7 @@
 use palmette_random::stream;
 use palmette_space::Domain;
-use serde_json::Value;
 
-use crate::{Ask, Outcome, SearchError, Strategy, Trial, ledger::Ledger, state};
+use crate::{Ask, ledger::Ledger, state::Stateful};
 
 /// Random search without repeats.
 ///
@@ -10,53 +9,47 @@ use crate::{Ask, Outcome, SearchError, Strategy, Trial, ledger::Ledger, state};
 /// never of an outcome: any number of trials may be pending.
 #[derive(Clone, Debug)]
 pub struct RandomSearch {
-    seed: u64,
-    ledger: Ledger,
+    /// Seed and trials.
+    state: (u64, Ledger),
 }
 
 impl RandomSearch {
     /// A random search.
     pub fn new(seed: u64) -> Self {
-        Self { seed, ledger: Ledger::default() }
+        Self { state: (seed, Ledger::default()) }
     }
 }
 
-impl Strategy for RandomSearch {
-    fn name(&self) -> &'static str {
-        "random"
+impl Stateful for RandomSearch {
+    const NAME: &'static str = "random";
+    type State = (u64, Ledger);
+
+    fn state(&self) -> &Self::State {
+        &self.state
     }
 
-    fn suggest(&mut self, domain: &dyn Domain) -> Ask {
-        let mut rng = stream(self.seed, "search/random", self.ledger.suggested() as u64);
-        match self.ledger.draw(domain, &mut rng) {
-            Some((key, genotype)) => Ask::Try(self.ledger.suggest(key, genotype)),
+    fn state_mut(&mut self) -> &mut Self::State {
+        &mut self.state
+    }
+
+    fn ledger(state: &mut Self::State) -> &mut Ledger {
+        &mut state.1
+    }
+
+    fn positions(_: &Self::State) -> Vec<usize> {
+        Vec::new()
+    }
+
+    fn next(&mut self, domain: &dyn Domain) -> Ask {
+        let (seed, ledger) = &mut self.state;
+        let mut rng = stream(*seed, "search/random", ledger.suggested() as u64);
+        match ledger.draw(domain, &mut rng) {
+            Some((key, genotype)) => Ask::Try(ledger.suggest(key, genotype)),
             None => Ask::Finished,
         }
     }
 
-    fn observe(
-        &mut self,
-        _domain: &dyn Domain,
-        trial: u64,
-        outcome: Outcome,
-    ) -> Result<(), SearchError> {
-        self.ledger.observe(trial, outcome)?;
-        while self.ledger.fold().is_some() {}
-        Ok(())
-    }
-
-    fn warm_start(&mut self, domain: &dyn Domain, trials: &[Trial]) -> Result<(), SearchError> {
-        self.ledger.warm_start(domain, trials)
-    }
-
-    fn save(&self) -> Value {
-        state::save(&(self.seed, &self.ledger))
-    }
-
-    fn load(&mut self, domain: &dyn Domain, state: &Value) -> Result<(), SearchError> {
-        let (seed, mut ledger): (u64, Ledger) = state::load(self.name(), state)?;
-        ledger.restore(domain, self.name())?;
-        *self = Self { seed, ledger };
-        Ok(())
+    fn fold(&mut self) {
+        self.state.1.fold_all();
     }
 }

@@ -232,6 +232,42 @@ fn a_killed_run_continues_to_the_same_bytes() {
     assert!(got == expect);
 }
 
+#[test]
+#[cfg(unix)]
+fn an_interrupted_run_says_how_to_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    criteo(dir.path(), "log.txt", 150_000);
+    let args = ["prepare", "--schema", "criteo", "log.txt", "-o", "out"];
+    let mut wait = 400;
+    let stopped = loop {
+        let child = Command::new(env!("CARGO_BIN_EXE_palmette"))
+            .current_dir(dir.path())
+            .args(args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(wait));
+        let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).output();
+        assert!(interrupt.unwrap().status.code().is_some());
+        let output = child.wait_with_output().unwrap();
+        if !output.status.success() {
+            break output;
+        }
+        // It was faster than that: start over and wait less.
+        std::fs::remove_dir_all(dir.path().join("out")).unwrap();
+        wait /= 2;
+        assert!(wait > 5, "preparing is over before it can be interrupted");
+    };
+    assert_eq!(stopped.status.code(), Some(130), "{}", text(&stopped.stderr));
+    let message = text(&stopped.stderr);
+    assert!(message.contains("give the same command again to continue (out keeps"), "{message}");
+    let output = palmette(dir.path(), &args);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let rows = Split::ALL.map(|split| Dataset::open(&dir.path().join("out")).unwrap().rows(split));
+    assert_eq!(rows.iter().sum::<usize>(), 150_000);
+}
+
 /// Many distinct long values in several columns, so that counts and dictionaries have to spill;
 /// the peak of resident memory is the system's own figure.
 #[test]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::BaselineError;
 use super::builder::ModelBuilder;
-use super::error::positive;
+use super::error::{at_most, positive};
 use crate::{CompiledModel, ModelInputs};
 
 /// Interacting layers `E' = relu(attention(E W_q, E W_k, E W_v) + E W_res)` over the fields,
@@ -45,6 +45,9 @@ impl AutoIntPlus {
         positive(MODEL, "channels", &[self.channels])?;
         positive(MODEL, "heads", &[self.heads])?;
         positive(MODEL, "hidden", &self.hidden)?;
+        // The engine maps the channels of a field in registers.
+        at_most(MODEL, "embedding_dim", &[self.embedding_dim], 64)?;
+        at_most(MODEL, "channels", &[self.channels], 64)?;
         let (channels, heads) = (self.channels, self.heads);
         if channels % heads != 0 || ![1, 2, 4, 8, 16].contains(&(channels / heads)) {
             return Err(BaselineError::Heads { model: MODEL, channels, heads });

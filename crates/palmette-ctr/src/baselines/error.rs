@@ -24,6 +24,18 @@ pub enum BaselineError {
         /// The setting.
         key: &'static str,
     },
+    /// A size is beyond anything that could be trained.
+    #[error("{model}: `{key}` is {found}; at most {most} is possible")]
+    TooLarge {
+        /// Name of the model.
+        model: &'static str,
+        /// The setting.
+        key: &'static str,
+        /// The size asked for.
+        found: usize,
+        /// The largest one possible.
+        most: usize,
+    },
     /// Attention cannot split its channels so.
     #[error(
         "{model}: {channels} channels in {heads} heads; the channels of one head must be \
@@ -51,11 +63,30 @@ pub enum BaselineError {
     },
 }
 
-/// Fails when one of `sizes` is zero.
+/// Units of a layer at most.
+const MOST_UNITS: usize = 1 << 16;
+
+/// Fails when one of `sizes` is above `most`.
+pub(super) fn at_most(
+    model: &'static str,
+    key: &'static str,
+    sizes: &[usize],
+    most: usize,
+) -> Result<(), BaselineError> {
+    match sizes.iter().find(|&&size| size > most) {
+        Some(&found) => Err(BaselineError::TooLarge { model, key, found, most }),
+        None => Ok(()),
+    }
+}
+
+/// Fails when one of `sizes` is zero, or beyond anything that could be trained.
 pub(super) fn positive(
     model: &'static str,
     key: &'static str,
     sizes: &[usize],
 ) -> Result<(), BaselineError> {
-    if sizes.contains(&0) { Err(BaselineError::ZeroSize { model, key }) } else { Ok(()) }
+    if sizes.contains(&0) {
+        return Err(BaselineError::ZeroSize { model, key });
+    }
+    at_most(model, key, sizes, MOST_UNITS)
 }

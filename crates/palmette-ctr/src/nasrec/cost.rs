@@ -103,25 +103,57 @@ fn everything(path: &Path) -> Vec<BlockLiveness> {
 fn standalone(path: &Path, shape: Shape, live: &[BlockLiveness]) -> Size {
     let mut total = head(path, shape);
     for (block, live) in path.blocks.iter().zip(live) {
-        let d = u64::from(block.dense_width);
-        if live.dense_operator {
-            for op in block.dense_ops.iter() {
-                total += standalone_dense(path, shape, block, DenseOp::ALL[op]);
-            }
-        }
-        if live.sparse_operator {
-            for op in block.sparse_ops.iter() {
-                total += sparse(path, shape, block, SparseOp::ALL[op]);
-            }
-        }
-        if live.sparse_output && block.dense_to_sparse {
-            total += projection(d, MERGE_WIDTH);
-        }
-        if block.adds_pairs(*live) {
-            total += projection(E, d);
+        for part in block_parts(path, shape, block, *live) {
+            total += part;
         }
     }
     total
+}
+
+/// Dense operators, sparse operators, dense-to-sparse and sparse-to-dense merge.
+fn block_parts(path: &Path, shape: Shape, block: &Block, live: BlockLiveness) -> [Size; 4] {
+    let d = u64::from(block.dense_width);
+    let mut parts = [Size::default(); 4];
+    if live.dense_operator {
+        for op in block.dense_ops.iter() {
+            parts[0] += standalone_dense(path, shape, block, DenseOp::ALL[op]);
+        }
+    }
+    if live.sparse_operator {
+        for op in block.sparse_ops.iter() {
+            parts[1] += sparse(path, shape, block, SparseOp::ALL[op]);
+        }
+    }
+    if live.sparse_output && block.dense_to_sparse {
+        parts[2] += projection(d, MERGE_WIDTH);
+    }
+    if block.adds_pairs(live) {
+        parts[3] += projection(E, d);
+    }
+    parts
+}
+
+/// Multiply-accumulates per sample of the parts of a block of the standalone network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockMacs {
+    /// Operators of the dense side.
+    pub dense: u64,
+    /// Operators of the sparse side.
+    pub sparse: u64,
+    /// The merge that makes fields of the dense output.
+    pub dense_to_sparse: u64,
+    /// The merge that adds pairs of the fields to the dense output.
+    pub sparse_to_dense: u64,
+}
+
+/// What each block costs, whether it reaches the head or not, and the head.
+pub fn macs_by_block(path: &Path, shape: Shape) -> (Vec<BlockMacs>, u64) {
+    let blocks = path.blocks.iter().zip(everything(path)).map(|(block, live)| {
+        let [dense, sparse, dense_to_sparse, sparse_to_dense] =
+            block_parts(path, shape, block, live).map(|part| part.macs);
+        BlockMacs { dense, sparse, dense_to_sparse, sparse_to_dense }
+    });
+    (blocks.collect(), head(path, shape).macs)
 }
 
 fn head(path: &Path, shape: Shape) -> Size {

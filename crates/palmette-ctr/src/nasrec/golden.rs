@@ -115,6 +115,24 @@ impl GoldenReport {
     }
 }
 
+impl GoldenFile {
+    /// Sizes far outside any released network would ask for memory that nobody has.
+    fn check_range(&self) -> Result<(), GoldenError> {
+        for (field, value, most) in [
+            ("batch", self.batch, 1 << 16),
+            ("table_rows", self.table_rows, 1 << 20),
+            ("dense_inputs", self.dense_inputs, 1 << 16),
+            ("categorical_inputs", self.categorical_inputs, 1 << 12),
+        ] {
+            if !(1..=most).contains(&value) {
+                let problem = format!("{field} is {value}; needed: 1 to {most}");
+                return Err(GoldenError::Mismatch(problem));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Name of a tensor in the released code.
 fn released_name(tensor: &LogicalTensor, operators: Operators) -> String {
     let Some(rest) = tensor.name.strip_prefix("blocks.") else {
@@ -210,6 +228,7 @@ pub fn check_golden<T: Real>(
     architecture: &ArchitectureFile,
     tolerance: f64,
 ) -> Result<GoldenReport, GoldenError> {
+    golden.check_range()?;
     let shape = Shape { dense: golden.dense_inputs, fields: golden.categorical_inputs };
     let network = Network::standalone(&architecture.path, shape, false);
     let by_name: HashMap<&str, &GoldenParameter> =

@@ -17,7 +17,8 @@ mod tests;
 
 pub use canonical::{canonical, canonical_key};
 pub use cost::{
-    macs, macs_with_dead_code, params, params_with_dead_code, projected_fields, supernet_macs,
+    BlockMacs, macs, macs_by_block, macs_with_dead_code, params, params_with_dead_code,
+    projected_fields, supernet_macs,
 };
 pub use golden::{
     Comparison, GoldenError, GoldenFile, GoldenParameter, GoldenReport, GradientStatistics,

@@ -188,6 +188,39 @@ pub struct Path {
 }
 
 impl Path {
+    /// Whether every block reads what stands before it, for paths from files.
+    ///
+    /// # Errors
+    /// What is wrong and in which block, counted from 1.
+    pub fn check(&self) -> Result<(), String> {
+        if !(1..=MAX_BLOCKS).contains(&self.blocks.len()) {
+            return Err(format!("{} blocks; needed: 1 to {MAX_BLOCKS}", self.blocks.len()));
+        }
+        for (index, block) in self.blocks.iter().enumerate() {
+            let candidates = Set::first(index + 1);
+            for (name, set, allowed) in [
+                ("dense_ops", block.dense_ops, Set::first(DenseOp::ALL.len())),
+                ("sparse_ops", block.sparse_ops, Set::first(SparseOp::ALL.len())),
+                ("dense_sources", block.dense_sources, candidates),
+                ("sparse_sources", block.sparse_sources, candidates),
+                ("left", block.left, candidates),
+                ("right", block.right, candidates),
+            ] {
+                if set.is_empty() || set.0 & !allowed.0 != 0 {
+                    let number = index + 1;
+                    return Err(format!(
+                        "block {number}: {name} is the set {:#b}; needed: at least one of {:#b}",
+                        set.0, allowed.0
+                    ));
+                }
+            }
+            if block.dense_width == 0 || block.sparse_width == 0 {
+                return Err(format!("block {}: a width is 0; needed: 1 to 65535", index + 1));
+            }
+        }
+        Ok(())
+    }
+
     /// Width of dense source `source` (0 = raw input).
     pub fn dense_width(&self, shape: Shape, source: usize) -> usize {
         if source == 0 { shape.dense } else { usize::from(self.blocks[source - 1].dense_width) }

@@ -215,10 +215,15 @@ proptest! {
         let path = space.random_path(&mut stream(seed, "test/canonical", 0));
         let once = canonical(&path);
         prop_assert_eq!(&canonical(&once), &once);
+        prop_assert_eq!((path.check(), once.check()), (Ok(()), Ok(())));
         prop_assert_eq!(expression(&once), expression(&path));
         let shape = Shape { dense: 13, fields: 26 };
         prop_assert_eq!(macs(&once, shape), macs(&path, shape));
         prop_assert!(macs(&path, shape) <= macs_with_dead_code(&path, shape));
+        let (blocks, head) = macs_by_block(&path, shape);
+        let parts =
+            blocks.iter().map(|b| b.dense + b.sparse + b.dense_to_sparse + b.sparse_to_dense);
+        prop_assert_eq!(head + parts.sum::<u64>(), macs_with_dead_code(&path, shape));
         prop_assert_eq!(params(&once, shape), params(&path, shape));
         prop_assert_eq!(supernet_macs(&once, shape), supernet_macs(&path, shape));
     }

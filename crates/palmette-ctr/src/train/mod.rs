@@ -13,7 +13,7 @@ mod standalone;
 mod supernet;
 
 pub use batches::{Batches, Order};
-pub use ranking::{RankingSettings, SubnetRanker};
+pub use ranking::{RankingSettings, RankingWeights, SubnetRanker};
 pub use standalone::{NetworkTraining, TrainSettings, predict_rows};
 pub use supernet::{SupernetSettings, SupernetTraining};
 

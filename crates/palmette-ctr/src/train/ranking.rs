@@ -1,18 +1,35 @@
 //! The score of a sub-network with weights from the supernet.
 
 use palmette_data::{Batch, Dataset, Split};
-use palmette_engine::{Executor, Model, Optimizer, ParamId, Program, Schedule, Step, Trainable};
+use palmette_engine::{
+    Executor, Model, Optimizer, ParamId, ParamStore, Program, Schedule, Step, Trainable,
+};
 use serde::{Deserialize, Serialize};
 
 use super::standalone::as_engine;
 use super::{Batches, Order, TrainError, predict_rows};
 use crate::nasrec::{Network, Path};
 
-/// How a sub-network is scored (NASRec, post-training fine-tuning).
+/// Which weights a candidate is scored with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RankingWeights {
+    /// The supernet's, after a few steps on the head (NASRec, post-training fine-tuning).
+    #[default]
+    Shared,
+    /// Its own, trained from scratch for a few steps over the supernet's embedding tables, which
+    /// stay as they are. Ours: on logs of some 100,000 rows the shared weights rank networks
+    /// hardly better than chance, and this does (docs/results.md).
+    Fresh,
+}
+
+/// How a sub-network is scored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RankingSettings {
-    /// Steps of last-layer fine-tuning; 0 for none.
+    /// Which weights.
+    pub weights: RankingWeights,
+    /// Steps on the head (shared weights) or on the whole network (fresh ones); 0 for none.
     pub finetune_steps: u64,
     /// Learning rate of a fresh Adagrad.
     pub learning_rate: f64,
@@ -25,9 +42,10 @@ pub struct RankingSettings {
 }
 
 impl Default for RankingSettings {
-    /// NASRec's on Criteo: 500 steps of 512 at 0.04, then 150 x 8,192 validation rows.
+    /// NASRec's on Criteo: 500 steps of 512 at 0.04 on the head, then 150 x 8,192 validation rows.
     fn default() -> Self {
         Self {
+            weights: RankingWeights::Shared,
             finetune_steps: 500,
             learning_rate: 0.04,
             epsilon: 1e-2,
@@ -37,9 +55,17 @@ impl Default for RankingSettings {
     }
 }
 
-/// Scores paths: freezes everything but the head, tunes that on training rows with a fresh
-/// optimiser, and takes the log loss on validation rows. The supernet's own head comes back
-/// after every path, so scores do not depend on the order of the paths.
+impl RankingSettings {
+    fn optimizer(&self) -> Optimizer {
+        Optimizer::Adagrad { epsilon: self.epsilon }
+    }
+}
+
+/// Scores paths by the log loss on validation rows, after a few steps on training rows.
+///
+/// With shared weights everything but the head is frozen and the supernet's own head comes back
+/// after every path; with fresh weights the tables are frozen. Either way a score depends on
+/// nothing but the path, whatever was scored before it.
 pub struct SubnetRanker<'a> {
     network: Network,
     model: Model<f32>,
@@ -47,6 +73,7 @@ pub struct SubnetRanker<'a> {
     dataset: &'a Dataset,
     batches: Batches<'a>,
     settings: RankingSettings,
+    seed: u64,
     executor: Executor<f32>,
     program: Program,
     batch: Batch,
@@ -65,12 +92,13 @@ impl<'a> SubnetRanker<'a> {
         settings: RankingSettings,
         seed: u64,
     ) -> Result<Self, TrainError> {
+        let seed = seed ^ 0x7261_6e6b; // another order and other weights than the supernet's
         let batches = Batches::new(
             dataset,
             &[Split::Train],
             settings.batch_size,
             Order::Shuffled,
-            seed ^ 0x7261_6e6b, // another permutation than the supernet's
+            seed,
             table_rows,
         )?;
         model.params.reset_state()?;
@@ -96,6 +124,7 @@ impl<'a> SubnetRanker<'a> {
             dataset,
             batches,
             settings,
+            seed,
             executor: Executor::new(),
             program: Program::new(),
             batch: Batch::default(),
@@ -105,6 +134,55 @@ impl<'a> SubnetRanker<'a> {
         };
         ranker.weights = ranker.validation_weights()?;
         Ok(ranker)
+    }
+
+    /// A second ranker with the same weights, for another thread.
+    ///
+    /// # Errors
+    /// When the system has not enough memory.
+    pub fn try_clone(&self) -> Result<Self, TrainError> {
+        Ok(Self {
+            network: self.network.clone(),
+            model: self.model.try_clone()?,
+            head: self.head.clone(),
+            dataset: self.dataset,
+            batches: self.batches.clone(),
+            settings: self.settings.clone(),
+            seed: self.seed,
+            executor: Executor::new(),
+            program: Program::new(),
+            batch: Batch::default(),
+            rows: Vec::new(),
+            labels: self.labels.clone(),
+            weights: self.weights.clone(),
+        })
+    }
+
+    /// How paths are scored.
+    pub fn settings(&self) -> &RankingSettings {
+        &self.settings
+    }
+
+    /// Scores in another way from now on, over the same validation rows.
+    ///
+    /// # Errors
+    /// What reading the training rows reports.
+    pub fn set_settings(&mut self, settings: RankingSettings) -> Result<(), TrainError> {
+        self.batches = Batches::new(
+            self.dataset,
+            &[Split::Train],
+            settings.batch_size,
+            Order::Shuffled,
+            self.seed,
+            self.batches.table_rows().to_vec(),
+        )?;
+        self.settings = settings;
+        Ok(())
+    }
+
+    /// Bytes that a copy of this ranker takes.
+    pub fn bytes(&self) -> u64 {
+        self.model.params.bytes() + self.model.tables.bytes()
     }
 
     fn validation_weights(&mut self) -> Result<Vec<f64>, TrainError> {
@@ -131,47 +209,65 @@ impl<'a> SubnetRanker<'a> {
 
     /// Validation log loss of a path.
     pub fn score(&mut self, path: &Path) -> Result<f64, TrainError> {
-        let finetune = self.settings.finetune_steps;
-        self.score_with(path, finetune)
+        self.score_with(path, self.settings.weights, self.settings.finetune_steps)
     }
 
-    /// Validation log loss after `finetune_steps` steps on the head.
-    pub fn score_with(&mut self, path: &Path, finetune_steps: u64) -> Result<f64, TrainError> {
-        self.network.build(path, &mut self.program);
+    /// Validation log loss with these weights, after `finetune_steps` steps.
+    pub fn score_with(
+        &mut self,
+        path: &Path,
+        weights: RankingWeights,
+        finetune_steps: u64,
+    ) -> Result<f64, TrainError> {
+        match weights {
+            RankingWeights::Shared => {
+                self.network.build(path, &mut self.program);
+                let outcome = self.tune_and_measure(finetune_steps, Trainable::Head);
+                self.restore_head()?;
+                outcome
+            }
+            RankingWeights::Fresh => {
+                let own = Network::standalone(path, self.network.shape(), false);
+                own.build(path, &mut self.program);
+                let slots = self.settings.optimizer().state_slots();
+                let fresh = ParamStore::new(own.layout().clone(), self.seed, slots)?;
+                let shared = std::mem::replace(&mut self.model.params, fresh);
+                let outcome = self.tune_and_measure(finetune_steps, Trainable::Network);
+                self.model.params = shared;
+                outcome
+            }
+        }
+    }
+
+    fn tune_and_measure(
+        &mut self,
+        finetune_steps: u64,
+        trainable: Trainable,
+    ) -> Result<f64, TrainError> {
         let schedule = Schedule::new(self.settings.learning_rate, finetune_steps.max(1));
-        let mut outcome = Ok(());
         for index in 0..finetune_steps {
             self.batches.fill(index, &mut self.rows, &mut self.batch)?;
             let step = Step {
                 index,
                 learning_rate: schedule.at(index),
-                optimizer: Optimizer::Adagrad { epsilon: self.settings.epsilon },
+                optimizer: self.settings.optimizer(),
                 clip_norm: Some(5.0),
-                trainable: Trainable::Head,
+                trainable,
             };
             let batch = as_engine(&self.batch);
-            outcome = self
-                .executor
-                .train_step(&mut self.model, &mut self.program, &batch, &step)
-                .map(drop);
-            if outcome.is_err() {
-                break;
-            }
+            self.executor.train_step(&mut self.model, &mut self.program, &batch, &step)?;
         }
-        let logits = outcome.map_err(TrainError::from).and_then(|()| {
-            predict_rows(
-                &mut self.executor,
-                &self.model,
-                &mut self.program,
-                self.dataset,
-                Split::Validation,
-                0..self.labels.len(),
-                self.batches.table_rows(),
-            )
-        });
-        self.restore_head()?;
+        let logits = predict_rows(
+            &mut self.executor,
+            &self.model,
+            &mut self.program,
+            self.dataset,
+            Split::Validation,
+            0..self.labels.len(),
+            self.batches.table_rows(),
+        )?;
         let (mut sum, mut total) = (0.0, 0.0);
-        for ((&logit, &label), &weight) in logits?.iter().zip(&self.labels).zip(&self.weights) {
+        for ((&logit, &label), &weight) in logits.iter().zip(&self.labels).zip(&self.weights) {
             sum += weight * (crate::metrics::softplus(logit) - f64::from(label) * logit);
             total += weight;
         }

@@ -1,4 +1,4 @@
-//! `palmette bench search`: strategies compared on tables of trained networks.
+//! `palmette bench`: strategies compared on tables of trained networks, rankings with training.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +37,8 @@ pub struct Args {
 enum What {
     /// Compare search strategies on a table of trained networks
     Search(SearchArgs),
+    /// Compare a supernet's ranking of random networks with training each from scratch
+    Ranking(super::bench_ranking::Args),
 }
 
 /// What is studied.
@@ -132,7 +134,13 @@ pub struct Report {
 }
 
 pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
-    let What::Search(args) = &args.what;
+    match &args.what {
+        What::Search(args) => search(args, console),
+        What::Ranking(args) => super::bench_ranking::run(args, console),
+    }
+}
+
+fn search(args: &SearchArgs, console: &Console) -> anyhow::Result<ExitCode> {
     let mut table = read_table(args)?;
     if args.permute {
         table = table.permuted(0);

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use palmette::console::Console;
 
 pub mod bench;
+mod bench_ranking;
 mod check_golden;
 mod cost;
 mod eval;
@@ -16,6 +17,7 @@ mod prepare;
 mod quickstart;
 mod report;
 mod repro;
+mod repro_expected;
 mod runs;
 mod search;
 mod show;
@@ -42,7 +44,7 @@ pub enum Verb {
     Export(export::Args),
     /// Render a run's report again
     Report(report::Args),
-    /// List recipes, or run one and compare it with its expected figure
+    /// List recipes, or run one and compare it with its expected figures
     Repro(repro::Args),
     /// List, show and compare runs
     Runs(runs::Args),
@@ -50,7 +52,7 @@ pub enum Verb {
     Cost(cost::Args),
     /// Compare an architecture's arithmetic with what the released NASRec code computes
     CheckGolden(check_golden::Args),
-    /// Compare search strategies on tables of trained networks
+    /// Compare search strategies on tables, or rankings with training from scratch
     Bench(bench::Args),
 }
 

@@ -1,6 +1,6 @@
 //! `palmette prepare`: click logs into a dataset.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -120,11 +120,28 @@ pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let progress = Progress::new(console);
+    stop_cleanly(&options.output, console.draws());
     let dataset = prepare(&options, &progress);
     progress.clear();
     let summary = summarise(&dataset?);
     console.result(&summary, || describe(&summary))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// On Ctrl-C says how to go on. Nothing has to be tidied up: a preparation may be killed at any
+/// moment and takes up what is finished.
+fn stop_cleanly(output: &Path, draws: bool) {
+    let output = output.display().to_string();
+    // A handler that cannot be set costs the message and nothing else.
+    let _ = ctrlc::set_handler(move || {
+        // On a terminal the bar's line is overwritten.
+        let start = if draws { "\r\x1b[K" } else { "" };
+        eprintln!(
+            "{start}stopped; give the same command again to continue ({output} keeps what is finished, \
+             remove it to start afresh)"
+        );
+        std::process::exit(130);
+    });
 }
 
 fn run_infer(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {

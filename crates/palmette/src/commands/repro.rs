@@ -8,7 +8,9 @@ use palmette::console::Console;
 use serde::Serialize;
 use serde_json::Value;
 
-/// List recipes, or run one and compare it with its expected figure
+use super::repro_expected::{Comparison, Expected, Figure, compare, parse};
+
+/// List recipes, or run one and compare it with its expected figures
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -16,10 +18,12 @@ Examples:
   palmette repro nycflights13 --data ~/logs
   palmette repro nycflights13 --data ~/logs --dir flights
 
-A recipe is a configuration whose first lines are comments: what it is, the commands, and
-  # expected: searched test log loss 0.5312 +- 0.0020
+A recipe is a configuration whose first lines are comments: what it is and the commands. Figures that
+a run should find stand at its end, each with the largest difference that still agrees:
+  [expected.searched]
+  log_loss = { value = 0.5312, tolerance = 0.002 }
 The commands run in --dir; logs are looked for in --data. A killed repro goes on when given again.
-Exit code: 0 if the figure is within its margin, 1 if it is not, 2 if the recipe cannot be run.")]
+Exit code: 0 if all figures agree, 1 if one differs, 2 if the recipe cannot be run.")]
 pub struct Args {
     /// Recipe to run; all are listed if left out
     #[arg(value_name = "RECIPE")]
@@ -35,21 +39,13 @@ pub struct Args {
     dir: Option<PathBuf>,
 }
 
-/// A configuration with commands and a figure in its comments.
+/// A configuration with commands in its comments, and what a run of it should find.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Recipe {
     name: String,
     about: String,
     commands: Vec<String>,
-    expected: Option<Expected>,
-}
-
-/// Test log loss of one model in the run's summary.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-struct Expected {
-    model: String,
-    log_loss: f64,
-    margin: f64,
+    expected: Expected,
 }
 
 /// What is printed after a run.
@@ -57,9 +53,8 @@ struct Expected {
 struct Outcome {
     recipe: String,
     run: PathBuf,
-    expected: Option<Expected>,
-    found: f64,
-    passes: Option<bool>,
+    figures: Vec<Comparison>,
+    agrees: bool,
 }
 
 pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
@@ -99,47 +94,32 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
         }
     }
     let run = run.with_context(|| format!("recipe {name} has no `palmette search` line"))?;
-    let outcome = compare(recipe, run)?;
+    let outcome = outcome(recipe, run)?;
     console.result(&outcome, || outcome.text())?;
-    Ok(match outcome.passes {
-        Some(true) => ExitCode::SUCCESS,
-        Some(false) => ExitCode::from(1),
-        None => ExitCode::from(2),
-    })
+    Ok(if outcome.agrees { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn compare(recipe: &Recipe, run: PathBuf) -> Result<Outcome> {
+fn outcome(recipe: &Recipe, run: PathBuf) -> Result<Outcome> {
     let file = run.join("summary.json");
     let text = std::fs::read_to_string(&file)
         .with_context(|| format!("cannot read {}", file.display()))?;
     let summary: Value = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
-    let model = recipe.expected.as_ref().map_or("searched", |e| e.model.as_str());
-    let entry = summary["models"]
-        .as_array()
-        .and_then(|models| models.iter().find(|m| m["name"] == model))
-        .with_context(|| format!("{} has no model `{model}`", file.display()))?;
-    let losses: Vec<f64> =
-        entry["log_losses"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
-    let found = losses.iter().sum::<f64>() / losses.len() as f64;
-    let passes = recipe.expected.as_ref().map(|e| (found - e.log_loss).abs() <= e.margin);
-    let expected = recipe.expected.clone();
-    Ok(Outcome { recipe: recipe.name.clone(), run, expected, found, passes })
+    let figures =
+        compare(&recipe.expected, &summary).with_context(|| file.display().to_string())?;
+    let agrees = figures.iter().all(|figure| figure.agrees);
+    Ok(Outcome { recipe: recipe.name.clone(), run, figures, agrees })
 }
 
 impl Outcome {
     fn text(&self) -> String {
-        let found = format!("test log loss {:.6} in {}", self.found, self.run.display());
-        match (&self.expected, self.passes) {
-            (Some(e), Some(passes)) => format!(
-                "{}: {}: {} {found}, expected {} +- {}",
-                if passes { "PASS" } else { "FAIL" },
-                self.recipe,
-                e.model,
-                e.log_loss,
-                e.margin
-            ),
-            _ => format!("{}: {found}; the recipe names no expected figure", self.recipe),
-        }
+        let mut lines: Vec<String> = self.figures.iter().map(Comparison::text).collect();
+        let run = self.run.display();
+        lines.push(match (lines.len(), self.agrees) {
+            (0, _) => format!("{}: done in {run}; the recipe expects no figure", self.recipe),
+            (_, true) => format!("{} AGREES: {run}", self.recipe),
+            (_, false) => format!("{} DIFFERS: {run}", self.recipe),
+        });
+        lines.join("\n")
     }
 }
 
@@ -154,21 +134,20 @@ fn read_recipes(folder: &Path) -> Result<Vec<Recipe>> {
         let text = std::fs::read_to_string(file)
             .with_context(|| format!("cannot read {}", file.display()))?;
         let name = file.file_stem().map_or(String::new(), |n| n.to_string_lossy().into_owned());
-        Recipe::parse(name, &text).with_context(|| file.display().to_string())
+        Recipe::read(name, &text).with_context(|| file.display().to_string())
     };
     files.iter().map(read).collect()
 }
 
 impl Recipe {
-    /// Reads the comments at the head of a recipe.
-    fn parse(name: String, text: &str) -> Result<Self> {
-        let mut recipe = Self { name, about: String::new(), commands: Vec::new(), expected: None };
+    /// Reads the comments at the head of a recipe and what it expects.
+    fn read(name: String, text: &str) -> Result<Self> {
+        let expected = parse(text)?;
+        let mut recipe = Self { name, about: String::new(), commands: Vec::new(), expected };
         for line in text.lines().map_while(|line| line.strip_prefix('#')) {
             let line = line.trim();
             if let Some(command) = line.strip_prefix("palmette ") {
                 recipe.commands.push(command.into());
-            } else if let Some(figure) = line.strip_prefix("expected:") {
-                recipe.expected = Some(Expected::parse(figure)?);
             } else if recipe.commands.is_empty() {
                 recipe.about = format!("{} {line}", recipe.about).trim().into();
             }
@@ -179,35 +158,13 @@ impl Recipe {
     fn text(&self) -> String {
         let mut lines = vec![format!("{:<22} {}", self.name, self.about)];
         lines.extend(self.commands.iter().map(|command| format!("{:24}palmette {command}", "")));
-        lines.push(match &self.expected {
-            Some(e) => format!(
-                "{:24}expected: {} test log loss {} +- {}",
-                "", e.model, e.log_loss, e.margin
-            ),
-            None => format!("{:24}no expected figure", ""),
-        });
+        for (model, figures) in &self.expected {
+            for (name, figure) in figures {
+                let Figure { value, tolerance } = figure;
+                lines.push(format!("{:24}expects {model} {name} {value} +- {tolerance}", ""));
+            }
+        }
         lines.join("\n")
-    }
-}
-
-impl Expected {
-    /// `MODEL test log loss 0.5312 +- 0.0020`, and anything behind it in brackets.
-    fn parse(text: &str) -> Result<Self> {
-        let wrong = || {
-            format!(
-                "`# expected:{text}`: write for instance `# expected: searched test log loss 0.5312 +- 0.002`"
-            )
-        };
-        let figure = text.split('(').next().unwrap_or_default();
-        let (model, figure) = figure.split_once("test log loss").with_context(wrong)?;
-        let (log_loss, margin) = figure.split_once("+-").with_context(wrong)?;
-        let number =
-            |text: &str| text.trim().parse::<f64>().ok().filter(|x| x.is_finite() && *x >= 0.0);
-        Ok(Self {
-            model: model.trim().into(),
-            log_loss: number(log_loss).with_context(wrong)?,
-            margin: number(margin).with_context(wrong)?,
-        })
     }
 }
 
@@ -234,21 +191,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_recipe_is_its_comments() {
+    fn a_recipe_is_its_comments_and_what_it_expects() {
         let text = "# Flights.\n# palmette prepare --schema s.toml f.parquet -o flights\n\
-                    # palmette search flights\n# expected: searched test log loss 0.53 +- 0.002 (2 cores)\n\
-                    [space]\n# palmette no\n";
-        let recipe = Recipe::parse("flights".into(), text).unwrap();
+                    # palmette search flights\n[space]\n# palmette no\n\
+                    [expected.searched]\nlog_loss = { value = 0.53, tolerance = 0.002 }\n";
+        let recipe = Recipe::read("flights".into(), text).unwrap();
         assert_eq!(recipe.about, "Flights.");
         assert_eq!(recipe.commands.len(), 2);
-        let expected = Expected { model: "searched".into(), log_loss: 0.53, margin: 0.002 };
-        assert_eq!(recipe.expected, Some(expected));
-    }
-
-    #[test]
-    fn a_figure_needs_its_margin() {
-        for bad in ["0.53", "searched test log loss 0.53", "searched test log loss x +- 0.1"] {
-            assert!(Expected::parse(bad).is_err(), "{bad}");
-        }
+        assert_eq!(
+            recipe.expected["searched"]["log_loss"],
+            Figure { value: 0.53, tolerance: 0.002 }
+        );
+        let last = recipe.text();
+        assert!(last.ends_with("expects searched log_loss 0.53 +- 0.002"), "{last}");
     }
 }

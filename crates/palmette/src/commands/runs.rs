@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use palmette::console::Console;
-use palmette::run::{RunRecord, read_runs};
+use palmette::run::{RunRecord, read_runs, write_index};
 use serde::Serialize;
 
 /// List, show and compare runs
@@ -18,8 +18,10 @@ Examples:
   palmette runs show log-1
   palmette runs compare log-1 log-2
   palmette runs best --runs experiments --format json
+  palmette runs index && sqlite3 runs/trials.sqlite 'select run, id, validation_log_loss from trials'
 
-Everything is read from the runs' journals, also while they are going on.")]
+Everything is read from the runs' journals, also while they are going on. An index, where there is
+one, makes a listing of many runs fast; runs that went on since are read from their journals.")]
 pub struct Args {
     #[command(subcommand)]
     action: Option<Action>,
@@ -49,6 +51,8 @@ enum Action {
         #[arg(required = true, num_args = 2..)]
         runs: Vec<String>,
     },
+    /// Write trials.sqlite, an index of all runs and their events, anew from the journals
+    Index,
     /// For each dataset the run whose searched network has the lowest validation log loss
     Best,
 }
@@ -65,6 +69,11 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
             console.result(&records, || compare(&records))?;
         }
         Some(Action::Best) => best(args, console)?,
+        Some(Action::Index) => {
+            let (file, runs) = write_index(&args.place.runs)?;
+            let result = serde_json::json!({ "file": file, "runs": runs });
+            console.result(&result, || format!("{} ({runs} runs)", file.display()))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use palmette::console::Console;
-use palmette::run::{self, Config, ModelResult, RunContext, Stop, Summary, parse_duration};
+use palmette::run::{self, Config, ModelResult, Preset, RunContext, Stop, Summary, parse_duration};
 use palmette_data::Dataset;
 
 /// Search an architecture, train it, compare it, export it
@@ -11,13 +11,15 @@ use palmette_data::Dataset;
 #[command(after_help = "\
 Examples:
   palmette search log --budget 20m
+  palmette search criteo --preset paper
   palmette search log --limit macs=1.5M --limit memory=2GiB --budget 1h
   palmette search --config search.toml --set search.evaluations=512
   palmette search --resume runs/log-1
 
-A budget becomes integer counts once, before the first step; the run then does not look at the clock,
-so the same seed gives the same result on the same machine kind with any number of threads.
-Without --budget the counts are those of the configuration (by default the published ones: hours).")]
+A budget becomes integer counts once, before the first step; the run then does not look at the
+clock, so the same seed gives the same result on the same machine kind with any number of threads.
+Without --budget the counts are those of the configuration. --preset paper is the published search,
+constant by constant: hours on a full log, predicted before the start. Files and --set go over it.")]
 pub struct Args {
     /// Dataset made by `palmette prepare`
     #[arg(value_name = "DATASET")]
@@ -31,6 +33,9 @@ pub struct Args {
     /// Time to spend, e.g. 90s, 20m, 2h; turned into counts before the start
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     budget: Option<f64>,
+    /// Start from published settings; a file and --set go over them
+    #[arg(long, value_enum, conflicts_with = "budget")]
+    preset: Option<Preset>,
     /// A hard limit, e.g. macs=1.5M, params=10M, memory=2GiB
     #[arg(long, value_name = "NAME=VALUE")]
     limit: Vec<String>,
@@ -44,7 +49,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs: PathBuf,
     /// Continue the run in this folder
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["dataset", "config", "set", "budget", "limit", "seed", "name"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["dataset", "config", "set", "budget", "limit", "seed", "name", "preset"])]
     resume: Option<PathBuf>,
 }
 
@@ -62,8 +67,10 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let dataset = Dataset::open(&config.data.dataset)?;
     let context =
         RunContext { config: &config, dataset: &dataset, console, stop: Stop::on_interrupt() };
-    let command: Vec<String> = std::env::args().collect();
-    match run::search(&context, &dir, config.run.budget_seconds, &command.join(" ")) {
+    // The program's own path is nobody else's.
+    let command = std::iter::once("palmette".to_owned()).chain(std::env::args().skip(1));
+    let command = command.collect::<Vec<_>>().join(" ");
+    match run::search(&context, &dir, config.run.budget_seconds, &command) {
         Ok(outcome) => {
             print_summary(console, &outcome.summary, &outcome.dir)?;
             Ok(ExitCode::SUCCESS)
@@ -80,7 +87,13 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
 }
 
 fn new_run(args: &Args) -> Result<(Config, PathBuf)> {
-    let mut config = Config::load(args.config.as_deref(), &args.set)?;
+    let defaults = args.preset.map(Preset::config).unwrap_or_default();
+    let mut config = Config::layered(defaults, args.config.as_deref(), &args.set)?;
+    if args.preset.is_some() && config.run.budget_seconds.is_some() {
+        bail!(
+            "--preset has the published counts and run.budget_seconds would replace them; give one of the two"
+        );
+    }
     if let Some(dataset) = &args.dataset {
         config.data.dataset.clone_from(dataset);
     }

@@ -97,11 +97,14 @@ pub fn pareto(models: &[CostedModel]) -> Option<String> {
                         dot(canvas, "chosen", at, 5.0, &tooltip);
                     }
                 }
-                if matches!(origin, Origin::Baseline | Origin::Chosen) {
-                    name(canvas, at, right, &model.name);
-                }
             }
         }
+        // The chosen model's name has the first pick of a place.
+        let named = [Origin::Chosen, Origin::Baseline]
+            .into_iter()
+            .flat_map(|origin| models.iter().filter(move |m| m.origin == origin))
+            .map(|model| (place(model), model.name.as_str()));
+        names(canvas, &named.collect::<Vec<_>>());
     }))
 }
 
@@ -116,13 +119,91 @@ fn round_count(value: f64) -> String {
     }
 }
 
-/// A name beside a dot, on the side that has room.
-fn name(canvas: &mut Canvas, at: (f64, f64), right: f64, text: &str) {
-    if at.0 > right - 90.0 {
-        canvas.text("name end", at.0 - 9.0, at.1 + 4.0, text);
-    } else {
-        canvas.text("name", at.0 + 9.0, at.1 + 4.0, text);
+/// A name beside each dot, where no other name and no other named dot is; names further from
+/// their dot get a line to it.
+fn names(canvas: &mut Canvas, named: &[((f64, f64), &str)]) {
+    let mut taken: Vec<Extent> = named.iter().map(|&(at, _)| Extent::around(at, 6.0)).collect();
+    for (index, &(at, text)) in named.iter().enumerate() {
+        let places = label_places(at, text);
+        let free = |extent: &Extent| {
+            taken.iter().enumerate().all(|(i, other)| i == index || !extent.overlaps(other))
+        };
+        // Where everything is taken, names overlap as far from the frame's edge as they can.
+        let inside = |place: &&LabelPlace| place.extent.is_inside();
+        let chosen = places
+            .iter()
+            .filter(inside)
+            .find(|place| free(&place.extent))
+            .or_else(|| places.iter().find(inside))
+            .unwrap_or(&places[0]);
+        if chosen.is_far {
+            line(canvas, "leader", at, (chosen.x, chosen.y - 4.0));
+        }
+        let class = if chosen.ends { "name end" } else { "name" };
+        canvas.text(class, chosen.x, chosen.y, text);
+        taken.push(chosen.extent);
     }
+}
+
+/// A rectangle of the chart.
+#[derive(Clone, Copy)]
+struct Extent {
+    left: f64,
+    right: f64,
+    top: f64,
+    bottom: f64,
+}
+
+impl Extent {
+    fn around((x, y): (f64, f64), reach: f64) -> Self {
+        Self { left: x - reach, right: x + reach, top: y - reach, bottom: y + reach }
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.left < other.right
+            && other.left < self.right
+            && self.top < other.bottom
+            && other.top < self.bottom
+    }
+
+    fn is_inside(&self) -> bool {
+        let ((left, right), (bottom, top)) = (horizontal(), vertical());
+        self.left >= left
+            && self.right <= right + 16.0
+            && self.top >= top - 12.0
+            && self.bottom <= bottom
+    }
+}
+
+/// Where a name may stand: its anchor, whether it ends there, and what it covers.
+struct LabelPlace {
+    x: f64,
+    y: f64,
+    ends: bool,
+    is_far: bool,
+    extent: Extent,
+}
+
+/// Places by preference: right, left, then ever further above and below.
+fn label_places((x, y): (f64, f64), text: &str) -> Vec<LabelPlace> {
+    // 11.5 px letters of a sans serif are 6.3 px wide on average.
+    let width = 6.3 * text.chars().count() as f64;
+    let shifts = (0..).map(|i| 13.0 * ((i + 1) / 2) as f64 * if i % 2 == 0 { 1.0 } else { -1.0 });
+    shifts
+        .take(15)
+        .flat_map(|shift| [(shift, false), (shift, true)])
+        .map(|(shift, ends)| {
+            let is_far = shift != 0.0;
+            // Beyond the chosen model's halo.
+            let gap = if is_far { 14.0 } else { 11.0 };
+            let anchor = if ends { x - gap } else { x + gap };
+            let (left, right) =
+                if ends { (anchor - width, anchor) } else { (anchor, anchor + width) };
+            let baseline = y + 4.0 + shift;
+            let extent = Extent { left, right, top: baseline - 10.0, bottom: baseline + 3.0 };
+            LabelPlace { x: anchor, y: baseline, ends, is_far, extent }
+        })
+        .collect()
 }
 
 /// Models that no other beats in cost and loss, by rising cost.

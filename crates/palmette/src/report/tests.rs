@@ -240,3 +240,61 @@ fn the_front_is_what_nobody_beats_in_both() {
         assert_eq!(front.contains(&model), !beaten, "{}", model.name);
     }
 }
+
+/// The texts of a chart's names with the rectangles that they cover.
+fn name_extents(svg: &str) -> Vec<(String, [f64; 4])> {
+    let attribute = |tag: &str, key: &str| -> f64 {
+        let rest = tag.split_once(&format!("{key}=\"")).unwrap().1;
+        rest.split_once('"').unwrap().0.parse().unwrap()
+    };
+    let names = svg.split("<text class=\"name").skip(1);
+    names
+        .map(|tag| {
+            let (head, rest) = tag.split_once('>').unwrap();
+            let text = rest.split_once('<').unwrap().0.to_owned();
+            let (x, y) = (attribute(head, "x"), attribute(head, "y"));
+            let width = 6.3 * text.chars().count() as f64;
+            let left = if head.starts_with(" end") { x - width } else { x };
+            (text, [left, left + width, y - 9.0, y + 2.0])
+        })
+        .collect()
+}
+
+#[test]
+fn names_of_models_that_cost_the_same_do_not_overlap() {
+    let model = |name: &str, macs, log_loss| CostedModel {
+        name: name.into(),
+        origin: if name == "the chosen model" { Origin::Chosen } else { Origin::Baseline },
+        macs,
+        log_loss,
+    };
+    let mut models = vec![
+        model("the chosen model", 120_000, 0.4500),
+        model("mlp-equal", 120_000, 0.4502),
+        model("deepfm", 121_000, 0.4503),
+        model("dlrm", 119_000, 0.4501),
+        model("autoint-plus", 120_500, 0.4502),
+        model("dcn-v2", 122_000, 0.4502),
+        model("lr", 40, 0.4700),
+        model("fm", 40, 0.4699),
+    ];
+    for _ in 0..2 {
+        let svg = charts::pareto(&models).unwrap();
+        show("pareto", &svg);
+        let names = name_extents(&svg);
+        assert_eq!(names.len(), models.len());
+        for (i, (a, [left, right, top, bottom])) in names.iter().enumerate() {
+            assert!(*left >= 60.0 && *right <= 520.0 && *top >= 15.0 && *bottom <= 300.0, "{a}");
+            for (b, [other_left, other_right, other_top, other_bottom]) in &names[..i] {
+                let apart = left >= other_right
+                    || other_left >= right
+                    || top >= other_bottom
+                    || other_top >= bottom;
+                assert!(apart, "{a} over {b}: {svg}");
+            }
+        }
+        // And when all of them cost nearly the same, at the right edge.
+        models.iter_mut().for_each(|m| m.macs = 100_000 + m.macs / 1000);
+        models[7].macs = 10;
+    }
+}

@@ -220,16 +220,17 @@ fn origins(data: &ReportData) -> Vec<(&'static str, &'static str)> {
 
 fn rank_text(data: &ReportData) -> String {
     let Some(rank) = &data.rank else { return String::new() };
-    let mut text = format!("Kendall’s tau {:.2}", rank.tau);
+    let tau = |value: f64| format!("{value:.2}").replace('-', "−");
+    let mut text = format!("Kendall’s tau {}", tau(rank.tau));
     if let Some((low, high)) = rank.interval {
-        text += &format!(" (95 % interval {low:.2} to {high:.2})");
+        text += &format!(" (95 % interval {} to {})", tau(low), tau(high));
     }
     text += &format!(" over {} architectures", rank.pairs.len());
     if let Some(ceiling) = rank.ceiling {
-        text += &format!("; two seeds from scratch agree with {ceiling:.2}");
+        text += &format!("; two seeds from scratch agree with {}", tau(ceiling));
     }
     if let Some(macs) = rank.macs_tau {
-        text += &format!("; cost alone ranks with {macs:.2}");
+        text += &format!("; cost alone ranks with {}", tau(macs));
     }
     text + "."
 }

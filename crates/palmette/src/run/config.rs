@@ -164,6 +164,8 @@ pub struct TrainConfig {
     pub baselines: Vec<String>,
     /// Final fits of every contender with different seeds.
     pub final_seeds: usize,
+    /// Rows of a batch of the final fits, where they differ from those of the other trainings.
+    pub final_batch_size: Option<usize>,
 }
 
 impl Default for TrainConfig {
@@ -173,6 +175,7 @@ impl Default for TrainConfig {
             learning_rates: vec![0.01, 0.04, 0.12],
             baselines: BASELINES.map(String::from).to_vec(),
             final_seeds: 1,
+            final_batch_size: None,
         }
     }
 }
@@ -210,8 +213,10 @@ impl Config {
         if let Some(file) = file {
             let text = std::fs::read_to_string(file)
                 .with_context(|| format!("cannot read the configuration {}", file.display()))?;
-            let own: toml::Table =
+            let mut own: toml::Table =
                 toml::from_str(&text).with_context(|| format!("{} is not TOML", file.display()))?;
+            // What a recipe is expected to find is no setting: `palmette repro` reads it.
+            own.remove("expected");
             merge(&mut table, own);
         }
         for assignment in set {
@@ -236,9 +241,7 @@ impl Config {
                 None => anyhow!("configuration: {}", message.trim()),
             }
         })?;
-        if config.run.checkpoint_every == 0 {
-            bail!("configuration: run.checkpoint_every is 0; give a number of steps from 1");
-        }
+        super::check::check(&config)?;
         Ok(config)
     }
 
@@ -285,7 +288,38 @@ fn suggestion(message: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Files with random damage are read or refused, never a panic.
+        #[test]
+        fn damaged_files_are_refused(
+            edits in proptest::collection::vec((any::<u16>(), 0u8..3, any::<u8>()), 1..4)
+        ) {
+            let mut text = Config::default().to_toml().unwrap().into_bytes();
+            for (at, how, byte) in edits {
+                let at = at as usize % text.len().max(1);
+                match how {
+                    0 if at < text.len() => text[at] = b"\n=[]{}.\"'-e0#,"[byte as usize % 14],
+                    1 => text.insert(at.min(text.len()), byte),
+                    _ => text.truncate(at),
+                }
+            }
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), &text).unwrap();
+            if let Ok(config) = Config::load(Some(file.path()), &[]) {
+                let _ = config.space.space();
+                let _ = config.cost.limits();
+            }
+        }
+
+        #[test]
+        fn odd_assignments_are_refused(set in "[a-z_.]{0,30}=?[\\[\\]{}\"0-9a-z.,-]{0,12}") {
+            let _ = Config::load(None, &[set]);
+        }
+    }
 
     #[test]
     fn set_overrides_and_keeps_the_rest() {
@@ -304,12 +338,6 @@ mod tests {
         assert!(error.contains("did you mean `evaluations`?"), "{error}");
         let error = Config::load(None, &["serch.evaluations=64".into()]).unwrap_err().to_string();
         assert!(error.contains("did you mean `search`?"), "{error}");
-    }
-
-    #[test]
-    fn checkpoints_every_zero_steps_are_refused() {
-        let error = Config::load(None, &["run.checkpoint_every=0".into()]).unwrap_err();
-        assert!(error.to_string().contains("from 1"), "{error}");
     }
 
     #[test]

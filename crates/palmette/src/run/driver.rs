@@ -1,30 +1,32 @@
 //! The phases of a search, each a sequence of units that the journal remembers.
 
 use std::path::Path as FilePath;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
-use palmette_cost::MemoryModel;
 use palmette_ctr::baselines::{Baseline, Mlp, XDeepFm};
 use palmette_ctr::metrics::{Bootstrap, log_loss, paired_bootstrap, row_log_losses};
-use palmette_ctr::nasrec::{LimitedSpace, Path, Shape};
+use palmette_ctr::nasrec::Path;
 use palmette_ctr::train::{
-    Batches, RankingSettings, SubnetRanker, SupernetTraining, TrainSettings, nasrec_tables,
+    Batches, RankingSettings, SubnetRanker, SupernetTraining, TrainError, TrainSettings,
+    nasrec_tables,
 };
 use palmette_data::{Dataset, Split};
-use palmette_random::stream;
+use palmette_engine::EngineError;
 use palmette_search::{
     Ask, EvolutionConfig, Outcome as TrialOutcome, RandomSearch, RegularisedEvolution, Strategy,
 };
-use palmette_space::{Domain, Genotype};
+use palmette_space::Genotype;
 use serde::{Deserialize, Serialize};
 
+use super::agreement::rank_agreement;
 use super::context::RunContext;
-use super::environment::Environment;
 use super::export::export_run;
 use super::files::RunFiles;
 use super::plan::{Plan, Prediction, Rates};
 use super::results::{FinalFit, ModelResult, Summary};
+use super::setup::Run;
 use super::store::RunStore;
 use super::trials::{
     Contender, FitRequest, ScoredPart, Trial, TrialRequest, best, fit, record, sample_weights,
@@ -40,6 +42,11 @@ pub struct Outcome {
     /// Where.
     pub dir: std::path::PathBuf,
 }
+
+/// Copies of a ranker take at most so many bytes together.
+const RANKER_BYTES: u64 = 1 << 30;
+/// Suggestions taken at once from a strategy that never waits for scores.
+const MOST_AT_ONCE: usize = 32;
 
 /// A candidate with its score from the supernet.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,18 +64,9 @@ pub fn search(
     budget_seconds: Option<f64>,
     command: &str,
 ) -> Result<Outcome> {
-    let (config, dataset) = (context.config, context.dataset);
-    let shape = Shape { dense: dataset.dense_fields(), fields: dataset.categorical_fields() };
-    let memory = MemoryModel::default();
-    let all_rows: Vec<u64> = dataset.table_rows(None).iter().map(|&n| n.into()).collect();
-    let space =
-        LimitedSpace::new(config.space.space()?, shape, &all_rows, config.cost.limits()?, memory)
-            .map_err(|e| anyhow!("{e}"))?;
+    let run = Run::new(context)?;
     // Limits that nobody can meet are said before the folder holds a run.
-    let mut store = RunStore::open(dir)?;
-    Environment::here(dataset)?.check_or_record(&store)?;
-    store.files().write("config.toml", |out| Ok(out.write_all(config.to_toml()?.as_bytes())?))?;
-    let run = Run { context, space, shape };
+    let mut store = run.open(dir)?;
     let plan = run.plan(&mut store, budget_seconds)?;
     let ranked = run.rank(&mut store, &plan)?;
     let (searched, random) = run.retrain(&mut store, &plan, &ranked)?;
@@ -77,12 +75,6 @@ pub fn search(
     super::export::write_summary(&store, &summary)?;
     super::report::write_report(context, &store, &run.space, &summary, command)?;
     Ok(Outcome { summary, dir: dir.into() })
-}
-
-struct Run<'a, 'c> {
-    context: &'a RunContext<'c>,
-    space: LimitedSpace,
-    shape: Shape,
 }
 
 /// The best trials of one contender and the setting chosen for it.
@@ -156,7 +148,7 @@ impl<'c> Run<'_, 'c> {
     }
 
     /// Trains the supernet unless that is done, and gives its weights to a ranker.
-    fn ranker(&self, store: &mut RunStore, plan: &Plan) -> Result<SubnetRanker<'c>> {
+    pub(super) fn ranker(&self, store: &mut RunStore, plan: &Plan) -> Result<SubnetRanker<'c>> {
         let begin = Instant::now();
         let mut supernet = self.supernet(Some(plan))?;
         match store.files().load_checkpoint("supernet", &mut supernet.model)? {
@@ -192,37 +184,66 @@ impl<'c> Run<'_, 'c> {
         Ok(SubnetRanker::new(network, model, self.context.dataset, tables, ranking, seed)?)
     }
 
-    /// One score from the supernet, remembered.
+    /// Scores of candidates, from the journal or else measured now, several at a time where the
+    /// batches are small.
     fn score(
         &self,
         store: &mut RunStore,
         plan: &Plan,
-        ranker: &mut Option<SubnetRanker<'c>>,
-        id: &str,
-        genotype: &Genotype,
-    ) -> Result<Ranked> {
-        if let Some(event) = store.find("score", id) {
-            return Ok(Ranked::deserialize(&event["result"])?);
+        rankers: &mut Vec<SubnetRanker<'c>>,
+        candidates: &[(String, Genotype)],
+    ) -> Result<Vec<Ranked>> {
+        let open: Vec<&(String, Genotype)> =
+            candidates.iter().filter(|(id, _)| store.find("score", id).is_none()).collect();
+        if !open.is_empty() && rankers.is_empty() {
+            let ranker = self.ranker(store, plan)?;
+            let wanted = trainings_at_a_time(self.context.config.search.ranking.batch_size);
+            let copies = (RANKER_BYTES / ranker.bytes().max(1)).clamp(1, wanted as u64);
+            for _ in 1..copies {
+                rankers.push(ranker.try_clone()?);
+            }
+            rankers.push(ranker);
         }
-        if ranker.is_none() {
-            *ranker = Some(self.ranker(store, plan)?);
-        }
-        let begin = Instant::now();
-        self.context.stop.check()?;
-        let sheet = self.space.sheet(genotype);
-        let path = self.space.nasrec().path(genotype);
-        let score = match ranker.as_mut().map(|r| r.score(&path)) {
-            Some(Ok(score)) => Some(score).filter(|s| s.is_finite()),
-            Some(Err(palmette_ctr::train::TrainError::Engine(
-                palmette_engine::EngineError::Diverged { .. },
-            ))) => None,
-            Some(Err(error)) => return Err(error.into()),
-            None => None,
+        let at_a_time = rankers.len();
+        let idle = Mutex::new(std::mem::take(rankers));
+        let lock = || idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        in_order(
+            &open,
+            at_a_time,
+            |(_, genotype)| {
+                self.context.stop.check()?;
+                let begin = Instant::now();
+                let mut ranker = lock().pop().context("more workers than rankers")?;
+                let path = self.space.nasrec().path(genotype);
+                let score = ranker.score(&path);
+                lock().push(ranker);
+                let score = match score {
+                    Ok(score) => Some(score).filter(|s| s.is_finite()),
+                    Err(TrainError::Engine(EngineError::Diverged { .. })) => None,
+                    Err(error) => return Err(error.into()),
+                };
+                let sheet = self.space.sheet(genotype);
+                let (macs, params) = (sheet.macs, sheet.params);
+                Ok((Ranked { genotype: genotype.clone(), score, macs, params }, begin.elapsed()))
+            },
+            |i, (ranked, took)| {
+                let result = serde_json::to_value(ranked)?;
+                store.append("score", &open[i].0, result, took.as_secs_f64()).map(drop)
+            },
+        )?;
+        *rankers = idle.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let recorded = |(id, genotype): &(String, Genotype)| {
+            let event = store.find("score", id).context("a score is missing")?;
+            let ranked = Ranked::deserialize(&event["result"])?;
+            if ranked.genotype != *genotype {
+                bail!(
+                    "{}: score {id} is of another search (edited settings?)",
+                    store.dir().display()
+                );
+            }
+            Ok(ranked)
         };
-        let ranked =
-            Ranked { genotype: genotype.clone(), score, macs: sheet.macs, params: sheet.params };
-        record(store, "score", id, &ranked, begin)?;
-        Ok(ranked)
+        candidates.iter().map(recorded).collect()
     }
 
     /// Suggest, score, observe; a strategy that is asked again from the start with the journal's
@@ -242,56 +263,39 @@ impl<'c> Run<'_, 'c> {
             other => bail!("search.strategy is `{other}`; there are evolution and random"),
         };
         let progress = self.context.console.progress(plan.evaluations as u64, "ranking");
-        let mut ranker = None;
+        let mut rankers = Vec::new();
         let mut all = Vec::new();
         while all.len() < plan.evaluations {
-            let Ask::Try(suggestion) = strategy.suggest(&self.space) else { break };
-            let id = format!("search/{}", suggestion.trial);
-            let ranked = self.score(store, plan, &mut ranker, &id, &suggestion.genotype)?;
-            let outcome = ranked.score.map_or(TrialOutcome::Failed, TrialOutcome::score);
-            strategy.observe(&self.space, suggestion.trial, outcome)?;
-            all.push(ranked);
+            // All that may be scored before the strategy wants to see scores: a generation.
+            let mut suggestions = Vec::new();
+            while suggestions.len() < (plan.evaluations - all.len()).min(MOST_AT_ONCE) {
+                let Ask::Try(suggestion) = strategy.suggest(&self.space) else { break };
+                suggestions.push(suggestion);
+            }
+            if suggestions.is_empty() {
+                break;
+            }
+            let candidates: Vec<_> = suggestions
+                .iter()
+                .map(|s| (format!("search/{}", s.trial), s.genotype.clone()))
+                .collect();
+            let scores = self.score(store, plan, &mut rankers, &candidates)?;
+            for (suggestion, ranked) in suggestions.iter().zip(scores) {
+                let outcome = ranked.score.map_or(TrialOutcome::Failed, TrialOutcome::score);
+                strategy.observe(&self.space, suggestion.trial, outcome)?;
+                all.push(ranked);
+            }
             progress.set(all.len() as u64);
         }
         // Random networks are scored too: their ranks against training from scratch are honest,
         // those of the search's best would be cut off at one end.
         if config.search.random_search {
-            for (i, genotype) in self.random_genotypes(plan.top_k).iter().enumerate() {
-                self.score(store, plan, &mut ranker, &format!("random/{i}"), genotype)?;
-            }
+            let random = self.random_genotypes(plan.top_k).into_iter().enumerate();
+            let candidates: Vec<_> = random.map(|(i, g)| (format!("random/{i}"), g)).collect();
+            self.score(store, plan, &mut rankers, &candidates)?;
         }
         progress.finish();
         Ok(all)
-    }
-
-    /// Random feasible networks, no two alike.
-    fn random_genotypes(&self, count: usize) -> Vec<Genotype> {
-        let mut found: Vec<Genotype> = Vec::new();
-        let mut keys = std::collections::BTreeSet::new();
-        for index in 0..1000 * count as u64 {
-            if found.len() == count {
-                break;
-            }
-            let mut rng = stream(self.context.config.run.seed, "run/random-search", index);
-            let genotype = self.space.sample(&mut rng);
-            let feasible = if self.space.is_feasible(&genotype) {
-                Some(genotype)
-            } else {
-                self.space.repair(&genotype, &mut rng)
-            };
-            if let Some(genotype) = feasible.filter(|g| keys.insert(self.space.key(g))) {
-                found.push(genotype);
-            }
-        }
-        found
-    }
-
-    fn search_tables(&self) -> Vec<u32> {
-        self.context.capped_tables(self.space.table_cap())
-    }
-
-    fn network(&self, genotype: &Genotype) -> Contender {
-        Contender::Network(palmette_ctr::nasrec::canonical(&self.space.nasrec().path(genotype)))
     }
 
     /// Candidates with the best scores, no two of one function.
@@ -327,6 +331,7 @@ impl<'c> Run<'_, 'c> {
         ranked: &[Ranked],
     ) -> Result<(Trial, Option<Trial>)> {
         let learning_rate = self.context.config.train.network.learning_rate;
+        let seed = self.context.config.run.seed;
         let searched = self.best_candidates(plan, ranked)?;
         let random = match self.context.config.search.random_search {
             true => self.random_genotypes(plan.top_k),
@@ -340,6 +345,7 @@ impl<'c> Run<'_, 'c> {
                     id: format!("{name}/{i}"),
                     contender: self.network(genotype),
                     learning_rate,
+                    seed,
                 })
             })
             .collect();
@@ -377,15 +383,15 @@ impl<'c> Run<'_, 'c> {
                         id: format!("{name}/learning-rate-{learning_rate}"),
                         contender: contender.clone(),
                         learning_rate,
+                        seed: self.context.config.run.seed,
                     });
                 }
             }
         }
         let trials = self.validate(store, plan, "learning rates", &requests)?;
-        let mut chosen = contenders.into_iter().map(|(name, contender, known)| {
-            let own = requests.iter().zip(&trials).filter(|(request, _)| {
-                request.contender == contender && request.id.starts_with(&format!("{name}/"))
-            });
+        let mut chosen = contenders.into_iter().map(|(name, _, known)| {
+            let prefix = format!("{name}/");
+            let own = requests.iter().zip(&trials).filter(|(r, _)| r.id.starts_with(&prefix));
             let all: Vec<Trial> =
                 known.into_iter().chain(own.map(|(_, trial)| trial.clone())).collect();
             let trial =
@@ -454,7 +460,9 @@ impl<'c> Run<'_, 'c> {
         let files = store.files().clone();
         in_order(
             &open,
-            trainings_at_a_time(config.train.network.batch_size),
+            trainings_at_a_time(
+                config.train.final_batch_size.unwrap_or(config.train.network.batch_size),
+            ),
             |&(chosen, n)| {
                 let begin = Instant::now();
                 let fitted = self.final_fit(&files, plan, chosen, n, &progress)?;
@@ -485,6 +493,7 @@ impl<'c> Run<'_, 'c> {
         let tables = self.context.final_tables(self.space.table_cap());
         let settings = TrainSettings {
             learning_rate: chosen.trial.learning_rate,
+            batch_size: config.train.final_batch_size.unwrap_or(config.train.network.batch_size),
             ..config.train.network.clone()
         };
         let compiled = {
@@ -593,7 +602,7 @@ impl<'c> Run<'_, 'c> {
             models,
             evaluation: evaluation.context("the searched model was not trained")?,
             bayes_log_loss,
-            rank_correlation: rank_correlation(store),
+            rank_correlation: rank_agreement(store).map(|agreement| agreement.tau),
         })
     }
 
@@ -650,25 +659,6 @@ fn interval_groups(dataset: &Dataset, column: Option<&str>) -> Result<Option<Vec
         .extra_f64(Split::Test, column)
         .with_context(|| format!("[data] interval_groups = \"{column}\""))?;
     Ok(Some(seconds.iter().map(|s| (s / 86_400.0).floor() as i64 as u64).collect()))
-}
-
-/// Kendall's tau of supernet scores against validation log losses over the random networks.
-fn rank_correlation(store: &RunStore) -> Option<f64> {
-    let (mut scores, mut losses) = (Vec::new(), Vec::new());
-    for event in store.all("trial") {
-        let Some(id) = event["id"].as_str().and_then(|id| id.strip_prefix("random-search/")) else {
-            continue;
-        };
-        let score = store
-            .find("score", &format!("random/{id}"))
-            .and_then(|e| e["result"]["score"].as_f64());
-        if let (Some(score), Some(loss)) = (score, event["result"]["validation_log_loss"].as_f64())
-        {
-            scores.push(score);
-            losses.push(loss);
-        }
-    }
-    (scores.len() > 2).then(|| palmette_search::kendall_tau_b(&scores, &losses))
 }
 
 /// Ship when the searched model beats the model to beat with the whole interval: the user's own

@@ -7,10 +7,11 @@ use std::path::Path as FilePath;
 use anyhow::{Context, Result, bail};
 use palmette_ctr::nasrec::{
     ArchitectureFile, Arrangement, LimitedSpace, LogicalTensor, NasRecConfig, Path, Shape,
+    macs_by_block,
 };
 use palmette_ctr::train::NetworkTraining;
 use palmette_ctr::{CompiledModel, Field, ModelInputs};
-use palmette_data::{Dataset, DenseTransform};
+use palmette_data::{Dataset, DenseTransform, MIN_TABLE_ROWS};
 use palmette_engine::{Model, Program};
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ use super::files::{RunFiles, write_whole};
 use super::results::Summary;
 use super::store::RunStore;
 use super::trials::{Contender, Trial};
-use crate::drawing::{Drawing, architecture_svg};
+use crate::drawing::{Drawing, Part, architecture_svg};
 use crate::onnx::{EncodersFile, Export, ExternalData, export};
 
 /// What is needed to build the model again, beside its weights: `best/model.json`.
@@ -47,7 +48,35 @@ impl ModelDescription {
         let path = folder.join("model.json");
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("{} holds no model (no model.json)", folder.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{}", path.display()))
+        let description: Self =
+            serde_json::from_str(&text).with_context(|| format!("{}", path.display()))?;
+        description.check().with_context(|| format!("{}", path.display()))?;
+        Ok(description)
+    }
+
+    /// Whether the parts belong together; the file may have been edited.
+    fn check(&self) -> Result<()> {
+        if let Contender::Network(path) = &self.contender {
+            path.check().map_err(anyhow::Error::msg)?;
+        }
+        if self.transforms.len() != self.inputs.dense {
+            let (found, dense) = (self.transforms.len(), self.inputs.dense);
+            bail!("{found} transforms for {dense} dense inputs");
+        }
+        for field in &self.inputs.fields {
+            let most = u32::MAX as usize;
+            if !(MIN_TABLE_ROWS as usize..=most).contains(&field.rows) {
+                bail!(
+                    "the table of {} has {} rows; needed: {MIN_TABLE_ROWS} to {most}",
+                    field.name,
+                    field.rows
+                );
+            }
+        }
+        if !self.logit_shift.is_finite() {
+            bail!("logit_shift is {}; needed: a number", self.logit_shift);
+        }
+        Ok(())
     }
 
     /// Builds the model and loads its weights from `model.safetensors`.
@@ -235,7 +264,18 @@ pub fn write_drawing(
     title: &str,
     subtitle: &str,
 ) -> Result<()> {
-    let drawing = Drawing { title, subtitle, ..Drawing::new(architecture, shape) };
+    let (blocks, head) = macs_by_block(architecture, shape);
+    let macs = |part: Part| {
+        let block = |number: usize| blocks.get(number.wrapping_sub(1));
+        match part {
+            Part::Dense(number) => block(number).map(|b| b.dense),
+            Part::Sparse(number) => block(number).map(|b| b.sparse),
+            Part::DenseToSparse(number) => block(number).map(|b| b.dense_to_sparse),
+            Part::SparseToDense(number) => block(number).map(|b| b.sparse_to_dense),
+            Part::Head => Some(head),
+        }
+    };
+    let drawing = Drawing { path: architecture, shape, title, subtitle, macs: &macs };
     let svg = architecture_svg(&drawing)?;
     write_whole(path, |out| Ok(out.write_all(svg.as_bytes())?))
 }
@@ -282,8 +322,8 @@ pub(super) fn export_run(
     write_json(&folder.join("cost.json"), &sheet)?;
     let shape = description.inputs.shape();
     let subtitle = format!(
-        "{:.3} M multiply-accumulates, {} weights",
-        sheet.macs as f64 / 1e6,
+        "{} multiply-accumulates, {} weights",
+        palmette_cost::format_count(sheet.macs),
         palmette_cost::format_count(sheet.params)
     );
     write_drawing(&folder.join("arch.svg"), path, shape, "The architecture found", &subtitle)?;

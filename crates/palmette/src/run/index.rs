@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::config::Config;
 use super::store::read_journal;
 
 /// A model's test figures in a run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TestedModel {
     /// `searched`, `random-search`, or a baseline's name.
     pub model: String,
@@ -23,7 +23,7 @@ pub struct TestedModel {
 }
 
 /// A run at a glance.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// Name of the folder.
     pub name: String,
@@ -54,7 +54,7 @@ impl RunRecord {
         let config = Config::load(Some(&dir.join("config.toml")), &[])?;
         let of = |kind: &str| events.iter().filter(|e| e["event"] == kind).collect::<Vec<_>>();
         let (scores, trials, finals) = (of("score"), of("trial"), of("final"));
-        let state = if dir.join("summary.json").is_file() {
+        let state = if is_finished(dir) {
             "finished"
         } else if !finals.is_empty() {
             "final fits"
@@ -91,6 +91,11 @@ impl RunRecord {
     }
 }
 
+/// Whether a search or a ranking study came to its end.
+pub(super) fn is_finished(dir: &Path) -> bool {
+    ["summary.json", "ranking.json"].iter().any(|file| dir.join(file).is_file())
+}
+
 /// Seeds of one model averaged.
 fn tested(finals: &[&Value]) -> Vec<TestedModel> {
     let mut models: Vec<(String, Vec<f64>, Vec<f64>)> = Vec::new();
@@ -118,7 +123,25 @@ fn tested(finals: &[&Value]) -> Vec<TestedModel> {
 }
 
 /// The runs under a folder, by name.
+///
+/// Where the folder has a `trials.sqlite` (see [`write_index`](super::write_index)), runs whose
+/// journal has not grown since come from there, and the others from their journals: the index makes
+/// a listing fast and never changes what it says.
 pub fn read_runs(folder: &Path) -> Result<Vec<RunRecord>> {
+    let indexed = super::sqlite::read_index(folder);
+    let dirs = run_dirs(folder)?;
+    dirs.iter()
+        .map(|dir| match indexed.get(&relative(folder, dir)) {
+            Some(entry) if entry.stamp == Stamp::of(dir)? => {
+                Ok(RunRecord { dir: dir.clone(), ..entry.record.clone() })
+            }
+            _ => RunRecord::read(dir),
+        })
+        .collect()
+}
+
+/// Folders of runs under a folder, by name.
+pub(super) fn run_dirs(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder)
         .with_context(|| format!("cannot list the runs in {}", folder.display()))?;
     let mut dirs = Vec::new();
@@ -132,5 +155,26 @@ pub fn read_runs(folder: &Path) -> Result<Vec<RunRecord>> {
         }
     }
     dirs.sort();
-    dirs.iter().map(|dir| RunRecord::read(dir)).collect()
+    Ok(dirs)
+}
+
+/// Where a run lies in its folder, so that the whole folder may move.
+pub(super) fn relative(folder: &Path, dir: &Path) -> String {
+    dir.strip_prefix(folder).unwrap_or(dir).to_string_lossy().into_owned()
+}
+
+/// What changes whenever a run does: journals only grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub journal_bytes: u64,
+    pub finished: bool,
+}
+
+impl Stamp {
+    pub fn of(dir: &Path) -> Result<Self> {
+        let journal = dir.join("journal.jsonl");
+        let metadata = std::fs::metadata(&journal)
+            .with_context(|| format!("cannot read {}", journal.display()))?;
+        Ok(Self { journal_bytes: metadata.len(), finished: is_finished(dir) })
+    }
 }

@@ -190,17 +190,6 @@ mod tests {
     }
 
     #[test]
-    fn the_paper_preset_has_the_published_counts() {
-        let plan = Plan::configured(&Config::default(), 4_584_061);
-        assert_eq!(plan.supernet_steps, 71_625);
-        assert_eq!(plan.warmup_steps, 15_000);
-        assert_eq!(plan.evaluations, 2048);
-        assert_eq!(plan.finetune_steps, 500);
-        assert_eq!(plan.validation_rows, 150 * 8192);
-        assert_eq!(plan.top_k, 15);
-    }
-
-    #[test]
     fn a_budget_keeps_full_paths_to_a_tenth() {
         let rates = Rates { training: 10_000.0, full_path: 90.0 };
         let plan = Plan::for_budget(&Config::default(), rates, 100_000, 10_000, 3600.0).unwrap();

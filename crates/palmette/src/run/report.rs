@@ -4,15 +4,15 @@ use anyhow::Result;
 use palmette_ctr::metrics::PairedDifference;
 use palmette_ctr::nasrec::LimitedSpace;
 use palmette_data::Split;
-use palmette_search::kendall_tau_b;
 
+use super::agreement::rank_agreement;
 use super::context::RunContext;
 use super::export::write_json;
 use super::results::{ModelResult, Summary};
 use super::store::RunStore;
 use crate::report::{
-    Compared, Cost, CostedModel, DatasetFacts, Difference, Evaluated, Origin, Phase, RankAgreement,
-    ReportData, Spread, TestMetrics, Verdict, render,
+    Compared, Cost, CostedModel, DatasetFacts, Difference, Evaluated, Origin, Phase, ReportData,
+    Spread, TestMetrics, Verdict, render,
 };
 
 /// Writes `report.json` (what the report shows) and `report.html`.
@@ -140,31 +140,6 @@ fn costed_models(store: &RunStore, summary: &Summary) -> Vec<CostedModel> {
         models.push(CostedModel { name, origin: Origin::Chosen, macs, log_loss });
     }
     models
-}
-
-fn rank_agreement(store: &RunStore) -> Option<RankAgreement> {
-    let mut pairs = Vec::new();
-    let mut macs = Vec::new();
-    for event in store.all("trial") {
-        let Some(id) = event["id"].as_str().and_then(|id| id.strip_prefix("random-search/")) else {
-            continue;
-        };
-        let score = store.find("score", &format!("random/{id}"));
-        let score = score.and_then(|e| e["result"]["score"].as_f64());
-        let loss = event["result"]["validation_log_loss"].as_f64();
-        if let (Some(score), Some(loss)) = (score, loss) {
-            pairs.push((score, loss));
-            macs.push(event["result"]["macs"].as_f64().unwrap_or(0.0));
-        }
-    }
-    if pairs.len() < 3 {
-        return None;
-    }
-    let (scores, losses): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
-    let tau = kendall_tau_b(&scores, &losses);
-    let cheaper: Vec<f64> = macs.iter().map(|m| -m).collect();
-    let macs_tau = Some(kendall_tau_b(&cheaper, &losses)).filter(|t| t.is_finite());
-    tau.is_finite().then_some(RankAgreement { pairs, tau, interval: None, ceiling: None, macs_tau })
 }
 
 fn spread(values: &[f64]) -> Option<Spread> {

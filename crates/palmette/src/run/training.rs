@@ -138,7 +138,7 @@ pub fn train_one(
     };
     if let (Contender::Network(path), Some(file)) = (&request.contender, architecture) {
         write_json(&dir.join("arch.json"), &file.to_json()?)?;
-        let subtitle = format!("{:.3} M multiply-accumulates", macs as f64 / 1e6);
+        let subtitle = format!("{} multiply-accumulates", palmette_cost::format_count(macs));
         let shape = description.inputs.shape();
         write_drawing(&dir.join("arch.svg"), path, shape, "Trained architecture", &subtitle)?;
     }

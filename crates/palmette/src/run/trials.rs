@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use palmette_ctr::baselines::Baseline;
 use palmette_ctr::metrics::{Evaluation, Scores, evaluate};
 use palmette_ctr::nasrec::{self, Path, Shape};
@@ -33,12 +33,27 @@ impl Contender {
     /// Declares its parameters and builds its program.
     pub fn compile(&self, inputs: &ModelInputs, layer_norm: bool) -> Result<CompiledModel> {
         match self {
-            Self::Network(path) => Ok(CompiledModel::nasrec(path, inputs, layer_norm)),
+            Self::Network(path) => {
+                check_sides(inputs.dense, inputs.fields.len())?;
+                Ok(CompiledModel::nasrec(path, inputs, layer_norm))
+            }
             Self::Baseline(baseline) => {
                 baseline.compile(inputs).with_context(|| format!("baseline {}", baseline.name()))
             }
         }
     }
+}
+
+/// Fails unless a NASRec network has something to read on both of its sides.
+pub(super) fn check_sides(dense: usize, fields: usize) -> Result<()> {
+    if dense == 0 || fields == 0 {
+        bail!(
+            "NASRec networks read at least one dense input and one categorical field, the data have \
+             {dense} and {fields}; a constant column serves (NASRec gives Avazu, which has no dense \
+             input, a zero)"
+        );
+    }
+    Ok(())
 }
 
 impl Contender {
@@ -211,6 +226,8 @@ pub struct TrialRequest {
     pub contender: Contender,
     /// Highest learning rate.
     pub learning_rate: f64,
+    /// Seed of weights and order.
+    pub seed: u64,
 }
 
 /// The trials that are asked for, from the journal or else trained now, several at a time where
@@ -227,8 +244,12 @@ pub fn validate(
     checkpoint_every: u64,
 ) -> Result<Vec<Trial>> {
     let settings = &context.config.train.network;
-    let open: Vec<&TrialRequest> =
-        requests.iter().filter(|request| store.find("trial", &request.id).is_none()).collect();
+    let mut open: Vec<&TrialRequest> = Vec::new();
+    for request in requests {
+        if recorded(store, request)?.is_none() {
+            open.push(request);
+        }
+    }
     let samples = context.dataset.rows(Split::Train) as f64 * settings.epochs;
     let progress = context.console.progress((samples * open.len() as f64) as u64, what);
     let files = store.files().clone();
@@ -249,11 +270,20 @@ pub fn validate(
         },
     )?;
     progress.finish();
-    let recorded = |request: &TrialRequest| {
-        let event = store.find("trial", &request.id).context("a trial is missing")?;
-        Ok(Trial::deserialize(&event["result"])?)
-    };
-    requests.iter().map(recorded).collect()
+    requests.iter().map(|request| recorded(store, request)?.context("a trial is missing")).collect()
+}
+
+/// The journal's trial of a request; the folder may be that of other settings.
+fn recorded(store: &RunStore, request: &TrialRequest) -> Result<Option<Trial>> {
+    let Some(event) = store.find("trial", &request.id) else { return Ok(None) };
+    let trial = Trial::deserialize(&event["result"])?;
+    let is_asked = trial.contender == request.contender
+        && (trial.learning_rate, trial.seed) == (request.learning_rate, request.seed);
+    if !is_asked {
+        let (dir, id) = (store.dir().display(), &request.id);
+        bail!("{dir}: trial {id} is of another search (edited settings?)");
+    }
+    Ok(Some(trial))
 }
 
 fn try_contender(
@@ -264,10 +294,10 @@ fn try_contender(
     checkpoint_every: u64,
     progress: &Progress,
 ) -> Result<Trial> {
-    let TrialRequest { id, contender, learning_rate } = request;
+    let TrialRequest { id, contender, learning_rate, seed } = request;
+    let seed = *seed;
     let settings =
         TrainSettings { learning_rate: *learning_rate, ..context.config.train.network.clone() };
-    let seed = context.config.run.seed;
     let compiled = contender.compile(&context.inputs(table_rows), settings.layer_norm)?;
     let (macs, params) = contender.cost(&compiled, context);
     let mut trial = Trial {

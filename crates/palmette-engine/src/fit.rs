@@ -1,0 +1,169 @@
+//! Whether a program, a model and a batch belong together.
+//!
+//! Kernels read weights, tables and the batch through pointers; whatever a
+//! caller could get wrong with safe code is refused here, before the first of
+//! them runs. The checks allocate nothing and cost a few microseconds a step.
+
+use crate::executor::{Batch, Model, Trainable};
+use crate::ops::{Embedding, Op};
+use crate::optimizer::Optimizer;
+use crate::program::Program;
+use crate::{EngineError, Real};
+
+/// Fails unless every weight slice, table and array that `program` reads exists.
+pub(crate) fn check_forward<T: Real>(
+    model: &Model<T>,
+    program: &Program,
+    batch: &Batch<'_, T>,
+) -> Result<(), EngineError> {
+    let layout = model.params.layout();
+    for slice in &program.slices {
+        let (index, count) = (slice.param.0 as usize, layout.iter().len());
+        if index >= count {
+            let reason = format!("the program reads parameter {index}, the model has {count}");
+            return Err(EngineError::Unfit(reason));
+        }
+        let spec = layout.spec(slice.param);
+        if slice.rows > spec.rows || slice.cols > spec.cols {
+            return Err(EngineError::Unfit(format!(
+                "the program reads {} x {} of parameter {}, which is {} x {}",
+                slice.rows, slice.cols, spec.name, spec.rows, spec.cols
+            )));
+        }
+    }
+    if batch.rows > u32::MAX as usize {
+        return Err(EngineError::Unfit(format!("a batch of {} rows is too large", batch.rows)));
+    }
+    for op in &program.ops {
+        match op {
+            Op::DenseInput(op) => {
+                let expected = batch.rows * program.width(op.out);
+                check_length(batch, "dense values", expected, batch.dense.len())?;
+            }
+            Op::Embedding(op) => check_ids(model, program, batch, op)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_length<T>(
+    batch: &Batch<'_, T>,
+    what: &'static str,
+    expected: usize,
+    found: usize,
+) -> Result<(), EngineError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(EngineError::Batch { what, rows: batch.rows, expected, found })
+}
+
+fn check_ids<T: Real>(
+    model: &Model<T>,
+    program: &Program,
+    batch: &Batch<'_, T>,
+    op: &Embedding,
+) -> Result<(), EngineError> {
+    let fields = program.width(op.out);
+    let expected = batch.rows * fields;
+    if batch.ids.len() < expected {
+        check_length(batch, "ids", expected, batch.ids.len())?;
+    }
+    for f in 0..fields {
+        let (index, count) = (op.first_table + f, model.tables.len());
+        if index >= count {
+            let reason = format!("the program reads table {index}, the model has {count}");
+            return Err(EngineError::Unfit(reason));
+        }
+        let spec = model.tables.table(index).spec();
+        if spec.dim != op.dim {
+            return Err(EngineError::Unfit(format!(
+                "the program reads {} channels of table {}, which has {}",
+                op.dim, spec.name, spec.dim
+            )));
+        }
+        let ids = &batch.ids[f * batch.rows..(f + 1) * batch.rows];
+        if let Some(row) = ids.iter().position(|&id| id as usize >= spec.rows) {
+            return Err(EngineError::RowOutOfRange {
+                table: spec.name.clone(),
+                id: ids[row],
+                rows: spec.rows,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Fails unless the model keeps the state that `optimizer` needs.
+pub(crate) fn check_state<T: Real>(
+    model: &Model<T>,
+    optimizer: Optimizer,
+) -> Result<(), EngineError> {
+    let needed = optimizer.state_slots();
+    let slots = std::iter::once(model.params.state.len())
+        .chain(model.tables.tables.iter().map(|table| table.slots()));
+    match slots.into_iter().find(|&found| found < needed) {
+        None => Ok(()),
+        Some(found) => Err(EngineError::Unfit(format!(
+            "{optimizer:?} keeps {needed} numbers beside each weight, the model has room for {found}"
+        ))),
+    }
+}
+
+/// Which parameters and tables a program has named, kept between steps for their memory.
+#[derive(Default)]
+pub(crate) struct Uses {
+    named: Vec<bool>,
+}
+
+impl Uses {
+    /// Fails where gradients would need what the batch lacks, or where two threads would move one
+    /// parameter or one table: each may occur once in a program that trains.
+    ///
+    /// [`check_forward`] comes first.
+    pub(crate) fn check_gradients<T: Real>(
+        &mut self,
+        program: &Program,
+        batch: &Batch<'_, T>,
+        trainable: Trainable,
+    ) -> Result<(), EngineError> {
+        check_length(batch, "labels", batch.rows, batch.labels.len())?;
+        if !batch.weights.is_empty() {
+            check_length(batch, "weights", batch.rows, batch.weights.len())?;
+        }
+        let first = match trainable {
+            Trainable::Everything | Trainable::Network => 0,
+            Trainable::Head => program.first_head_slice,
+        };
+        self.named.clear();
+        for slice in program.slices.iter().skip(first) {
+            if self.name(slice.param.0 as usize) {
+                let reason = format!("parameter {} occurs twice in the program", slice.param.0);
+                return Err(EngineError::Unfit(reason));
+            }
+        }
+        self.named.clear();
+        if trainable != Trainable::Everything {
+            return Ok(());
+        }
+        for op in &program.ops {
+            let Op::Embedding(op) = op else { continue };
+            for table in (op.first_table..).take(program.width(op.out)) {
+                if self.name(table) {
+                    let reason = format!("table {table} occurs twice in the program");
+                    return Err(EngineError::Unfit(reason));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes `index`; whether it was there already.
+    fn name(&mut self, index: usize) -> bool {
+        if index >= self.named.len() {
+            self.named.resize(index + 1, false);
+        }
+        std::mem::replace(&mut self.named[index], true)
+    }
+}
