@@ -1,9 +1,13 @@
-"""Times PyTorch's ways to attend to rows of varying length on the CPU, f32, 4 heads of 64.
+"""Times jagged attention on the CPU against PyTorch's ways to do it: f32, 4 heads of 64.
 
-`python cpu_peers.py THREADS ROWS FILE`: padding to the longest row, padding within
-buckets of similar length, a loop over rows, nested tensors. Median ms, forward and both.
+`python cpu_peers.py THREADS ROWS FILE [ROUNDS]`: the package palmette, padding to the
+longest row, padding within buckets of similar length, a loop over rows, nested tensors.
+All take turns in one process, round by round; median and minimum in ms of forward and
+both, and the peak of resident memory that a call adds, over the bytes of its results.
 """
 
+import ctypes
+import gc
 import sys
 import time
 
@@ -57,29 +61,69 @@ def nested():
     return leaves, call, [g]
 
 
+
+def palmette():
+    from palmette import _native, jagged
+
+    _native.set_threads(threads)
+    rows, leaves = jagged.Rows(offsets), [x.clone().requires_grad_(True) for x in (q, k, v)]
+    return leaves, lambda: [jagged.attention(*leaves, rows)], [g]
+
+
+def resident(field):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(field)) * 1024
+
+
+def extra_bytes(call):
+    """Peak of resident memory during a call beyond what is resident before it."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as clear:
+        clear.write("5")  # starts the high-water mark anew
+    before = resident("VmRSS")
+    kept = call()
+    peak = resident("VmHWM") - before
+    del kept
+    return peak
+
+
 order = lengths.argsort()
 peers = {
+    "palmette": palmette,
     "padded": lambda: batches([torch.arange(len(lengths))]),
     "buckets of 32": lambda: batches(order.split(32)),
     "loop over rows": loop,
     "nested tensors": nested,
 }
+ready = {}
 for name, make in peers.items():
     try:
         leaves, call, grads = make()
 
-        def both():
+        def both(leaves=leaves, call=call, grads=grads):
             return torch.autograd.grad(call(), leaves, grads)
 
-        result = []
-        for run, repeats in ((call, 3), (both, 3)):
-            times = []
-            for _ in range(repeats):
-                begin = time.perf_counter()
-                with torch.set_grad_enabled(run is both):
-                    run()
-                times.append((time.perf_counter() - begin) * 1e3)
-            result.append(sorted(times)[len(times) // 2])
-        print(f"{threads} threads, {len(lengths)} rows, {name}: forward {result[0]:.1f} ms, both {result[1]:.1f} ms", flush=True)
+        both()
+        ready[name] = (call, both)
     except Exception as problem:
         print(f"{name}: could not run: {type(problem).__name__}: {str(problem).splitlines()[0][:120]}", flush=True)
+times = {(name, which): [] for name in ready for which in (0, 1)}
+for _ in range(int(sys.argv[4]) if len(sys.argv) > 4 else 5):
+    for name, calls in ready.items():
+        for which, run in enumerate(calls):
+            begin = time.perf_counter()
+            with torch.set_grad_enabled(which == 1):
+                run()
+            times[name, which].append((time.perf_counter() - begin) * 1e3)
+results = len(q) * HEADS * (DIM + 1) * 4, len(q) * HEADS * (4 * DIM + 2) * 4
+padding = float(int(lengths.max()) ** 2 * len(lengths) / (lengths.double() ** 2).sum())
+print(f"{threads} threads, {len(lengths)} rows, {int(offsets[-1])} tokens, padding costs {padding:.2f} times the scores")
+for name, calls in ready.items():
+    line = []
+    for which, run in enumerate(calls):
+        found = sorted(times[name, which])
+        with torch.set_grad_enabled(which == 1):
+            extra = extra_bytes(run)
+        line.append(f"{found[len(found) // 2]:.1f} ms (min {found[0]:.1f}), memory {extra / results[which]:.2f} x the results")
+    print(f"{name}: forward {line[0]}; both {line[1]}", flush=True)

@@ -1,10 +1,12 @@
-"""Times other implementations of variable-length attention on the jagged workloads.
+"""Times jagged attention and its peers on the jagged workloads, in one process.
 
-`python peers.py [--only NAME,..] [--seconds S] FILE...`, where the files come from
-lengths.py. bf16, 4 heads, forward and forward + backward: median and minimum in ms, and
-the peak of bytes allocated during the call beyond its operands. Needs a CUDA GPU and
-PyTorch 2.11; FlashAttention-4 (PyPI flash-attn-4) if it can be imported. A peer that
-cannot run is named with its reason.
+`python peers.py [--only NAME,..] [--seconds S] [--markdown FILE] FILE...`, where the files
+come from lengths.py. bf16, 4 heads, forward and forward + backward: median and minimum in
+ms, and the peak of bytes allocated during the call beyond its operands. Implementations
+for rows of varying length take turns, round by round; dense ones, whose operands leave no
+room for others, run alone. Needs a CUDA GPU, PyTorch 2.11 and the package palmette;
+FlashAttention-4 (PyPI flash-attn-4) if it can be imported. One that cannot run is named
+with its reason.
 """
 
 import argparse
@@ -21,14 +23,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 HEADS, TYPE, DEVICE = 4, torch.bfloat16, "cuda"
 
 
-def timed(call, most=20):
-    for _ in range(3):
+def samples(call, most=7):
+    """Times of some calls in ms, after warming up."""
+    for _ in range(2):
         call()
     torch.cuda.synchronize()
     begin = time.perf_counter()
     call()
     torch.cuda.synchronize()
-    repeats = max(3, min(most, int(0.2 / max(time.perf_counter() - begin, 1e-5))))
+    repeats = max(3, min(most, int(0.1 / max(time.perf_counter() - begin, 1e-5))))
     pairs = []
     for _ in range(repeats):
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
@@ -37,8 +40,16 @@ def timed(call, most=20):
         events[1].record()
         pairs.append(events)
     torch.cuda.synchronize()
-    times = sorted(a.elapsed_time(b) for a, b in pairs)
-    return times[len(times) // 2], times[0]
+    return [a.elapsed_time(b) for a, b in pairs]
+
+
+def in_turns(calls, rounds=3):
+    """Median and minimum of each call, all of them taking turns."""
+    times = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name] += samples(call)
+    return {name: (sorted(found)[len(found) // 2], min(found)) for name, found in times.items()}
 
 
 def extra_bytes(call):
@@ -90,6 +101,20 @@ class Workload:
 
 
 # Each peer returns (leaves, call, gradient of the output, output -> [T, H, D] or None).
+
+
+def palmette(deterministic, **options):
+    def peer(w):
+        from palmette import jagged
+
+        leaves, rows = [x.clone() for x in (w.q, w.k, w.v)], jagged.Rows(w.offsets)
+        path = jagged.attention_path(leaves[0], leaves[1], rows)
+        if options.get("path", "wgmma") != path and "path" not in options:
+            raise RuntimeError(f"the path taken is {path}, wgmma was expected")
+        call = lambda: jagged.attention(*leaves, rows, deterministic=deterministic, **options)
+        return leaves, call, w.g, lambda o: o
+
+    return peer
 
 
 def varlen(w):
@@ -174,62 +199,119 @@ def flex(w):
     return leaves, lambda: attention(*leaves, block_mask=mask), packed(w.g), lambda o: o[0].transpose(0, 1)[: w.tokens]
 
 
-PEERS = {
-    "varlen (FlashAttention-2)": varlen,
+JAGGED = {
+    "palmette": palmette(True),
+    "palmette, fast backward": palmette(False),
+    "palmette, portable path": palmette(True, path="mma"),
     "FlashAttention-4": flash_attention_4,
+    "varlen (FlashAttention-2)": varlen,
+    "FlexAttention": flex,
     "nested tensors, flash": nested,
+}
+DENSE = {
     "dense flash, no mask": dense(SDPBackend.FLASH_ATTENTION, False),
     "dense cuDNN, no mask": dense(SDPBackend.CUDNN_ATTENTION, False),
     "dense cuDNN, mask": dense(SDPBackend.CUDNN_ATTENTION, True),
     "naive dense": naive,
-    "FlexAttention": flex,
 }
+RESULTS = {}
 
 
-def measure(name, peer, w):
-    where = f"{w.name} D{w.dim} {name}"
+def refused(where, problem):
+    print(f"{where}: could not run: {type(problem).__name__}: {str(problem).splitlines()[0][:120]}", flush=True)
+
+
+def measure(names, peers, w):
+    """Times the peers in turns, forward, then both; prints and keeps a line each."""
+    ready = {}
+    for name in names:
+        try:
+            leaves, call, gradient, jagged = peers[name](w)
+            for leaf in leaves:
+                leaf.requires_grad_(True)
+            with torch.no_grad():
+                out = call()
+                error = f"{w.error(jagged(out)):.1e}" if jagged else "-"
+                del out
+            both = lambda leaves=leaves, call=call, gradient=gradient: torch.autograd.grad(call(), leaves, gradient)
+            both()
+            ready[name] = (call, both, error)
+        except Exception as problem:  # a peer that cannot run is part of the result
+            refused(f"{w.name} D{w.dim} {name}", problem)
     try:
-        leaves, call, gradient, jagged = peer(w)
-        for leaf in leaves:
-            leaf.requires_grad_(True)
         with torch.no_grad():
-            out = call()
-            error = f"{w.error(jagged(out)):.1e}" if jagged else "-"
-            del out
-            forward, forward_memory = timed(call), extra_bytes(call)
-
-        def both():
-            return torch.autograd.grad(call(), leaves, gradient)
-
-        total, total_memory = timed(both), extra_bytes(both)
+            forward = in_turns({name: call for name, (call, _, _) in ready.items()})
+            forward_memory = {name: extra_bytes(call) for name, (call, _, _) in ready.items()}
+        total = in_turns({name: both for name, (_, both, _) in ready.items()})
+        total_memory = {name: extra_bytes(both) for name, (_, both, _) in ready.items()}
+    except Exception as problem:
+        return refused(f"{w.name} D{w.dim} {', '.join(ready)}", problem)
+    for name, (_, _, error) in ready.items():
+        RESULTS[w.name, w.dim, name] = (*forward[name], *total[name], forward_memory[name], total_memory[name])
         print(
-            f"{where}: forward {forward[0]:.3f} (min {forward[1]:.3f}) both {total[0]:.3f} (min {total[1]:.3f}) ms, "
-            f"extra {forward_memory:.0f} / {total_memory:.0f} MiB, error {error}",
+            f"{w.name} D{w.dim} {name}: forward {forward[name][0]:.3f} (min {forward[name][1]:.3f}) "
+            f"both {total[name][0]:.3f} (min {total[name][1]:.3f}) ms, "
+            f"extra {forward_memory[name]:.0f} / {total_memory[name]:.0f} MiB, error {error}",
             flush=True,
         )
-    except Exception as problem:  # a peer that cannot run is part of the result
-        print(f"{where}: could not run: {type(problem).__name__}: {str(problem).splitlines()[0][:120]}", flush=True)
+
+
+def tables(workloads):
+    """The results as Markdown, a table each for forward, both and memory; `workloads` are (name, dim, floors)."""
+    lines = []
+    for title, at in (("forward, ms", 0), ("forward and backward, ms", 2), ("extra memory, MiB, forward / both", 4)):
+        lines += ["| " + " | ".join([title] + [f"{name} D{dim}" for name, dim, _ in workloads]) + " |"]
+        lines += ["|---" * (len(workloads) + 1) + "|"]
+        lines += ["| " + " | ".join(["floor"] + [floors[at // 2] for _, _, floors in workloads]) + " |"]
+        for peer in list(JAGGED) + list(DENSE):
+            cells = []
+            for name, dim, _ in workloads:
+                found = RESULTS.get((name, dim, peer))
+                if found is None:
+                    cells.append("-")
+                elif at == 4:
+                    cells.append(f"{found[4]:.0f} / {found[5]:.0f}")
+                else:
+                    four = RESULTS.get((name, dim, "FlashAttention-4"))
+                    ratio = f", {found[at] / four[at]:.2f}" if four else ""
+                    cells.append(f"{found[at]:.3f} ({found[at + 1]:.3f}{ratio})")
+            lines.append("| " + " | ".join([peer] + cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def floors(w):
+    """Forward and both in ms at 790 TFLOP/s and 3.02 TB/s, memory in MiB."""
+    squares = float((w.offsets.diff().double() ** 2).sum())
+    flops, tensor = 4 * w.dim * HEADS * squares, w.tokens * HEADS * w.dim * 2
+    sums = w.tokens * HEADS * 4
+    forward = max(flops / 790e9, (4 * tensor + sums) / 3.02e9)
+    both = max(3.5 * flops / 790e9, 12 * tensor / 3.02e9)
+    return f"{forward:.3f}", f"{both:.3f}", f"{(tensor + sums) / 2**20:.0f} / {(4 * tensor + 2 * sums) / 2**20:.0f}"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="comma-separated parts of peers' names")
-    parser.add_argument("--seconds", type=float, default=1e9, help="start no peer after so long")
+    parser.add_argument("--only", default="", help="comma-separated parts of names")
+    parser.add_argument("--seconds", type=float, default=1e9, help="start nothing after so long")
+    parser.add_argument("--markdown", help="write the tables there")
     parser.add_argument("files", nargs="+")
     options = parser.parse_args()
-    wanted = [part for part in options.only.split(",") if part]
-    begin = time.time()
+    parts = [part for part in options.only.split(",") if part]
+    wanted = lambda peers: [name for name in peers if not parts or any(part in name for part in parts)]
+    begin, workloads = time.time(), []
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
     for path in options.files:
         for dim in (64, 128):
-            workload = Workload(path, dim)
-            for name, peer in PEERS.items():
-                if wanted and not any(part in name for part in wanted):
-                    continue
+            w = Workload(path, dim)
+            workloads.append((w.name, dim, floors(w)))
+            for names, peers in [(wanted(JAGGED), JAGGED)] + [([name], DENSE) for name in wanted(DENSE)]:
                 if time.time() - begin > options.seconds:
-                    print(f"{workload.name} D{dim} {name}: not run, out of time")
+                    print(f"{w.name} D{dim} {', '.join(names)}: not run, out of time")
                     continue
-                measure(name, peer, workload)
+                measure(names, peers, w)
                 gc.collect()
                 torch.cuda.empty_cache()
-            del workload
+            del w
+            if options.markdown:
+                pathlib.Path(options.markdown).write_text(tables(workloads))

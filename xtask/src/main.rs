@@ -1,6 +1,7 @@
-//! Chores of the workspace: `cargo xtask test`, `cargo xtask oracle`.
+//! Chores of the workspace: `cargo xtask test`, `cargo xtask oracle`, `cargo xtask python`.
 
 mod oracle;
+mod package;
 mod python;
 mod test;
 
@@ -14,6 +15,8 @@ usage: cargo xtask <chore>
 
   test [ARGUMENTS]  run all tests; arguments go to `cargo test`
                     (makes .venv with onnx, onnxruntime and numpy if it is missing)
+  python            install the Python package beside PyTorch and run its tests
+                    (makes target/torch-venv, several gigabytes)
   oracle            compute the committed vectors anew with the reference libraries in oracle/
                     (makes target/oracle-venv; the tests themselves need none of these)
 ";
@@ -23,6 +26,7 @@ fn main() -> ExitCode {
     let result = match arguments.split_first() {
         Some((chore, rest)) if chore == "test" => test::run(rest),
         Some((chore, [])) if chore == "oracle" => oracle::run(),
+        Some((chore, [])) if chore == "python" => package::run(),
         Some((chore, [])) if chore == "help" || chore == "--help" || chore == "-h" => {
             print!("{USAGE}");
             Ok(())

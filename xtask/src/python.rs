@@ -31,3 +31,11 @@ pub fn environment(folder: &Path, requirements: &Path) -> anyhow::Result<PathBuf
     fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
     Ok(python)
 }
+
+/// A folder inside the environment's packages, where there is one.
+pub fn library_folder(environment: &Path, inside: &str) -> Option<PathBuf> {
+    let versions = fs::read_dir(environment.join("lib")).ok()?;
+    let mut found = versions
+        .filter_map(|version| Some(version.ok()?.path().join("site-packages").join(inside)));
+    found.find(|folder| folder.is_dir())
+}

@@ -145,6 +145,36 @@ impl<'m> HstuAttention<'m> {
         Ok(Self { heads, key_dim, value_dim, alpha, norm, mask })
     }
 
+    /// Number of heads.
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Columns of a query or key.
+    pub fn key_dim(&self) -> usize {
+        self.key_dim
+    }
+
+    /// Columns of a value.
+    pub fn value_dim(&self) -> usize {
+        self.value_dim
+    }
+
+    /// The factor on `q . k`.
+    pub fn alpha(&self) -> f64 {
+        self.alpha
+    }
+
+    /// The factor on the weights.
+    pub fn norm(&self) -> f64 {
+        self.norm
+    }
+
+    /// The mask.
+    pub fn mask(&self) -> HstuMask<'m> {
+        self.mask
+    }
+
     /// Whether position `i` sees `j` in row `b` of length `n`.
     pub fn sees(&self, b: usize, n: usize, i: usize, j: usize) -> bool {
         RowMask::new(self.mask, b, n).sees(i, j)
@@ -155,15 +185,17 @@ impl<'m> HstuAttention<'m> {
         check_size("q", input.q.len(), &[tokens, heads, ("D", self.key_dim)])?;
         check_size("k", input.k.len(), &[tokens, heads, ("D", self.key_dim)])?;
         check_size("v", input.v.len(), &[tokens, heads, ("E", self.value_dim)])?;
-        if let Some(targets) = self.mask.targets {
-            check_equal(
-                "the number of target counts",
-                targets.len(),
-                input.offsets.rows(),
-                "rows",
-            )?;
+        self.check_targets(input.offsets)
+    }
+
+    /// Whether there is a target count for each row.
+    pub(crate) fn check_targets(&self, offsets: &Offsets) -> Result<(), JaggedError> {
+        match self.mask.targets {
+            None => Ok(()),
+            Some(targets) => {
+                check_equal("the number of target counts", targets.len(), offsets.rows(), "rows")
+            }
         }
-        Ok(())
     }
 
     /// Writes the output `[T, H, E]`; cut positions are zero.

@@ -2,6 +2,7 @@
 //! gradients against differences.
 
 use half::{bf16, f16};
+use proptest::prelude::*;
 
 use crate::testing::{check_gradient, normal, random, relative_error, rows, wide};
 use crate::*;
@@ -365,4 +366,65 @@ fn hstu_masks() {
     // ids 0 0 1 2 3 4 4; targets are id 4 = the last; the history's last (3) sees everything before.
     let expect = ["xxxxx..", "xxxxx..", "xxx....", "..xx...", "xxxxx..", "xxxxxx.", "xxxxx.x"];
     assert_eq!(picture, expect);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// The small operators with any lengths, empty ones and cut ones included, against what
+    /// they are defined to be adjoint to: `<f(x), y> = <x, f'(y)>` for each linear pair.
+    #[test]
+    fn linear_operators_and_their_gradients_are_adjoint(
+        lengths in proptest::collection::vec(0i64..9, 0..6),
+        max_len in 1usize..9,
+        width in 1usize..5,
+        seed in 0u64..1000,
+    ) {
+        let whole = Offsets::from_lengths(&lengths).unwrap();
+        let offsets = whole.with_max_len(max_len, Overflow::Truncate).unwrap();
+        let (t, b) = (offsets.total(), offsets.rows());
+        let mut rng = random("adjoint", seed);
+        let x: Vec<f64> = normal(&mut rng, t * width);
+        let y: Vec<f64> = normal(&mut rng, b * max_len * width);
+        let close = |left: f64, right: f64| (left - right).abs() <= 1e-10 * (1.0 + left.abs());
+
+        let mut padded = vec![f64::NAN; y.len()];
+        let mut gathered = vec![f64::NAN; x.len()];
+        jagged_to_padded_dense(JaggedView::new(&x, width, &offsets).unwrap(), 0.0, &mut padded)
+            .unwrap();
+        dense_to_jagged(&y, &offsets, width, &mut gathered).unwrap();
+        prop_assert!(close(weighted(&padded, &y), weighted(&x, &gathered)));
+
+        let columns = 3;
+        let matrices: Vec<f64> = normal(&mut rng, b * width * columns);
+        let dz: Vec<f64> = normal(&mut rng, t * columns);
+        let view = JaggedView::new(&x, width, &offsets).unwrap();
+        let mut z = vec![f64::NAN; t * columns];
+        jagged_dense_bmm(view, &matrices, columns, false, &mut z).unwrap();
+        let dz_view = JaggedView::new(&dz, columns, &offsets).unwrap();
+        let mut dx = vec![f64::NAN; t * width];
+        jagged_dense_bmm(dz_view, &matrices, width, true, &mut dx).unwrap();
+        let mut dy = vec![f64::NAN; matrices.len()];
+        jagged_jagged_bmm(view, dz_view, &mut dy).unwrap();
+        let product = weighted(&z, &dz);
+        prop_assert!(close(product, weighted(&x, &dx)));
+        prop_assert!(close(product, weighted(&matrices, &dy)));
+
+        // Each row of a softmax sums to one, and its gradient to zero.
+        let mut p = vec![f64::NAN; t * width];
+        jagged_softmax(view, &mut p).unwrap();
+        let p_view = JaggedView::new(&p, width, &offsets).unwrap();
+        let g: Vec<f64> = normal(&mut rng, t * width);
+        let mut ds = vec![f64::NAN; t * width];
+        jagged_softmax_backward(p_view, &g, &mut ds).unwrap();
+        for row in 0..b {
+            let active = offsets.active(row);
+            let expected = f64::from(u8::from(!active.is_empty()));
+            for c in 0..width {
+                let sum = |x: &[f64]| active.clone().map(|i| x[i * width + c]).sum::<f64>();
+                prop_assert!(close(sum(&p), expected));
+                prop_assert!(sum(&ds).abs() < 1e-12);
+            }
+        }
+    }
 }

@@ -86,6 +86,16 @@ impl PooledAttention {
         Ok(Self { targets, scale })
     }
 
+    /// Number of targets a row, `S`.
+    pub fn targets(&self) -> usize {
+        self.targets
+    }
+
+    /// The factor on `k . t`.
+    pub fn scale(&self) -> f64 {
+        self.scale
+    }
+
     fn check<'a, T: Element>(
         &self,
         input: &PooledInput<'a, T>,

@@ -7,8 +7,8 @@ use cudarc::driver::result::memset_d8_async;
 use cudarc::driver::sys::CUevent_flags;
 use half::bf16;
 use palmette_jagged::cuda::{
-    BackwardBuffers, BackwardTile, ForwardBuffers, ForwardTile, Gpu, GpuAttention, GpuElement,
-    GpuOptions, GpuPath,
+    BackwardBuffers, BackwardMode, BackwardTile, FastTile, ForwardBuffers, ForwardTile, Gpu,
+    GpuAttention, GpuElement, GpuOptions, GpuPath,
 };
 use palmette_jagged::{Attention, AttentionInput, Mask, Offsets, reference_attention};
 use palmette_random::{Draw, stream};
@@ -82,6 +82,25 @@ fn queries_tiles(d: usize) -> Vec<BackwardTile> {
     })
 }
 
+/// Tile, groups, stages, blocks, queries of a share, late, registers.
+type FastShape = (u32, u32, u32, u32, u32, bool, (u32, u32));
+
+fn fast_tiles(d: usize) -> Vec<FastTile> {
+    let shapes: &[FastShape] = if d == 64 {
+        &[
+            (64, 1, 2, 2, 64, false, (216, 40)),
+            (64, 2, 2, 1, 32, true, (240, 24)),
+            (128, 2, 2, 1, 64, true, (240, 24)),
+        ]
+    } else {
+        &[(64, 2, 2, 1, 64, false, (240, 24)), (64, 2, 3, 1, 64, true, (240, 24))]
+    };
+    let tile = |&(tile, groups, stages, blocks, queries_each, late, registers): &FastShape| {
+        FastTile { tile, groups, stages, blocks, queries_each, late, registers }
+    };
+    shapes.iter().map(tile).collect()
+}
+
 /// What the timings need compiled.
 pub fn plans() -> Vec<(GpuElement, usize, GpuOptions)> {
     let mut plans = Vec::new();
@@ -92,6 +111,8 @@ pub fn plans() -> Vec<(GpuElement, usize, GpuOptions)> {
         forward_tiles(d)
             .into_iter()
             .for_each(|tile| add(GpuOptions { forward: Some(tile), ..none }));
+        let fast = GpuOptions { mode: BackwardMode::Fast, ..none };
+        fast_tiles(d).into_iter().for_each(|tile| add(GpuOptions { fast: Some(tile), ..fast }));
         keys_tiles(d)
             .into_iter()
             .for_each(|tile| add(GpuOptions { backward_keys: Some(tile), ..none }));
@@ -164,6 +185,9 @@ pub fn bench(files: &[&str]) -> Outcome {
             let (q, k, v, g) = (buffer(0)?, buffer(77_777)?, buffer(155_555)?, buffer(233_333)?);
             let (o, dq, dk, dv) = (buffer(0)?, buffer(0)?, buffer(0)?, buffer(0)?);
             let (lse, delta) = (small()?, small()?);
+            // Blocks of 64 queries: up to 63 more a row, and columns in panels of 64.
+            let sums = (offsets.total() + 64 * offsets.rows()) * HEADS * d * 4;
+            let workspace = Buffer::repeated(&s, &pool, 0, sums)?;
             let forward = ForwardBuffers {
                 q: q.address,
                 k: k.address,
@@ -180,6 +204,7 @@ pub fn bench(files: &[&str]) -> Outcome {
                 dk: dk.address,
                 dv: dv.address,
                 dbias: 0,
+                workspace: workspace.address,
             };
             let attention = Attention::new(HEADS, HEADS, d, Mask::Full)?;
             let flops = attention.forward_flops(&offsets, &offsets);
@@ -247,6 +272,35 @@ pub fn bench(files: &[&str]) -> Outcome {
                     (best_backward, options) = (median, attempt);
                 }
             }
+            let mut fast_options = GpuOptions { mode: BackwardMode::Fast, ..options };
+            let mut best_fast = f64::MAX;
+            for tile in fast_tiles(d) {
+                let attempt = GpuOptions { fast: Some(tile), ..fast_options };
+                poison(&[&dq, &dk, &dv])?;
+                let plan = plan(attention, attempt)?;
+                let (median, minimum) = run_backward(&plan)?;
+                println!(
+                    "{file} D{d} backward fast {}{}: {median:.3} ms, min {minimum:.3}, errors {:.1e} {:.1e} {:.1e}, workspace {} MiB",
+                    show(&tile),
+                    if tile.late { " late" } else { "" },
+                    sample.error(&s, 1, &dq)?,
+                    sample.error(&s, 2, &dk)?,
+                    sample.error(&s, 3, &dv)?,
+                    plan.workspace_bytes() >> 20
+                );
+                if median < best_fast {
+                    (best_fast, fast_options) = (median, attempt);
+                }
+            }
+            let fast = plan(attention, fast_options)?;
+            let (fast_both, fast_minimum) = time(&gpu, &s, || {
+                // SAFETY: as above.
+                unsafe {
+                    fast.forward(&s, &forward)?;
+                    fast.backward(&s, &backward)?;
+                }
+                Ok(())
+            })?;
             let full = plan(attention, options)?;
             let (both, both_minimum) = time(&gpu, &s, || {
                 // SAFETY: as above.
@@ -265,7 +319,7 @@ pub fn bench(files: &[&str]) -> Outcome {
             let (causal_forward, _) = run_forward(&causal)?;
             let (causal_backward, _) = run_backward(&causal)?;
             let line = format!(
-                "{file} D{d}: forward {:.3} ({:.0} TFLOP/s) both {both:.3} (min {both_minimum:.3}, {:.0} TFLOP/s at 3.5x) \
+                "{file} D{d}: forward {:.3} ({:.0} TFLOP/s) both {both:.3} (min {both_minimum:.3}, {:.0} TFLOP/s at 3.5x) fast {fast_both:.3} (min {fast_minimum:.3}) \
                  causal {causal_forward:.3} + {causal_backward:.3}, mma {mma_forward:.3} + {mma_backward:.3}\n    {:?}\n",
                 best.0,
                 flops / best.0 / 1e9,

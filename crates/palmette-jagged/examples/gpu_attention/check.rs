@@ -2,7 +2,8 @@
 
 use half::{bf16, f16};
 use palmette_jagged::cuda::{
-    BackwardBuffers, ForwardBuffers, Gpu, GpuAttention, GpuElement, GpuOptions, GpuPath,
+    BackwardBuffers, BackwardMode, ForwardBuffers, Gpu, GpuAttention, GpuElement, GpuOptions,
+    GpuPath,
 };
 use palmette_jagged::{
     Attention, AttentionInput, Bias, Mask, Offsets, Overflow, Real, reference_attention,
@@ -32,6 +33,7 @@ fn run<T: Bits>(
     gpu: &Arc<Gpu>,
     case: &Case,
     path: GpuPath,
+    mode: BackwardMode,
     seed: u64,
 ) -> Result<Errors, Box<dyn std::error::Error>>
 where
@@ -61,6 +63,7 @@ where
     let s = gpu.stream();
     let options = GpuOptions {
         path: Some(path),
+        mode,
         bias: bias.map(|(batch, heads)| [batch, heads, max_q, max_k]),
         ..GpuOptions::default()
     };
@@ -77,6 +80,7 @@ where
         Buffer::poisoned::<T>(s, d_k)?,
         Buffer::poisoned::<T>(s, d_v)?,
     );
+    let workspace = Buffer::poisoned::<f32>(s, plan.workspace_bytes().div_ceil(4))?;
     let bias_buffer = Buffer::of::<T::Sum>(s, &bias_values)?;
     let dbias = Buffer::poisoned::<T::Sum>(s, bias_values.len())?;
     let forward = ForwardBuffers {
@@ -95,6 +99,7 @@ where
         dk: odk.address,
         dv: odv.address,
         dbias: if bias.is_some() { dbias.address } else { 0 },
+        workspace: workspace.address,
     };
     // SAFETY: the buffers have the sizes of the case and live to the end of the function.
     unsafe {
@@ -213,14 +218,15 @@ pub fn plans() -> Vec<(GpuElement, usize, GpuOptions)> {
                 if element == GpuElement::F32 && path == Some(GpuPath::Mma) {
                     continue;
                 }
-                plans.push((element, d, GpuOptions { path, ..GpuOptions::default() }));
+                let mode = BackwardMode::Fast;
+                plans.push((element, d, GpuOptions { path, mode, ..GpuOptions::default() }));
             }
         }
     }
     plans
 }
 
-pub fn check(require_wgmma: bool, only: &str) -> Outcome {
+pub fn check(require_wgmma: bool, only: &str, only_path: &str) -> Outcome {
     let gpu = Gpu::new(0)?;
     println!("device {} capability {:?}", gpu.context().name()?, gpu.capability());
     if require_wgmma && !gpu.is_hopper() {
@@ -228,18 +234,30 @@ pub fn check(require_wgmma: bool, only: &str) -> Outcome {
     }
     let mut failures = 0;
     for (seed, case) in cases().iter().enumerate().filter(|(_, case)| case.name.contains(only)) {
-        for path in [GpuPath::Plain, GpuPath::Mma, GpuPath::Wgmma] {
-            if path == GpuPath::Wgmma && (case.bias.is_some() || !gpu.is_hopper()) {
+        let modes = [
+            (GpuPath::Plain, BackwardMode::Deterministic),
+            (GpuPath::Mma, BackwardMode::Deterministic),
+            (GpuPath::Wgmma, BackwardMode::Deterministic),
+            (GpuPath::Wgmma, BackwardMode::Fast),
+        ];
+        for (path, mode) in modes {
+            if path == GpuPath::Wgmma && (case.bias.is_some() || !gpu.is_hopper())
+                || !path.to_string().contains(only_path)
+            {
                 continue;
             }
+            let name = match mode {
+                BackwardMode::Deterministic => case.name.clone(),
+                BackwardMode::Fast => format!("{} fast", case.name),
+            };
             // Scores of a hundred are known to 1e-5 in f32, and rounding P costs bf16 as always.
             let loose = if case.size > 1.0 { 4.0 } else { 1.0 };
             for kind in ["f32", "bf16", "f16"] {
                 let (result, forward, backward) = match kind {
                     "f32" if path != GpuPath::Plain => continue,
-                    "f32" => (run::<f32>(&gpu, case, path, seed as u64), 2e-6, 1e-5),
-                    "bf16" => (run::<bf16>(&gpu, case, path, seed as u64), 3e-3, 5e-3),
-                    _ => (run::<f16>(&gpu, case, path, seed as u64), 3e-3, 5e-3),
+                    "f32" => (run::<f32>(&gpu, case, path, mode, seed as u64), 2e-6, 1e-5),
+                    "bf16" => (run::<bf16>(&gpu, case, path, mode, seed as u64), 3e-3, 5e-3),
+                    _ => (run::<f16>(&gpu, case, path, mode, seed as u64), 3e-3, 5e-3),
                 };
                 match result {
                     Ok(errors) => {
@@ -253,16 +271,12 @@ pub fn check(require_wgmma: bool, only: &str) -> Outcome {
                             errors.iter().map(|error| format!("{error:.1e}")).collect();
                         let mark = if bad { "FAIL" } else { "ok" };
                         if bad || kind == "bf16" {
-                            println!(
-                                "{mark:4} {path:6} {kind:4} {:32} {}",
-                                case.name,
-                                shown.join(" ")
-                            );
+                            println!("{mark:4} {path:6} {kind:4} {:37} {}", name, shown.join(" "));
                         }
                     }
                     Err(error) => {
                         failures += 1;
-                        println!("FAIL {path:6} {kind:4} {:32} {error}", case.name);
+                        println!("FAIL {path:6} {kind:4} {name:32} {error}");
                         if error.to_string().contains("ILLEGAL")
                             || error.to_string().contains("LAUNCH")
                         {
@@ -273,7 +287,7 @@ pub fn check(require_wgmma: bool, only: &str) -> Outcome {
             }
         }
     }
-    if only.is_empty() {
+    if only.is_empty() && only_path.is_empty() {
         for path in [GpuPath::Mma, GpuPath::Wgmma] {
             if path == GpuPath::Mma || gpu.is_hopper() {
                 let same = same_bits(&gpu, path)?;
@@ -323,6 +337,7 @@ fn same_bits(gpu: &Arc<Gpu>, path: GpuPath) -> Result<bool, Box<dyn std::error::
         dk: outputs[2].address,
         dv: outputs[3].address,
         dbias: 0,
+        workspace: 0,
     };
     let options = GpuOptions { path: Some(path), ..GpuOptions::default() };
     let attention = Attention::new(4, 4, 64, Mask::Full)?;

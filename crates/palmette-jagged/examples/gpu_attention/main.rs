@@ -4,13 +4,17 @@
 //! ```text
 //! gpu_attention compile [ARCH]        compile every kernel (no GPU), print registers and spills
 //! gpu_attention precompile I N         compile part I of N of what check and bench use
-//! gpu_attention check [--require wgmma] [--only WORD]   compare every path with the f64 definition
+//! gpu_attention check [--require wgmma] [--path PATH] [--only WORD]   compare every path with the f64 definition
+//! gpu_attention operators [--only WORD]  compare the small operators, pooled and HSTU forms
+//! gpu_attention small FILE...          time the small operators
 //! gpu_attention bench FILE...         time the workloads whose row lengths (i32) the files hold
 //! ```
 
 mod bench;
 mod buffers;
 mod check;
+mod operators;
+mod small;
 
 use std::process::ExitCode;
 
@@ -22,12 +26,18 @@ fn main() -> ExitCode {
         ["compile", arch] => compile(arch),
         ["precompile", part, parts] => precompile(part, parts),
         ["check", ref rest @ ..] => {
-            let only = rest.iter().position(|&word| word == "--only").and_then(|i| rest.get(i + 1));
-            check::check(rest.contains(&"wgmma"), only.copied().unwrap_or(""))
+            let require = after(rest, "--require");
+            if !["", "wgmma"].contains(&require) {
+                Err(format!("only wgmma can be required, not {require}").into())
+            } else {
+                check::check(require == "wgmma", after(rest, "--only"), after(rest, "--path"))
+            }
         }
+        ["operators", ref rest @ ..] => operators::check(after(rest, "--only")),
+        ["small", ref files @ ..] => small::bench(files),
         ["bench", ref files @ ..] => bench::bench(files),
         _ => {
-            Err("usage: gpu_attention compile [ARCH] | check [--require wgmma] [--only WORD] | bench FILE..."
+            Err("usage: gpu_attention compile [ARCH] | check [--require wgmma] [--only WORD] | operators [--only WORD] | small FILE.. | bench FILE..."
                 .into())
         }
     };
@@ -38,6 +48,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The word after `name`, or nothing.
+fn after<'a>(words: &[&'a str], name: &str) -> &'a str {
+    let at = words.iter().position(|&word| word == name);
+    at.and_then(|at| words.get(at + 1)).copied().unwrap_or("")
 }
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;

@@ -349,3 +349,35 @@ proptest! {
         }
     }
 }
+
+/// More than 2^31 elements lie before the second row's keys. The first row is cut after five,
+/// so that of its 8 GiB, which are zero and never touched, none become resident.
+#[test]
+fn keys_beyond_32_bits_of_elements() {
+    let (d, far) = (16, 1i64 << 27);
+    let mut keys = vec![0f32; (far as usize + 3) * d];
+    assert!(keys.len() > 1 << 31);
+    let own: Vec<f32> = (0..3 * d).map(|i| (i as f32 * 0.7).sin()).collect();
+    let at = keys.len() - own.len();
+    keys[at..].copy_from_slice(&own);
+    let offsets_q = rows(&[1, 2]);
+    let offsets_k = Offsets::new(&[0, far, far + 3], 5, crate::Overflow::Truncate).unwrap();
+    let q: Vec<f32> = (0..3 * d).map(|i| (i as f32 * 0.3).cos()).collect();
+    let attention = Attention::new(1, 1, d, Mask::Full).unwrap();
+    let run = |q: &[f32], k: &[f32], offsets_q: &Offsets, offsets_k: &Offsets| {
+        let input = AttentionInput { q, k, v: k, offsets_q, offsets_k, bias: None };
+        let (mut out, mut lse) = (vec![f32::NAN; q.len()], vec![f32::NAN; q.len() / d]);
+        attention.forward(&input, &mut out, &mut lse).unwrap();
+        out
+    };
+    let out = run(&q, &keys, &offsets_q, &offsets_k);
+    assert_eq!(out[..d], vec![0.0; d]);
+    assert_eq!(out[d..], run(&q[d..], &own, &rows(&[2]), &rows(&[3])));
+
+    // The same buffer, padded: rows of the padded tensor come from both ends of it.
+    let mut dense = vec![f32::NAN; 2 * 5 * d];
+    let view = crate::JaggedView::new(&keys, d, &offsets_k).unwrap();
+    crate::jagged_to_padded_dense(view, -1.0, &mut dense).unwrap();
+    assert_eq!(dense[..5 * d], vec![0.0; 5 * d]);
+    assert_eq!((&dense[5 * d..8 * d], dense[8 * d]), (&own[..], -1.0));
+}

@@ -9,8 +9,11 @@ use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, LaunchConfig, PushKern
 use super::arguments::{Arguments, TensorMap};
 use super::compile::{Source, gpu_error};
 use super::device::{Gpu, driver};
+use super::fast::Fast;
 use super::launch::{Launch, address};
-use super::options::{BackwardBuffers, ForwardBuffers, GpuElement, GpuOptions, GpuPath};
+use super::options::{
+    BackwardBuffers, BackwardMode, ForwardBuffers, GpuElement, GpuOptions, GpuPath,
+};
 use super::tiles::{BackwardTile, ForwardTile, base, mma_shared_bytes, registers_fit};
 use crate::{Attention, JaggedError, Mask, Offsets};
 
@@ -19,7 +22,7 @@ use crate::{Attention, JaggedError, Mask, Offsets};
 /// Construction compiles kernels (or takes them from the cache) and uploads offsets and
 /// lists of work, longest row first. Calls launch on the given stream, allocate nothing
 /// and do not synchronise, so they can be captured in a CUDA graph. Backward is
-/// deterministic: no atomics, one order of sums.
+/// deterministic unless [`BackwardMode::Fast`] is asked for.
 pub struct GpuAttention {
     gpu: Arc<Gpu>,
     attention: Attention,
@@ -35,6 +38,7 @@ pub struct GpuAttention {
     forward: Launch,
     queries: Launch,
     keys: Launch,
+    fast: Option<Fast>,
     bias: Option<CudaFunction>,
     delta: CudaFunction,
     fill_lse: CudaFunction,
@@ -133,6 +137,7 @@ impl GpuAttention {
             bias_heads: bias_heads as i32,
             bias_q: bias_q as i32,
             bias_k: bias_k as i32,
+            bias_transposed: i32::from(options.bias_transposed),
             rows: offsets_q.rows() as i32,
             scale: attention.scale() as f32,
             ..Arguments::default()
@@ -219,6 +224,12 @@ impl GpuAttention {
                 plain(offsets_k, kv_heads, "plain_backward_keys", &queries_of)?,
             )
         };
+        let fast = if backward_path == GpuPath::Wgmma && options.mode == BackwardMode::Fast {
+            let shape = (code, d, heads, kv_heads);
+            Some(Fast::new(gpu, shape, options.fast, offsets_q, offsets_k, &queries_of)?)
+        } else {
+            None
+        };
         let bias = match options.bias {
             Some(_) => {
                 let shared = plain_tile(d).1;
@@ -241,6 +252,7 @@ impl GpuAttention {
             forward,
             queries,
             keys,
+            fast,
             bias,
             delta: support("attention_delta")?,
             fill_lse: support("fill_lse")?,
@@ -257,6 +269,11 @@ impl GpuAttention {
     /// The path that backward takes.
     pub fn backward_path(&self) -> GpuPath {
         self.backward_path
+    }
+
+    /// Bytes of scratch that backward takes besides `delta`: 0 in the deterministic mode.
+    pub fn workspace_bytes(&self) -> usize {
+        self.fast.as_ref().map_or(0, Fast::workspace_bytes)
     }
 
     /// Launches forward on `stream`.
@@ -316,9 +333,22 @@ impl GpuAttention {
             let stay = |(address, queries): (u64, bool)| (address, queries, true);
             let pass = |(address, queries): (u64, bool)| (address, queries, false);
             let maps = [stay(k), stay(v), pass(q), pass(g)];
-            self.launch(stream, &self.keys, arguments, &maps, self.backward_path)?;
-            let maps = [stay(q), stay(g), pass(k), pass(v)];
-            self.launch(stream, &self.queries, arguments, &maps, self.backward_path)?;
+            if let Some(fast) = &self.fast {
+                let bytes = fast.workspace_bytes();
+                if bytes > 0 && buffers.workspace == 0 {
+                    return Err(gpu_error(format!(
+                        "the fast backward needs a workspace of {bytes} bytes"
+                    )));
+                }
+                memset_d8_async(buffers.workspace, 0, bytes, stream.cu_stream()).map_err(driver)?;
+                fast.describe(stream, buffers.workspace, &mut arguments);
+                self.launch(stream, &fast.keys, arguments, &maps, self.backward_path)?;
+                self.launch(stream, &fast.finish, arguments, &[], GpuPath::Plain)?;
+            } else {
+                self.launch(stream, &self.keys, arguments, &maps, self.backward_path)?;
+                let maps = [stay(q), stay(g), pass(k), pass(v)];
+                self.launch(stream, &self.queries, arguments, &maps, self.backward_path)?;
+            }
             if let (Some(function), true) = (&self.bias, buffers.dbias != 0) {
                 self.bias_gradient(stream, function, arguments)?;
             }

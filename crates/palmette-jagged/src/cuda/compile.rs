@@ -17,6 +17,10 @@ pub(super) enum Source {
     Mma,
     HopperForward,
     HopperBackward,
+    HopperBackwardFast,
+    Hstu,
+    Operators,
+    Products,
 }
 
 impl Source {
@@ -24,15 +28,26 @@ impl Source {
         let common = include_str!("kernels/common.cuh");
         let tile = include_str!("kernels/tile.cuh");
         let hopper = include_str!("kernels/hopper.cuh");
+        let mma = include_str!("kernels/mma.cuh");
+        let mma_tile = include_str!("kernels/mma_tile.cuh");
+        let stream = include_str!("kernels/hopper_stream.cuh");
         match self {
             Self::Support => [common, include_str!("kernels/support.cu")].concat(),
             Self::Plain => [common, include_str!("kernels/plain.cu")].concat(),
-            Self::Mma => [common, tile, include_str!("kernels/mma.cu")].concat(),
+            Self::Mma => [common, tile, mma, mma_tile, include_str!("kernels/mma.cu")].concat(),
+            Self::Hstu => [common, tile, mma, mma_tile, include_str!("kernels/hstu.cu")].concat(),
+            Self::Operators => [common, include_str!("kernels/operators.cu")].concat(),
+            Self::Products => [common, mma, include_str!("kernels/products.cu")].concat(),
             Self::HopperForward => {
                 [common, tile, hopper, include_str!("kernels/hopper_forward.cu")].concat()
             }
             Self::HopperBackward => {
-                [common, tile, hopper, include_str!("kernels/hopper_backward.cu")].concat()
+                let kernel = include_str!("kernels/hopper_backward.cu");
+                [common, tile, hopper, stream, kernel].concat()
+            }
+            Self::HopperBackwardFast => {
+                let kernel = include_str!("kernels/hopper_backward_fast.cu");
+                [common, tile, hopper, stream, kernel].concat()
             }
         }
     }
@@ -44,6 +59,10 @@ impl Source {
             Self::Mma => "mma.cu",
             Self::HopperForward => "hopper_forward.cu",
             Self::HopperBackward => "hopper_backward.cu",
+            Self::HopperBackwardFast => "hopper_backward_fast.cu",
+            Self::Hstu => "hstu.cu",
+            Self::Operators => "operators.cu",
+            Self::Products => "products.cu",
         }
     }
 }
@@ -195,7 +214,38 @@ pub fn precompile(
 
 #[cfg(test)]
 mod tests {
+    use rayon::prelude::*;
+
     use super::*;
+    use crate::cuda::BackwardMode;
+
+    /// The kernels that a H100 runs at the usual head dimensions keep everything in registers.
+    #[test]
+    fn hopper_kernels_do_not_spill() {
+        if let Err(error) = check_nvrtc() {
+            eprintln!("skipped: {error}");
+            return;
+        }
+        let options = GpuOptions { mode: BackwardMode::Fast, ..GpuOptions::default() };
+        let mut kernels: Vec<_> = [64, 128]
+            .into_iter()
+            .flat_map(|d| crate::cuda::tiles::kernels_of("sm_90a", 1, d, &options))
+            .collect();
+        kernels.push((Source::Hstu, vec!["ELEMENT=1".into(), "HEAD_DIM=64".into()]));
+        kernels.push((Source::Operators, vec!["ELEMENT=1".into(), "VECTOR=8".into()]));
+        kernels.par_iter().for_each(|(source, definitions)| {
+            let compiled = compile(*source, "sm_90a", definitions).unwrap();
+            for line in compiled.report.lines() {
+                if line.contains("registers") {
+                    println!("{}: {line}", compiled.name);
+                }
+                let spills =
+                    line.contains("bytes spill") && !line.contains(" 0 bytes spill stores");
+                assert!(!spills, "{}: {line}", compiled.name);
+            }
+            assert!(!compiled.report.contains("C7512"), "{} is serialised", compiled.name);
+        });
+    }
 
     /// Needs NVRTC but no GPU; says so and passes where it is absent.
     #[test]
@@ -210,6 +260,7 @@ mod tests {
             assert!(!compile(Source::Plain, arch, &both(40)).unwrap().binary.is_empty());
             assert!(!compile(Source::Mma, arch, &both(40)).unwrap().binary.is_empty());
             assert!(!compile(Source::Support, arch, &both(40)).unwrap().binary.is_empty());
+            assert!(!compile(Source::Hstu, arch, &both(40)).unwrap().binary.is_empty());
         }
         let error = compile(Source::Plain, "sm_80", &[]).unwrap_err().to_string();
         assert!(error.contains("HEAD_DIM"), "{error}");

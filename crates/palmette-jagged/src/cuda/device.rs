@@ -64,6 +64,17 @@ impl Gpu {
         &self.stream
     }
 
+    /// A stream that another library owns, for calls from the current thread.
+    ///
+    /// # Safety
+    /// `handle` is a `CUstream` of this GPU's primary context (0 is its default stream), and
+    /// its owner keeps it alive while what this returns is used.
+    pub unsafe fn borrow_stream(&self, handle: u64) -> Result<Arc<CudaStream>, JaggedError> {
+        self.context.bind_to_thread().map_err(driver)?;
+        // SAFETY: the caller's promise.
+        Ok(unsafe { self.context.wrap_borrowed_stream(handle as *mut _) })
+    }
+
     /// The compute capability, such as `(9, 0)`.
     pub fn capability(&self) -> (i32, i32) {
         self.capability

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::tiles::{BackwardTile, ForwardTile};
+use super::tiles::{BackwardTile, FastTile, ForwardTile};
 
 /// Element types that the GPU executor takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,20 @@ impl fmt::Display for GpuPath {
     }
 }
 
+/// How the gradients are summed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BackwardMode {
+    /// One order of sums, so the same bits in every run; no workspace. Scores are computed
+    /// once for the keys' gradients and once for the queries'.
+    #[default]
+    Deterministic,
+    /// Scores are computed once, and the queries' gradient is added to f32 sums in device
+    /// memory in any order: faster on long rows, with the last bits open, and with a workspace
+    /// ([`super::GpuAttention::workspace_bytes`]). Only the wgmma path has it, for head
+    /// dimensions up to 128; the others take the deterministic way.
+    Fast,
+}
+
 /// What a plan may be told; the default lets it choose.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct GpuOptions {
@@ -62,8 +76,14 @@ pub struct GpuOptions {
     pub backward_keys: Option<BackwardTile>,
     /// Shape of the kernel for the gradient of queries.
     pub backward_queries: Option<BackwardTile>,
+    /// How backward sums.
+    pub mode: BackwardMode,
+    /// Shape of the fast mode's kernel.
+    pub fast: Option<FastTile>,
     /// A bias `[batch, heads, max_q, max_k]` in f32.
     pub bias: Option<[usize; 4]>,
+    /// Whether the bias is stored `[batch, heads, max_k, max_q]` instead.
+    pub bias_transposed: bool,
 }
 
 /// Device addresses of forward's operands, in the layouts of [`crate::AttentionInput`].
@@ -100,4 +120,6 @@ pub struct BackwardBuffers {
     pub dv: u64,
     /// Written, f32; 0 where not wanted.
     pub dbias: u64,
+    /// Scratch of [`super::GpuAttention::workspace_bytes`]; 0 where that is 0.
+    pub workspace: u64,
 }

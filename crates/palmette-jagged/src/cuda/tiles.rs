@@ -1,7 +1,7 @@
 //! Tile shapes of the Hopper kernels, and which kernels exist.
 
 use super::compile::Source;
-use super::options::{GpuOptions, GpuPath};
+use super::options::{BackwardMode, GpuOptions, GpuPath};
 
 /// The shape of the Hopper forward kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,6 +35,25 @@ pub struct BackwardTile {
     pub overlap: bool,
     /// Registers a thread of consumers and producers, where they are moved.
     pub registers: Option<(u32, u32)>,
+}
+
+/// The shape of the Hopper kernel of the fast backward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FastTile {
+    /// Queries of a streamed tile: 64 or 128.
+    pub tile: u32,
+    /// Warpgroups of 64 keys that stay in place.
+    pub groups: u32,
+    /// Tiles in flight.
+    pub stages: u32,
+    /// Blocks on a multiprocessor.
+    pub blocks: u32,
+    /// Queries of a warpgroup's share of the queries' gradient: 32 or 64.
+    pub queries_each: u32,
+    /// Whether the scores' gradients are made before the values' product starts.
+    pub late: bool,
+    /// Registers a thread of consumers and producers.
+    pub registers: (u32, u32),
 }
 
 /// Columns that a head takes in shared memory.
@@ -180,6 +199,63 @@ impl BackwardTile {
     }
 }
 
+impl FastTile {
+    /// The shape that measured best for a head dimension and longest row.
+    pub fn best(head_dim: usize, longest: usize) -> Self {
+        let tile = |tile, groups, stages, blocks, late, registers| Self {
+            tile,
+            groups,
+            stages,
+            blocks,
+            queries_each: 64,
+            late,
+            registers,
+        };
+        match padded(head_dim) {
+            64 if longest <= 1024 => tile(64, 1, 2, 2, false, (216, 40)),
+            64 => tile(128, 2, 2, 1, true, (240, 24)),
+            _ => tile(64, 2, 3, 1, true, (240, 24)),
+        }
+    }
+
+    /// Whether warpgroups can share the gradient of a tile's queries evenly.
+    pub(super) fn divides(&self, head_dim: usize) -> bool {
+        let units = padded(head_dim) / 64 * self.tile / self.queries_each.max(1);
+        self.groups > 0 && units > 0 && units.is_multiple_of(self.groups)
+    }
+
+    /// Keys of a block.
+    pub(super) fn rows(&self) -> u32 {
+        64 * self.groups
+    }
+
+    pub(super) fn threads(&self) -> u32 {
+        128 * self.groups + 128
+    }
+
+    pub(super) fn shared_bytes(&self, head_dim: usize) -> u32 {
+        let width = padded(head_dim);
+        let operands = 4 * width * (self.rows() + self.stages * self.tile);
+        let gradients = 2 * 2 * self.rows() * self.tile;
+        1024 + operands + gradients
+    }
+
+    pub(super) fn definitions(&self, element: u32, head_dim: usize) -> Vec<String> {
+        let mut definitions = base(element, head_dim);
+        let values = [
+            ("TILE", self.tile),
+            ("GROUPS", self.groups),
+            ("STAGES", self.stages),
+            ("BLOCKS", self.blocks),
+            ("QUERIES_EACH", self.queries_each),
+            ("LATE", u32::from(self.late)),
+            ("FOR_KEYS", 1),
+        ];
+        shape(&mut definitions, &values, Some(self.registers));
+        definitions
+    }
+}
+
 /// The sources, with definitions, that a plan with these options uses.
 pub(super) fn kernels_of(
     arch: &str,
@@ -214,6 +290,15 @@ pub(super) fn kernels_of(
     for tile in forward {
         kernels.push((Source::HopperForward, tile.definitions(element, head_dim)));
     }
+    if head_dim <= 128 && options.mode == BackwardMode::Fast {
+        let tiles = match options.fast {
+            Some(tile) => vec![tile],
+            None => vec![FastTile::best(head_dim, 1024), FastTile::best(head_dim, 4096)],
+        };
+        for tile in tiles {
+            kernels.push((Source::HopperBackwardFast, tile.definitions(element, head_dim)));
+        }
+    }
     if head_dim <= 128 {
         let keys = options.backward_keys.unwrap_or(BackwardTile::best_for_keys(head_dim));
         let queries = options.backward_queries.unwrap_or(BackwardTile::best_for_queries(head_dim));
@@ -223,16 +308,42 @@ pub(super) fn kernels_of(
     kernels
 }
 
+/// The small operators' sources with the definitions they are used with.
+fn operators(element: u32) -> Vec<(Source, Vec<String>)> {
+    let mut kernels = Vec::new();
+    let mut add = |source, values: &[(&str, u32)]| {
+        let mut definitions = vec![format!("ELEMENT={element}")];
+        definitions.extend(values.iter().map(|(name, value)| format!("{name}={value}")));
+        kernels.push((source, definitions));
+    };
+    let widest = if element == 0 { 4 } else { 8 };
+    for vector in [8, 4, 2, 1].into_iter().filter(|&vector| vector <= widest) {
+        add(Source::Operators, &[("VECTOR", vector)]);
+    }
+    add(Source::Products, &[("PLAIN", 1)]);
+    for which in 0..if element == 0 { 0 } else { 8 } {
+        let columns = if which < 4 { 64 } else { 128 };
+        let (a, b) = (which % 2, which / 2 % 2);
+        let shape = [("PLAIN", 0), ("COLUMNS", columns), ("A_TRANSPOSED", a), ("B_TRANSPOSED", b)];
+        add(Source::Products, &shape);
+    }
+    kernels
+}
+
 /// Every source with the definitions it is used with at the usual head dimensions.
 pub(super) fn every_kernel(arch: &str) -> Vec<(Source, Vec<String>)> {
-    let mut kernels = Vec::new();
+    let mut kernels: Vec<_> = (0..3).flat_map(operators).collect();
     for element in 0..3 {
         for head_dim in [16, 32, 64, 96, 128, 192, 256] {
+            if element > 0 {
+                kernels.push((Source::Hstu, base(element, head_dim)));
+            }
             for path in [None, Some(GpuPath::Mma), Some(GpuPath::Plain)] {
                 if element == 0 && path == Some(GpuPath::Mma) {
                     continue;
                 }
-                let options = GpuOptions { path, ..GpuOptions::default() };
+                let mode = BackwardMode::Fast;
+                let options = GpuOptions { path, mode, ..GpuOptions::default() };
                 for kernel in kernels_of(arch, element, head_dim, &options) {
                     if !kernels.contains(&kernel) {
                         kernels.push(kernel);

@@ -16,14 +16,15 @@ struct Arguments {
   float *dbias;
   const long long *offsets_q, *offsets_k;
   const int2 *tasks;  // row, block; longest row first
-  float *dq_sums;
+  float *dq_sums;          // the fast backward's sums, in blocks of 64 queries
+  const int *first_block;  // each row's first of them
   u32 *counter;
   long long tokens_q;
   int max_q, max_k;  // truncation limits
   int heads, group, head_dim;
   int left, right;  // a key may be `left` before the query's own position, `right` after
   int bias_batch, bias_heads, bias_q, bias_k;
-  int rows, task_count;
+  int rows, task_count, query_blocks, bias_transposed;
   float scale;
 };
 
@@ -111,5 +112,5 @@ DEVICE int end_query(const Arguments& a, const Row& r, int j1) {
 }
 DEVICE long long bias_at(const Arguments& a, int b, int h, int i, int j) {
   long long row = (long long)(a.bias_batch == 1 ? 0 : b) * a.bias_heads + (a.bias_heads == 1 ? 0 : h);
-  return (row * a.bias_q + i) * a.bias_k + j;
+  return a.bias_transposed ? (row * a.bias_k + j) * a.bias_q + i : (row * a.bias_q + i) * a.bias_k + j;
 }

@@ -71,8 +71,22 @@ DEVICE u64 descriptor(u32 address, u32 leading) {
   "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95," \
   "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111," \
   "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+// `transposed`: A MN-major, B MN-major, both in shared memory.
+#define REGISTERS_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 template <int N> struct Product;
+template <> struct Product<32> {
+  static DEVICE void transposed(float* d, u64 a, u64 b, int add) {
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %18, 0; wgmma.mma_async.sync.aligned.m64n32k16." TYPES
+                 " {" REGISTERS_16 "}, %16, %17, p, 1, 1, 1, 1;}"
+                 : F16(d, 0) : "l"(a), "l"(b), "r"(add));
+  }
+};
 template <> struct Product<64> {
+  static DEVICE void transposed(float* d, u64 a, u64 b, int add) {
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16." TYPES
+                 " {" REGISTERS_32 "}, %32, %33, p, 1, 1, 1, 1;}"
+                 : F32(d, 0) : "l"(a), "l"(b), "r"(add));
+  }
   static DEVICE void shared(float* d, u64 a, u64 b, int add) {
     asm volatile("{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16." TYPES
                  " {" REGISTERS_32 "}, %32, %33, p, 1, 1, 0, 0;}"

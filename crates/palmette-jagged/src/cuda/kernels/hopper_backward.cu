@@ -7,128 +7,6 @@
 // with P and dS straight from registers, so nothing but inputs passes through shared
 // memory. Seven products instead of five is the price of the order of sums.
 
-const int D = HEAD_DIM, WIDTH = D <= 64 ? 64 : 128, PANELS = WIDTH / 64;
-const int ROWS = 64 * GROUPS;
-const int CONSUMERS = 128 * GROUPS;
-const u32 X_PANEL = ROWS * 128, A_PANEL = TILE * 128;
-const u32 X_BYTES = X_PANEL * PANELS, A_BYTES = A_PANEL * PANELS;
-static_assert(HEAD_DIM <= 128, "sums of two gradients fit the registers up to 128");
-
-struct Barriers {
-  u64 block_full, block_empty, full[STAGES], empty[STAGES];
-};
-// Log-sum-exp (base 2) and delta of a tile's queries.
-struct Statistics {
-  float lse[TILE], delta[TILE];
-};
-
-// What a block has to do: resolved by the producer, so that consumers do not wait for two
-// dependent loads from device memory.
-struct Work {
-  Row row;
-  int head, row0, rows, first, end, members;
-};
-DEVICE Work work_of(const Arguments& a, u32 work) {
-  int heads = FOR_KEYS ? a.heads / a.group : a.heads;
-  int2 task = a.tasks[work / heads];
-  Work w;
-  w.head = work % heads;
-  w.row = row_of(a, task.x);
-  w.row0 = task.y * ROWS;
-  w.rows = FOR_KEYS ? w.row.n_k : w.row.n_q;
-  int row1 = min(w.row0 + ROWS, w.rows);
-  w.first = (FOR_KEYS ? first_query(a, w.row, w.row0) : first_key(a, w.row, w.row0)) / TILE * TILE;
-  w.end = FOR_KEYS ? end_query(a, w.row, row1) : end_key(a, w.row, row1);
-  w.members = FOR_KEYS ? a.group : 1;
-  return w;
-}
-DEVICE void produce(const Arguments& a, const TensorMap* map_x, const TensorMap* map_y, const TensorMap* map_a,
-                    const TensorMap* map_b, u32 x, u32 tiles, Statistics* statistics, u32 barriers, Work* shared_work) {
-  const u32 block_full = barriers, block_empty = barriers + 8, full = barriers + 16, empty = full + 8 * STAGES;
-  int lane = threadIdx.x % 32;
-  u32 total = (u32)a.task_count * (FOR_KEYS ? a.heads / a.group : a.heads), last = total + gridDim.x - 1;
-  u32 parity = 0, stage = 0, ring = 0;
-  for (;; parity ^= 1) {
-    u32 work = 0;
-    if (lane == 0) work = atomicInc(a.counter, last);
-    work = __shfl_sync(~0u, work, 0);
-    Work w = work_of(a, work < total ? work : 0);
-    barrier_wait(block_empty, parity ^ 1);
-    if (work >= total) {
-      if (lane == 0) shared_work->head = -1, barrier_arrive(block_full);
-      return;
-    }
-    long long start_x = FOR_KEYS ? w.row.start_k : w.row.start_q;
-    long long start_a = FOR_KEYS ? w.row.start_q : w.row.start_k;
-    if (lane == 0) {
-      *shared_work = w;
-      barrier_expect(block_full, 2 * X_BYTES);
-#pragma unroll
-      for (int p = 0; p < PANELS; p++) {
-        tensor_load(x + p * X_PANEL, map_x, block_full, p * 64, w.head, (int)start_x + w.row0);
-        tensor_load(x + X_BYTES + p * X_PANEL, map_y, block_full, p * 64, w.head, (int)start_x + w.row0);
-      }
-    }
-    for (int member = 0; member < w.members; member++) {
-      int head = FOR_KEYS ? w.head * a.group + member : w.head / a.group;
-      for (int at = w.first; at < w.end; at += TILE) {
-        float lse[TILE / 32], delta[TILE / 32];
-        if (FOR_KEYS) {
-#pragma unroll
-          for (int e = 0; e < TILE / 32; e++) {
-            int i = at + lane + e * 32;
-            long long from = head * a.tokens_q + start_a + i;
-            lse[e] = i < w.row.n_q ? base_2(a.lse[from]) : -NEG_INFINITY;
-            delta[e] = i < w.row.n_q ? a.delta[from] : 0.f;
-          }
-        }
-        barrier_wait(empty + 8 * stage, ring ^ 1);
-        if (FOR_KEYS) {
-#pragma unroll
-          for (int e = 0; e < TILE / 32; e++) {
-            statistics[stage].lse[lane + e * 32] = lse[e];
-            statistics[stage].delta[lane + e * 32] = delta[e];
-          }
-          if (lane) barrier_arrive(full + 8 * stage);
-        }
-        if (lane == 0) {
-          u32 target = tiles + stage * 2 * A_BYTES;
-          barrier_expect(full + 8 * stage, 2 * A_BYTES);
-#pragma unroll
-          for (int p = 0; p < PANELS; p++) {
-            tensor_load(target + p * A_PANEL, map_a, full + 8 * stage, p * 64, head, (int)start_a + at);
-            tensor_load(target + A_BYTES + p * A_PANEL, map_b, full + 8 * stage, p * 64, head, (int)start_a + at);
-          }
-        }
-        if (++stage == STAGES) stage = 0, ring ^= 1;
-      }
-    }
-  }
-}
-
-// [64, TILE] = this group's rows of X times the tile's rows, both K-major.
-DEVICE void scores(float* s, u32 x, u32 tile) {
-#pragma unroll
-  for (int step = 0; step < WIDTH / 16; step++) {
-    u32 panel = step / 4, column = step % 4 * 32;
-    Product<TILE>::shared(s, descriptor(x + panel * X_PANEL + column, 16),
-                          descriptor(tile + panel * A_PANEL + column, 16), step > 0);
-  }
-}
-// sums [64, WIDTH] += weights [64, TILE] times the tile's rows.
-DEVICE void weighted(float* sums, const u32* weights, u32 tile) {
-#pragma unroll
-  for (int step = 0; step < TILE / 16; step++)
-    Product<WIDTH>::registers(sums, weights + step * 4, descriptor(tile + step * 2048, A_PANEL), 1);
-}
-
-// Rows past the sequence belong to a neighbour, and 0 times its NaN would be NaN.
-DEVICE void clear_rows(char* tile, int from, int t) {
-  int chunks = (TILE - from) * 8;
-  for (int e = t; e < chunks * PANELS; e += 128)
-    *(int4*)(tile + e / chunks * A_PANEL + from * 128 + e % chunks * 16) = make_int4(0, 0, 0, 0);
-}
-
 DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* tile_bytes, const Statistics* statistics, u32 barriers,
                     const Work* shared_work) {
   const u32 block_full = barriers, block_empty = barriers + 8, full = barriers + 16, empty = full + 8 * STAGES;
@@ -197,7 +75,7 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* tile_bytes, cons
       int near = FOR_KEYS ? own0 - (at + TILE - 1) : at - (own0 + 63);
       int far = FOR_KEYS ? own0 + 63 - at : at + TILE - 1 - own0;
       if (far - w.row.shift > a.right || near - w.row.shift < -a.left || (!FOR_KEYS && at + TILE > length))
-        mask_weights<TILE, FOR_KEYS>(s, a, w.row, own, at, length, lane);
+        mask_weights<TILE, FOR_KEYS>(s, a, w.row, own, at, FOR_KEYS ? 1 << 30 : length, lane);
       if (FOR_KEYS) {
 #pragma unroll
         for (int e = 0; e < TILE / 4; e++) weights[e] = pack(s[e * 2], s[e * 2 + 1]);

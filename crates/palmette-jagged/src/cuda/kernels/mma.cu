@@ -2,81 +2,6 @@
 // bias. Four warps of 16 rows; tiles of the other side come through cp.async, one being
 // multiplied while the next is on its way (FlashAttention-2's schedule).
 
-const int D = HEAD_DIM, WIDTH = (D + 15) / 16 * 16;
-// A row's pitch is an odd number of 16 bytes, so eight rows lie in different banks.
-const int PITCH = WIDTH + 8;
-const int ROWS = 64, THREADS = 128;
-
-extern __shared__ __align__(16) element shared[];
-
-DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int N> DEVICE void copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
-
-// Rows `first..first + R` of one head; zero past the row's end and the head's width.
-template <int R>
-DEVICE void load(element* tile, const void* values, long long start, int first, int n, int heads, int head) {
-  const int CHUNKS = WIDTH / 8;
-#pragma unroll 4
-  for (int e = threadIdx.x; e < R * CHUNKS; e += THREADS) {
-    int r = e / CHUNKS, c = e % CHUNKS * 8;
-    bool inside = first + r < n && c < D;
-    const element* from = (const element*)values + ((start + (inside ? first + r : 0)) * heads + head) * D + (inside ? c : 0);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(tile + r * PITCH + c)),
-                 "l"(from), "r"(inside ? 16 : 0) : "memory");
-  }
-}
-DEVICE void matrices(u32* f, const element* at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3]) : "r"(shared_address(at)));
-}
-DEVICE void matrices_transposed(u32* f, const element* at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3]) : "r"(shared_address(at)));
-}
-#if ELEMENT == 2
-#define MMA "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
-#else
-#define MMA "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"
-#endif
-DEVICE void product(float* c, const u32* a, u32 b0, u32 b1) {
-  asm volatile(MMA " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// s [16, N] = this warp's 16 rows of `x` times the N rows of `tile`.
-template <int N> DEVICE void scores(float* s, const element* x, const element* tile) {
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll
-  for (int e = 0; e < N / 2; e++) s[e] = 0.f;
-#pragma unroll
-  for (int k = 0; k < WIDTH; k += 16) {
-    u32 a[4];
-    matrices(a, x + (warp * 16 + lane % 16) * PITCH + k + lane / 16 * 8);
-#pragma unroll
-    for (int n = 0; n < N; n += 16) {
-      u32 b[4];
-      matrices(b, tile + (n + lane % 8 + lane / 16 * 8) * PITCH + k + lane / 8 % 2 * 8);
-      product(s + n / 2, a, b[0], b[1]);
-      product(s + n / 2 + 4, a, b[2], b[3]);
-    }
-  }
-}
-// sums [16, WIDTH] += weights [16, N] times the N rows of `tile`.
-template <int N> DEVICE void weighted(float* sums, const u32* weights, const element* tile) {
-  int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int k = 0; k < N; k += 16) {
-#pragma unroll
-    for (int n = 0; n < WIDTH; n += 16) {
-      u32 b[4];
-      matrices_transposed(b, tile + (k + lane % 16) * PITCH + n + lane / 16 * 8);
-      product(sums + n / 2, weights + k / 4, b[0], b[1]);
-      product(sums + n / 2 + 4, weights + k / 4, b[2], b[3]);
-    }
-  }
-}
 // Adds the bias in units of the unscaled scores; FOR_KEYS has keys as rows.
 template <int N, bool FOR_KEYS>
 DEVICE void add_bias(float* s, const Arguments& a, const Row& r, int b, int h, int own, int at, int lane) {
@@ -197,7 +122,7 @@ template <bool FOR_KEYS> DEVICE void backward(const Arguments& a) {
       int near = FOR_KEYS ? row0 - (at + TILE - 1) : at - (row0 + ROWS - 1);
       int far = FOR_KEYS ? row0 + ROWS - 1 - at : at + TILE - 1 - row0;
       if (far - r.shift > a.right || near - r.shift < -a.left || at + TILE > length)
-        mask_weights<TILE, FOR_KEYS>(s, a, r, own, at, length, lane);
+        mask_weights<TILE, FOR_KEYS>(s, a, r, own, at, FOR_KEYS ? 1 << 30 : length, lane);
       scores<TILE>(dp, y, tb);
       if (FOR_KEYS) {
 #pragma unroll

@@ -19,3 +19,37 @@ extern "C" __global__ void fill_lse(Arguments a) {
   long long x = (long long)blockIdx.x * blockDim.x + threadIdx.x;
   if (x < a.tokens_q * a.heads) a.lse[x] = NEG_INFINITY;
 }
+
+// The fast backward's sums, 64 queries by 64 columns in the order of a product's fragments
+// (its rows are dQ's columns), to dQ: a block of 64 queries and a head each.
+extern "C" __global__ void __launch_bounds__(256) finish_queries(Arguments a) {
+  const int WIDTH = D <= 64 ? 64 : 128, PANELS = WIDTH / 64;
+  __shared__ float tile[64][WIDTH + 1];
+  int2 task = a.tasks[blockIdx.x / a.heads];
+  int h = blockIdx.x % a.heads, t = threadIdx.x;
+  Row r = row_of(a, task.x);
+  long long block = h * (long long)a.query_blocks + a.first_block[task.x] + task.y;
+  const float4* sums = (const float4*)(a.dq_sums + block * PANELS * 4096);
+#pragma unroll
+  for (int e = t; e < PANELS * 1024; e += 256) {
+    float4 x = sums[e];
+    int lane = e % 32, c = e / 1024 * 64 + e / 32 % 4 * 16 + lane / 4, q = e % 1024 / 128 * 8 + lane % 4 * 2;
+    tile[q][c] = x.x;
+    tile[q + 1][c] = x.y;
+    tile[q][c + 8] = x.z;
+    tile[q + 1][c + 8] = x.w;
+  }
+  __syncthreads();
+  int rows = min(64, r.n_q - task.y * 64);
+  element* out = (element*)a.dq + ((r.start_q + task.y * 64) * a.heads + h) * D;
+  for (int e = t; e < rows * (D / 2); e += 256) {
+    int q = e / (D / 2), c = e % (D / 2) * 2;
+    element* to = out + (long long)q * a.heads * D + c;
+#if ELEMENT == 0
+    to[0] = tile[q][c] * a.scale;
+    to[1] = tile[q][c + 1] * a.scale;
+#else
+    *(u32*)to = pack(tile[q][c] * a.scale, tile[q][c + 1] * a.scale);
+#endif
+  }
+}

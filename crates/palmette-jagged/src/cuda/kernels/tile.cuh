@@ -98,7 +98,8 @@ DEVICE void weights_tile(float* s, float scale_log2, const float* row_lse, const
   }
 }
 
-// Zeroes what the mask hides: `own` is the thread's first row, `at` the tile's first column.
+// Zeroes what the mask hides: `own` is the thread's first row, `at` the tile's first column,
+// `length` the end of the keys, wherever those are.
 template <int N, bool KEY_ROWS>
 DEVICE void mask_weights(float* s, const Arguments& a, const Row& r, int own, int at, int length, int lane) {
 #pragma unroll
@@ -107,7 +108,7 @@ DEVICE void mask_weights(float* s, const Arguments& a, const Row& r, int own, in
     for (int e = 0; e < 4; e++) {
       int mine = own + e / 2 * 8, other = at + j * 8 + (lane & 3) * 2 + (e & 1);
       int distance = (KEY_ROWS ? mine - other : other - mine) - r.shift;
-      if (other >= length || distance > a.right || distance < -a.left) s[j * 4 + e] = 0.f;
+      if ((KEY_ROWS ? mine : other) >= length || distance > a.right || distance < -a.left) s[j * 4 + e] = 0.f;
     }
 }
 

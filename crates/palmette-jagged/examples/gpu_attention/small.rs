@@ -1,0 +1,109 @@
+//! Timings of the small operators on the jagged workloads, with buffers that take turns.
+
+use std::sync::Arc;
+
+use cudarc::driver::CudaStream;
+use cudarc::driver::sys::CUevent_flags;
+use half::bf16;
+use palmette_jagged::cuda::{Gpu, GpuElement, GpuOperators, GpuProduct};
+use palmette_jagged::{JaggedError, Offsets};
+use palmette_random::{Draw, stream};
+
+use crate::Outcome;
+use crate::buffers::{Bits, Buffer};
+
+/// Bytes that take turns at least, three times an H100's L2 cache.
+const ROTATED: usize = 160 << 20;
+/// Device memory bandwidth of the floor, measured with a copy, bytes a millisecond.
+const BANDWIDTH: f64 = 3.02e9;
+
+/// Median time of one call over `sets` of buffers, ms: calls back to back between two events,
+/// so that launching one overlaps another.
+fn time(
+    gpu: &Gpu,
+    s: &Arc<CudaStream>,
+    sets: usize,
+    mut call: impl FnMut(usize) -> Result<(), JaggedError>,
+) -> Result<(f64, f64), Box<dyn std::error::Error>> {
+    let event = || gpu.context().new_event(Some(CUevent_flags::CU_EVENT_DEFAULT));
+    let calls = sets.max(20);
+    let mut times = Vec::new();
+    for round in 0..9 {
+        let (begin, end) = (event()?, event()?);
+        begin.record(s)?;
+        for i in 0..calls {
+            call(i % sets)?;
+        }
+        end.record(s)?;
+        s.synchronize()?;
+        if round >= 2 {
+            times.push(f64::from(begin.elapsed_ms(&end)?) / calls as f64);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    Ok((times[times.len() / 2], times[0]))
+}
+
+pub fn bench(files: &[&str]) -> Outcome {
+    let gpu = Gpu::new(0)?;
+    let s = gpu.stream().clone();
+    println!("device {} capability {:?}", gpu.context().name()?, gpu.capability());
+    let mut rng = stream(1, "jagged/gpu/small", 0);
+    let pool: Vec<bf16> = (0..1 << 22).map(|_| bf16::from_f64(rng.normal())).collect();
+    let pool = s.clone_htod(&bf16::to_bytes(&pool))?;
+    for file in files {
+        let bytes = std::fs::read(file)?;
+        let (chunks, _) = bytes.as_chunks::<4>();
+        let lengths: Vec<i32> = chunks.iter().map(|&chunk| i32::from_le_bytes(chunk)).collect();
+        let offsets = Offsets::from_lengths(&lengths)?;
+        let (t, b) = (offsets.total(), offsets.rows());
+        let show = |name: &str, bytes: usize, (median, minimum): (f64, f64)| {
+            let floor = bytes as f64 / BANDWIDTH;
+            println!(
+                "{file} {name}: {median:.4} ms (min {minimum:.4}), floor {floor:.4}, {:.0} % of it",
+                100.0 * floor / median
+            );
+        };
+        // As many sets of the operands, of so many elements each, as reach ROTATED.
+        let sets_of = |counts: [usize; 3]| -> Result<Vec<[Buffer; 3]>, Box<dyn std::error::Error>> {
+            let sets = ROTATED.div_ceil(2 * counts.iter().sum::<usize>()).max(2);
+            let mut all = Vec::new();
+            for i in 0..sets {
+                let buffer = |j: usize| {
+                    Buffer::repeated(&s, &pool, (i * 3 + j) * 4099 * 16, 2 * counts[j].max(8))
+                };
+                all.push([buffer(0)?, buffer(1)?, buffer(2)?]);
+            }
+            Ok(all)
+        };
+        let operators = GpuOperators::new(&gpu, GpuElement::Bf16, &offsets)?;
+        for width in [64, 4] {
+            let sets = sets_of([t * width, t * width, t * width])?;
+            // SAFETY: here and below buffers have the operators' sizes and outlive the timing.
+            let forward = time(&gpu, &s, sets.len(), |i| unsafe {
+                operators.softmax(&s, width, sets[i][0].address, sets[i][2].address)
+            })?;
+            show(&format!("softmax H={width}"), 2 * 2 * t * width, forward);
+            let backward = time(&gpu, &s, sets.len(), |i| unsafe {
+                let [y, dy, dx] = [0, 1, 2].map(|j: usize| sets[i][j].address);
+                operators.softmax_backward(&s, width, y, dy, dx)
+            })?;
+            show(&format!("softmax backward H={width}"), 3 * 2 * t * width, backward);
+        }
+        for [k, m] in [[128, 128], [256, 64]] {
+            let bytes = 2 * (t * k + b * k * m + t * m);
+            let sets = sets_of([t * k, b * k * m, t * m])?;
+            let dense = GpuProduct::dense(&gpu, GpuElement::Bf16, &offsets, [k, m], false)?;
+            let timed = time(&gpu, &s, sets.len(), |i| unsafe {
+                dense.run(&s, sets[i][0].address, sets[i][1].address, sets[i][2].address)
+            })?;
+            show(&format!("dense_bmm {k}x{m}"), bytes, timed);
+            let jagged = GpuProduct::jagged(&gpu, GpuElement::Bf16, &offsets, [k, m])?;
+            let timed = time(&gpu, &s, sets.len(), |i| unsafe {
+                jagged.run(&s, sets[i][0].address, sets[i][2].address, sets[i][1].address)
+            })?;
+            show(&format!("jagged_bmm {k}x{m}"), bytes, timed);
+        }
+    }
+    Ok(())
+}

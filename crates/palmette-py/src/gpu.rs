@@ -1,0 +1,267 @@
+//! Operators on a GPU, planned once for a batch's rows.
+
+use std::sync::{Arc, Mutex};
+
+use palmette_jagged::cuda::{
+    BackwardBuffers, BackwardMode, ForwardBuffers, Gpu, GpuAttention, GpuElement, GpuHstu,
+    GpuOperators, GpuOptions, GpuPath, GpuProduct, HstuBuffers,
+};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::rows::{Attention, Hstu, Rows};
+use crate::{exception, unknown_type};
+
+/// The GPUs opened so far, by ordinal.
+static GPUS: Mutex<Vec<(usize, Arc<Gpu>)>> = Mutex::new(Vec::new());
+
+fn gpu(ordinal: usize) -> PyResult<Arc<Gpu>> {
+    // A panic while opening leaves the list as it was.
+    let mut gpus = GPUS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some((_, gpu)) = gpus.iter().find(|(known, _)| *known == ordinal) {
+        return Ok(gpu.clone());
+    }
+    let gpu = Gpu::new(ordinal).map_err(exception)?;
+    gpus.push((ordinal, gpu.clone()));
+    Ok(gpu)
+}
+
+fn element_of(name: &str) -> PyResult<GpuElement> {
+    match name {
+        "float32" => Ok(GpuElement::F32),
+        "bfloat16" => Ok(GpuElement::Bf16),
+        "float16" => Ok(GpuElement::F16),
+        other => Err(unknown_type(other)),
+    }
+}
+
+fn path_of(name: &str) -> PyResult<Option<GpuPath>> {
+    match name {
+        "auto" => Ok(None),
+        "wgmma" => Ok(Some(GpuPath::Wgmma)),
+        "mma" => Ok(Some(GpuPath::Mma)),
+        "plain" => Ok(Some(GpuPath::Plain)),
+        other => Err(PyValueError::new_err(format!(
+            "the path is {other:?}: auto, wgmma, mma or plain are taken"
+        ))),
+    }
+}
+
+// In every call below addresses are those of tensors that the Python caller holds, has
+// checked to be contiguous, on the plan's device and of its type and sizes, and orders on
+// the stream it names, which PyTorch keeps alive.
+
+/// Attention planned for rows of queries and keys.
+#[pyclass(frozen, module = "palmette._native")]
+pub struct GpuAttentionPlan {
+    plan: GpuAttention,
+}
+
+#[pymethods]
+impl GpuAttentionPlan {
+    #[new]
+    fn new(
+        ordinal: usize,
+        element: &str,
+        attention: &Attention,
+        rows: (PyRef<'_, Rows>, PyRef<'_, Rows>),
+        bias: Option<[usize; 4]>,
+        fast: bool,
+        path: &str,
+    ) -> PyResult<Self> {
+        let mode = if fast { BackwardMode::Fast } else { BackwardMode::Deterministic };
+        let options = GpuOptions { path: path_of(path)?, mode, bias, ..GpuOptions::default() };
+        let (gpu, element) = (gpu(ordinal)?, element_of(element)?);
+        let (q, k) = (&rows.0.offsets, &rows.1.offsets);
+        let plan = GpuAttention::new(&gpu, attention.attention, element, q, k, options);
+        Ok(Self { plan: plan.map_err(exception)? })
+    }
+
+    /// The family of kernels that forward takes.
+    #[getter]
+    fn path(&self) -> String {
+        self.plan.path().to_string()
+    }
+
+    /// The family of kernels that backward takes.
+    #[getter]
+    fn backward_path(&self) -> String {
+        self.plan.backward_path().to_string()
+    }
+
+    /// Bytes of scratch for backward.
+    #[getter]
+    fn workspace_bytes(&self) -> usize {
+        self.plan.workspace_bytes()
+    }
+
+    /// Addresses of q, k, v, bias (or 0), output, log-sum-exp.
+    fn forward(&self, stream: u64, buffers: [u64; 6]) -> PyResult<()> {
+        // SAFETY: see above.
+        unsafe {
+            let stream = self.plan.gpu().borrow_stream(stream).map_err(exception)?;
+            self.plan.forward(&stream, &forward_buffers(buffers)).map_err(exception)
+        }
+    }
+
+    /// Those of forward, then the output's gradient, delta, dq, dk, dv, dbias and workspace (or 0).
+    fn backward(&self, stream: u64, forward: [u64; 6], buffers: [u64; 7]) -> PyResult<()> {
+        let [d_output, delta, dq, dk, dv, dbias, workspace] = buffers;
+        let forward = forward_buffers(forward);
+        let buffers = BackwardBuffers { forward, d_output, delta, dq, dk, dv, dbias, workspace };
+        // SAFETY: see above.
+        unsafe {
+            let stream = self.plan.gpu().borrow_stream(stream).map_err(exception)?;
+            self.plan.backward(&stream, &buffers).map_err(exception)
+        }
+    }
+}
+
+fn forward_buffers([q, k, v, bias, output, lse]: [u64; 6]) -> ForwardBuffers {
+    ForwardBuffers { q, k, v, bias, output, lse }
+}
+
+/// HSTU attention planned for rows.
+#[pyclass(frozen, module = "palmette._native")]
+pub struct GpuHstuPlan {
+    gpu: Arc<Gpu>,
+    plan: GpuHstu,
+}
+
+#[pymethods]
+impl GpuHstuPlan {
+    #[new]
+    fn new(ordinal: usize, element: &str, hstu: &Hstu, rows: &Rows) -> PyResult<Self> {
+        let gpu = gpu(ordinal)?;
+        let hstu = hstu.attention().map_err(exception)?;
+        let plan = GpuHstu::new(&gpu, &hstu, element_of(element)?, &rows.offsets);
+        Ok(Self { plan: plan.map_err(exception)?, gpu })
+    }
+
+    /// Addresses of q, k, v and the output.
+    fn forward(&self, stream: u64, buffers: [u64; 4]) -> PyResult<()> {
+        let [q, k, v, output] = buffers;
+        let buffers = HstuBuffers { q, k, v, output, ..HstuBuffers::default() };
+        // SAFETY: see above.
+        unsafe {
+            let stream = self.gpu.borrow_stream(stream).map_err(exception)?;
+            self.plan.forward(&stream, &buffers).map_err(exception)
+        }
+    }
+
+    /// Addresses of q, k, v, the output's gradient, dq, dk and dv.
+    fn backward(&self, stream: u64, buffers: [u64; 7]) -> PyResult<()> {
+        let [q, k, v, d_output, dq, dk, dv] = buffers;
+        let buffers = HstuBuffers { q, k, v, output: 0, d_output, dq, dk, dv };
+        // SAFETY: see above.
+        unsafe {
+            let stream = self.gpu.borrow_stream(stream).map_err(exception)?;
+            self.plan.backward(&stream, &buffers).map_err(exception)
+        }
+    }
+}
+
+/// Softmax and padding over one set of rows.
+#[pyclass(frozen, module = "palmette._native")]
+pub struct GpuOperatorsPlan {
+    gpu: Arc<Gpu>,
+    plan: GpuOperators,
+}
+
+#[pymethods]
+impl GpuOperatorsPlan {
+    #[new]
+    fn new(ordinal: usize, element: &str, rows: &Rows) -> PyResult<Self> {
+        let gpu = gpu(ordinal)?;
+        let plan = GpuOperators::new(&gpu, element_of(element)?, &rows.offsets);
+        Ok(Self { plan: plan.map_err(exception)?, gpu })
+    }
+
+    /// `x` and `out` are `[T, width]`.
+    fn softmax(&self, stream: u64, width: usize, x: u64, out: u64) -> PyResult<()> {
+        // SAFETY: see above.
+        unsafe {
+            let stream = self.gpu.borrow_stream(stream).map_err(exception)?;
+            self.plan.softmax(&stream, width, x, out).map_err(exception)
+        }
+    }
+
+    /// The output, its gradient and the input's gradient, `[T, width]` each.
+    fn softmax_backward(
+        &self,
+        stream: u64,
+        width: usize,
+        y: u64,
+        dy: u64,
+        dx: u64,
+    ) -> PyResult<()> {
+        // SAFETY: see above.
+        unsafe {
+            let stream = self.gpu.borrow_stream(stream).map_err(exception)?;
+            self.plan.softmax_backward(&stream, width, y, dy, dx).map_err(exception)
+        }
+    }
+
+    /// `[T, width]` to `[B, N, width]`.
+    fn to_padded(
+        &self,
+        stream: u64,
+        width: usize,
+        x: u64,
+        padding: f32,
+        dense: u64,
+    ) -> PyResult<()> {
+        // SAFETY: see above.
+        unsafe {
+            let stream = self.gpu.borrow_stream(stream).map_err(exception)?;
+            self.plan.to_padded(&stream, width, x, padding, dense).map_err(exception)
+        }
+    }
+
+    /// `[B, N, width]` to `[T, width]`.
+    fn to_jagged(&self, stream: u64, width: usize, dense: u64, x: u64) -> PyResult<()> {
+        // SAFETY: see above.
+        unsafe {
+            let stream = self.gpu.borrow_stream(stream).map_err(exception)?;
+            self.plan.to_jagged(&stream, width, dense, x).map_err(exception)
+        }
+    }
+}
+
+/// A batched product planned for rows.
+#[pyclass(frozen, module = "palmette._native")]
+pub struct GpuProductPlan {
+    gpu: Arc<Gpu>,
+    plan: GpuProduct,
+}
+
+#[pymethods]
+impl GpuProductPlan {
+    /// `kind` is `dense`, `dense transposed` or `jagged`; `sizes` are `K` and `M`.
+    #[new]
+    fn new(
+        ordinal: usize,
+        element: &str,
+        rows: &Rows,
+        kind: &str,
+        sizes: [usize; 2],
+    ) -> PyResult<Self> {
+        let (gpu, element) = (gpu(ordinal)?, element_of(element)?);
+        let plan = match kind {
+            "dense" => GpuProduct::dense(&gpu, element, &rows.offsets, sizes, false),
+            "dense transposed" => GpuProduct::dense(&gpu, element, &rows.offsets, sizes, true),
+            "jagged" => GpuProduct::jagged(&gpu, element, &rows.offsets, sizes),
+            other => return Err(PyValueError::new_err(format!("no product is called {other:?}"))),
+        };
+        Ok(Self { plan: plan.map_err(exception)?, gpu })
+    }
+
+    /// Addresses of the left and right operand and of the output.
+    fn run(&self, stream: u64, a: u64, b: u64, c: u64) -> PyResult<()> {
+        // SAFETY: see above.
+        unsafe {
+            let stream = self.gpu.borrow_stream(stream).map_err(exception)?;
+            self.plan.run(&stream, a, b, c).map_err(exception)
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! `cargo xtask python`: the Python package, installed and tested beside PyTorch.
+
+use std::process::Command;
+
+use crate::{python, root};
+
+/// Makes the environment with PyTorch, installs the package the way users do and runs its tests.
+pub fn run() -> anyhow::Result<()> {
+    let root = root()?;
+    let requirements = root.join("python/requirements-torch.txt");
+    let python = python::environment(&root.join("target/torch-venv"), &requirements)?;
+    let install = ["-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "."];
+    crate::run(Command::new(&python).current_dir(&root).args(install))?;
+    let tests = ["-m", "unittest", "discover", "-s", "python/tests", "-v"];
+    crate::run(Command::new(&python).current_dir(&root).args(tests))
+}
