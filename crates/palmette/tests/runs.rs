@@ -95,3 +95,17 @@ fn a_damaged_journal_is_named() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("line 2 is not a journal event"), "{}", stderr(&output));
 }
+
+/// `--runs` of the verb was refused beside the names to compare.
+#[test]
+fn runs_of_another_folder_are_compared() {
+    let place = Place::new();
+    write_run(&place, "one", 3);
+    write_run(&place, "two", 1);
+    let folder = place.path("runs");
+    let folder = folder.to_str().unwrap();
+    let elsewhere = Place::new();
+    let records = elsewhere.json(&["runs", "compare", "--runs", folder, "one", "two"]);
+    assert_eq!(records.as_array().unwrap().len(), 2);
+    assert_eq!(records[1]["trials"], 1);
+}

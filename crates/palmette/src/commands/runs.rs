@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::Subcommand;
 use palmette::console::Console;
 use palmette::run::{RunRecord, read_runs, write_index};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// List, show and compare runs
 #[derive(clap::Args)]
@@ -48,8 +48,8 @@ enum Action {
     /// Test log losses side by side
     Compare {
         /// Names of runs, or their folders
-        #[arg(required = true, num_args = 2..)]
-        runs: Vec<String>,
+        #[arg(value_name = "RUN", required = true, num_args = 2..)]
+        names: Vec<String>,
     },
     /// Write trials.sqlite, an index of all runs and their events, anew from the journals
     Index,
@@ -64,8 +64,8 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
             let record = find(args, run)?;
             console.result(&record, || show(&record))?;
         }
-        Some(Action::Compare { runs }) => {
-            let records = runs.iter().map(|run| find(args, run)).collect::<Result<Vec<_>>>()?;
+        Some(Action::Compare { names }) => {
+            let records = names.iter().map(|run| find(args, run)).collect::<Result<Vec<_>>>()?;
             console.result(&records, || compare(&records))?;
         }
         Some(Action::Best) => best(args, console)?,
@@ -151,6 +151,33 @@ fn show(r: &RunRecord) -> String {
     lines.join("\n")
 }
 
+/// Paired differences, searched minus a model, of the runs that are finished.
+fn differences(records: &[RunRecord], model: &str) -> Vec<Difference> {
+    let read = |record: &RunRecord| {
+        let text = std::fs::read_to_string(record.dir.join("summary.json")).ok()?;
+        let summary: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let models = summary["models"].as_array()?;
+        let found = models.iter().find(|m| m["name"] == model)?;
+        Difference::deserialize(&found["difference"]).ok()
+    };
+    records.iter().filter_map(read).collect()
+}
+
+/// What a summary says of a pair.
+#[derive(Deserialize)]
+struct Difference {
+    difference: f64,
+    low: f64,
+    high: f64,
+}
+
+/// Mean and standard deviation.
+fn spread(values: &[f64]) -> (f64, f64) {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    (mean, (squares / (values.len() as f64 - 1.0).max(1.0)).sqrt())
+}
+
 fn compare(records: &[RunRecord]) -> String {
     let mut models: Vec<&str> = Vec::new();
     for tested in records.iter().flat_map(|r| &r.tested) {
@@ -158,16 +185,30 @@ fn compare(records: &[RunRecord]) -> String {
             models.push(&tested.model);
         }
     }
-    let mut text = format!("{:<22}", "test log loss");
+    let mut text = format!("{:<18}", "test log loss");
     for r in records {
-        text += &format!(" {:>16}", r.name);
+        text += &format!(" {:>12}", r.name);
     }
+    text += &format!(" {:>17} {:>14}   better, worse or neither", "mean (sd)", "searched minus");
     for model in models {
-        text += &format!("\n{model:<22}");
+        text += &format!("\n{model:<18}");
         for r in records {
-            text += &format!(" {:>16}", figure(r.tested(model).map(|t| t.log_loss)));
+            text += &format!(" {:>12}", figure(r.tested(model).map(|t| t.log_loss)));
+        }
+        let losses: Vec<f64> =
+            records.iter().filter_map(|r| r.tested(model)).map(|t| t.log_loss).collect();
+        let (mean, deviation) = spread(&losses);
+        text += &format!(" {:>17}", format!("{mean:.5} ({deviation:.5})"));
+        let pairs = differences(records, model);
+        if !pairs.is_empty() {
+            let mean = pairs.iter().map(|d| d.difference).sum::<f64>() / pairs.len() as f64;
+            let better = pairs.iter().filter(|d| d.high < 0.0).count();
+            let worse = pairs.iter().filter(|d| d.low > 0.0).count();
+            let neither = pairs.len() - better - worse;
+            text += &format!(" {mean:>+14.5}   {better} better, {worse} worse, {neither} neither");
         }
     }
+    text += "\n\nbetter: the searched network is, with the whole paired 95 % interval of its run";
     let first = &records[0].dataset;
     if records.iter().any(|r| r.dataset != *first) {
         text += "\nthe runs are on different datasets: their figures cannot be compared";

@@ -200,7 +200,7 @@ fn search_text(data: &ReportData) -> String {
     match infeasible {
         0 => format!("{total} evaluations; the line is the best so far."),
         _ => format!(
-            "{total} evaluations, {infeasible} of them over a limit and not scored; \
+            "{total} evaluations, {infeasible} of them diverged or over a limit and not scored; \
              the line is the best so far."
         ),
     }

@@ -32,7 +32,7 @@ use super::trials::{
     Contender, FitRequest, ScoredPart, Trial, TrialRequest, best, fit, record, sample_weights,
     validate,
 };
-use super::workers::{in_order, trainings_at_a_time};
+use super::workers::{in_order, table_bytes, trainings_at_a_time};
 use crate::console::Progress;
 
 /// A finished run.
@@ -43,8 +43,6 @@ pub struct Outcome {
     pub dir: std::path::PathBuf,
 }
 
-/// Copies of a ranker take at most so many bytes together.
-const RANKER_BYTES: u64 = 1 << 30;
 /// Suggestions taken at once from a strategy that never waits for scores.
 const MOST_AT_ONCE: usize = 32;
 
@@ -197,8 +195,8 @@ impl<'c> Run<'_, 'c> {
             candidates.iter().filter(|(id, _)| store.find("score", id).is_none()).collect();
         if !open.is_empty() && rankers.is_empty() {
             let ranker = self.ranker(store, plan)?;
-            let wanted = trainings_at_a_time(self.context.config.search.ranking.batch_size);
-            let copies = (RANKER_BYTES / ranker.bytes().max(1)).clamp(1, wanted as u64);
+            let batch_rows = self.context.config.search.ranking.batch_size;
+            let copies = trainings_at_a_time(batch_rows, ranker.bytes());
             for _ in 1..copies {
                 rankers.push(ranker.try_clone()?);
             }
@@ -457,12 +455,12 @@ impl<'c> Run<'_, 'c> {
             .collect();
         let samples = rows as f64 * config.train.network.epochs * open.len() as f64;
         let progress = self.context.console.progress(samples as u64, "final fits");
+        let batch_rows = config.train.final_batch_size.unwrap_or(config.train.network.batch_size);
+        let tables = self.context.final_tables(self.space.table_cap());
         let files = store.files().clone();
         in_order(
             &open,
-            trainings_at_a_time(
-                config.train.final_batch_size.unwrap_or(config.train.network.batch_size),
-            ),
+            trainings_at_a_time(batch_rows, table_bytes(&tables)),
             |&(chosen, n)| {
                 let begin = Instant::now();
                 let fitted = self.final_fit(&files, plan, chosen, n, &progress)?;
@@ -682,7 +680,17 @@ fn verdict(models: &[ModelResult], own_model: bool) -> (String, String) {
     } else if difference.second_is_better() {
         ("keep".into(), format!("Keep {}: {interval}.", rival.name))
     } else {
-        ("undecided".into(), format!("No difference that this test part could show: {interval}."))
+        let cost = match (models.first().and_then(|m| m.macs), rival.macs) {
+            (Some(own), Some(other)) if own != other => format!(
+                " The searched model costs {} multiply-accumulates a sample, {} {}.",
+                palmette_cost::format_count(own),
+                rival.name,
+                palmette_cost::format_count(other)
+            ),
+            _ => String::new(),
+        };
+        let sentence = format!("No difference that this test part could show: {interval}.{cost}");
+        ("undecided".into(), sentence)
     }
 }
 

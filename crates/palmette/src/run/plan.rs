@@ -53,6 +53,8 @@ pub struct Rates {
     pub training: f64,
     /// A full path costs this many average ones.
     pub full_path: f64,
+    /// Bytes of the tables of one model, optimiser state included.
+    pub model_bytes: u64,
 }
 
 impl Rates {
@@ -71,6 +73,7 @@ impl Rates {
         Ok(Self {
             training: (steps as usize * batch_rows) as f64 / seconds,
             full_path: full / (macs as f64 / steps as f64),
+            model_bytes: supernet.model.tables.bytes(),
         })
     }
 }
@@ -85,7 +88,7 @@ const MOST_TABLE_EPOCHS: f64 = 4.0;
 impl Rates {
     /// Training samples a second with small networks side by side.
     fn side_by_side(&self, batch_rows: usize) -> f64 {
-        self.training * trainings_at_a_time(batch_rows) as f64
+        self.training * trainings_at_a_time(batch_rows, self.model_bytes) as f64
     }
 
     /// Seconds that scoring one candidate takes.
@@ -222,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_budget_keeps_full_paths_to_a_tenth() {
-        let rates = Rates { training: 10_000.0, full_path: 90.0 };
+        let rates = Rates { training: 10_000.0, full_path: 90.0, model_bytes: 1 << 20 };
         let plan = Plan::for_budget(&Config::default(), rates, 100_000, 10_000, 3600.0).unwrap();
         let full = plan.warmup_steps as f64 / 2.0 * rates.full_path;
         assert!(full <= 0.11 * plan.supernet_steps as f64, "{plan:?}");

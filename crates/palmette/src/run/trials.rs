@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::context::RunContext;
 use super::files::RunFiles;
 use super::store::RunStore;
-use super::workers::{in_order, trainings_at_a_time};
+use super::workers::{in_order, table_bytes, trainings_at_a_time};
 use crate::console::Progress;
 
 /// A model that can be trained.
@@ -255,7 +255,7 @@ pub fn validate(
     let files = store.files().clone();
     in_order(
         &open,
-        trainings_at_a_time(settings.batch_size),
+        trainings_at_a_time(settings.batch_size, table_bytes(table_rows)),
         |request| {
             let begin = Instant::now();
             let trial =

@@ -7,10 +7,24 @@ use std::sync::mpsc;
 use anyhow::{Context, Result};
 use palmette_engine::CHUNK_ROWS;
 
-/// Trainings at a time: a step of one chunk keeps a single thread busy, so that as many networks
-/// are trained as there are threads; larger batches are spread over the threads themselves.
-pub fn trainings_at_a_time(batch_rows: usize) -> usize {
-    if batch_rows <= CHUNK_ROWS { rayon::current_num_threads() } else { 1 }
+/// Bytes that models held at the same time may take together.
+const SIDE_BY_SIDE_BYTES: u64 = 1 << 30;
+
+/// Trainings at a time of models of `bytes` each: a step of one chunk keeps a single thread busy,
+/// so that as many networks are trained as there are threads and memory for; larger batches are
+/// spread over the threads themselves.
+pub fn trainings_at_a_time(batch_rows: usize, bytes: u64) -> usize {
+    if batch_rows > CHUNK_ROWS {
+        return 1;
+    }
+    let room = (SIDE_BY_SIDE_BYTES / bytes.max(1)).max(1);
+    rayon::current_num_threads().min(usize::try_from(room).unwrap_or(usize::MAX))
+}
+
+/// Bytes of embedding tables with Adagrad's state, which are nearly all of a model.
+pub fn table_bytes(table_rows: &[u32]) -> u64 {
+    const BYTES_A_ROW: u64 = 16 * 2 * 4;
+    table_rows.iter().map(|&rows| u64::from(rows) * BYTES_A_ROW).sum()
 }
 
 /// Does `work` on every unit, at most `at_a_time` at once, and calls `done` with the outcomes in
@@ -79,7 +93,15 @@ pub fn in_order<T: Sync, R: Send>(
 
 #[cfg(test)]
 mod tests {
-    use super::in_order;
+    use super::{in_order, trainings_at_a_time};
+
+    #[test]
+    fn large_batches_and_large_models_train_alone() {
+        let threads = rayon::current_num_threads();
+        assert_eq!(trainings_at_a_time(64, 1 << 20), threads.min(1024));
+        assert_eq!(trainings_at_a_time(512, 1 << 20), 1);
+        assert_eq!(trainings_at_a_time(64, 4 << 30), 1);
+    }
 
     #[test]
     fn outcomes_come_in_order() {
