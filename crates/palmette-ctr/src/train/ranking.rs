@@ -18,8 +18,7 @@ pub enum RankingWeights {
     #[default]
     Shared,
     /// Its own, trained from scratch for a few steps over the supernet's embedding tables, which
-    /// stay as they are. Ours: on logs of some 100,000 rows the shared weights rank networks
-    /// hardly better than chance, and this does (docs/results.md).
+    /// stay as they are. Ours, for logs of some 100,000 rows (docs/results.md).
     Fresh,
 }
 
