@@ -273,7 +273,15 @@ pub fn check_golden<T: Real>(
             }
         }
     }
+    if by_name.len() != golden.parameters.len() {
+        return Err(GoldenError::Mismatch("a parameter is listed twice".into()));
+    }
     for parameter in &golden.parameters {
+        if parameter.grad.is_none() && used.contains(&parameter.name.as_str()) {
+            let problem =
+                format!("{} has no gradient in the file and is live here", parameter.name);
+            return Err(GoldenError::Mismatch(problem));
+        }
         if parameter.grad.is_some() && !used.contains(&parameter.name.as_str()) {
             let problem = format!("{} has a gradient in the file and is dead here", parameter.name);
             return Err(GoldenError::Mismatch(problem));

@@ -64,6 +64,7 @@ struct RawSchema {
     label: RawLabel,
     #[serde(default)]
     dense: Vec<String>,
+    #[serde(default)]
     categorical: Vec<String>,
     encoder: Option<RawEncoder>,
     transform: Option<TransformRule>,

@@ -65,7 +65,13 @@ pub fn search(
     let run = Run::new(context)?;
     // Limits that nobody can meet are said before the folder holds a run.
     let mut store = run.open(dir)?;
-    let plan = run.plan(&mut store, budget_seconds)?;
+    let plan = match run.plan(&mut store, budget_seconds) {
+        Ok(plan) => plan,
+        Err(error) => {
+            store.discard_if_empty();
+            return Err(error);
+        }
+    };
     let ranked = run.rank(&mut store, &plan)?;
     let (searched, random) = run.retrain(&mut store, &plan, &ranked)?;
     let (searched, random, baselines) = run.tune(&mut store, &plan, searched, random)?;

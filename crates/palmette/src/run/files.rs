@@ -143,5 +143,14 @@ pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>
         fs::rename(&temporary, path)?;
         Ok(())
     };
-    attempt().with_context(|| format!("cannot write {}", path.display()))
+    attempt().map_err(|error| {
+        // Half a file is of no use; where there is none, there is nothing to remove.
+        let _ = fs::remove_file(&temporary);
+        // What `write` reports of its input is not a failure to write.
+        if error.root_cause().is::<io::Error>() {
+            error.context(format!("cannot write {}", path.display()))
+        } else {
+            error
+        }
+    })
 }

@@ -119,7 +119,7 @@ impl Plan {
             } else {
                 wanted.min(validation_rows)
             },
-            top_k: search.top_k,
+            top_k: search.top_k.min(search.evaluations),
             checkpoint_every: config.run.checkpoint_every,
         }
     }

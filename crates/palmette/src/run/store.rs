@@ -55,6 +55,21 @@ impl RunStore {
         &self.files
     }
 
+    /// Takes the folder back if nothing has happened in it: a run that was refused leaves no trace.
+    pub fn discard_if_empty(self) {
+        if !self.events.is_empty() {
+            return;
+        }
+        let dir = self.dir();
+        for file in ["config.toml", "env.json", "journal.jsonl"] {
+            let _ = fs::remove_file(dir.join(file));
+        }
+        // Folders that hold anything else stay.
+        for folder in ["checkpoints", "best", "predictions", ""] {
+            let _ = fs::remove_dir(dir.join(folder));
+        }
+    }
+
     /// All events so far.
     pub fn events(&self) -> &[Value] {
         &self.events

@@ -6,11 +6,8 @@ use palmette_ctr::nasrec::ArchitectureFile;
 use palmette_data::{Dataset, Split};
 use serde_json::Value;
 
-#[allow(dead_code)] // each test uses a part of what the checks share
-mod python;
-mod support;
-use python::interpreter;
-use support::{Place, exists, log, stderr, succeed};
+use crate::python::interpreter;
+use crate::support::{Place, exists, log, stderr, succeed};
 
 fn search(place: &Place, name: &str, more: &[&str]) -> std::process::Output {
     let mut arguments = vec!["search", "dataset", "--config", "search.toml", "--name", name];
@@ -225,4 +222,26 @@ fn bad_configurations_name_what_would_be_right() {
     check(&["--limit", "macs=10"], "cheapest");
     check(&["--limit", "macs=1.5M", "--limit", "memory=1KiB"], "cheapest");
     check(&["--limit", "flops=3"], "macs");
+}
+
+/// A budget that is too small left a folder that could neither be resumed nor used again.
+#[test]
+fn a_refused_budget_leaves_no_run() {
+    let place = Place::prepared();
+    let refused = search(&place, "small", &["--budget", "0.001s"]);
+    assert!(!refused.status.success());
+    assert!(stderr(&refused).contains("too small"), "{}", stderr(&refused));
+    assert!(!exists(&place.path("runs/small")));
+}
+
+/// A bad input was reported as a failure to write, and half an output stayed behind.
+#[test]
+fn a_prediction_that_fails_names_its_input_and_leaves_nothing() {
+    let place = Place::prepared();
+    succeed(&place.palmette(&["train", "dataset", "--baseline", "lr", "-o", "lr"]));
+    std::fs::write(place.path("bad.csv"), "a\n1\n").unwrap();
+    let failed = place.palmette(&["predict", "lr", "bad.csv", "-o", "out.csv"]);
+    assert!(!failed.status.success());
+    assert!(!stderr(&failed).contains("cannot write"), "{}", stderr(&failed));
+    assert!(!exists(&place.path("out.csv")) && !exists(&place.path(".out.csv.tmp")));
 }

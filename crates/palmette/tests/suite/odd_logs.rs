@@ -1,12 +1,11 @@
 //! Logs that are not what a search expects: it works or says why not.
 
-mod support;
-use support::{Place, stderr, succeed};
+use crate::support::{Place, stderr, succeed};
 
 /// A dataset whose schema has these two lines changed.
 fn prepared(dense: &str, categorical: &str) -> Place {
     let place = Place::new();
-    let schema = support::SCHEMA
+    let schema = crate::support::SCHEMA
         .replace("dense = [\"price\", \"age\"]", &format!("dense = {dense}"))
         .replace(
             "categorical = [\"user\", \"item\", \"site\"]",

@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-mod support;
-use support::{Place, stderr, succeed};
+use crate::support::{Place, stderr, succeed};
 
 const STUDY: [&str; 12] = [
     "bench",

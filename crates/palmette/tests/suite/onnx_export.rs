@@ -12,8 +12,7 @@ use palmette_engine::{
 };
 use palmette_random::{Draw, stream};
 
-mod python;
-use python::{Input, interpreter, run_onnx};
+use crate::python::{Input, interpreter, run_onnx};
 
 const ROWS: usize = 1_000;
 const CHANNELS: usize = 16;

@@ -10,8 +10,7 @@ use palmette::onnx::{
 };
 use palmette_random::{Draw, stream};
 
-mod python;
-use python::{Input, Output, interpreter, run_onnx};
+use crate::python::{Input, Output, interpreter, run_onnx};
 
 const BATCH: usize = 3;
 const FIELDS: usize = 4;

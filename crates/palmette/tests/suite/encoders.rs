@@ -17,8 +17,7 @@ use palmette_random::{Draw, stream};
 use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_64;
 
-mod python;
-use python::{Input, interpreter, run_onnx};
+use crate::python::{Input, interpreter, run_onnx};
 
 /// A row as the Python encoder prints it.
 #[derive(Deserialize, Debug, PartialEq)]

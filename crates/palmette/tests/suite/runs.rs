@@ -4,8 +4,7 @@ use std::io::Write;
 
 use serde_json::Value;
 
-mod support;
-use support::{Place, stderr, succeed};
+use crate::support::{Place, stderr, succeed};
 
 /// A run as a journal would leave it, without its minutes of work.
 fn write_run(place: &Place, name: &str, trials: usize) {

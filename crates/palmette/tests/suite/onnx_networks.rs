@@ -11,8 +11,7 @@ use palmette_engine::{
 };
 use palmette_random::{Draw, stream};
 
-mod python;
-use python::{Input, interpreter, run_onnx};
+use crate::python::{Input, interpreter, run_onnx};
 
 const ROWS: usize = 1_000;
 const SHAPE: Shape = Shape { dense: 13, fields: 26 };

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use palmette_random::{Draw, stream};
 
-mod support;
-use support::{Place, succeed};
+use crate::support::{Place, succeed};
 
 /// Kills in all; some processes end by themselves before theirs comes.
 const KILLS: usize = 100;

@@ -1,7 +1,6 @@
 //! Recipes run again and compared with what they expect.
 
-mod support;
-use support::{Place, stderr, succeed};
+use crate::support::{Place, stderr, succeed};
 
 fn repro(place: &Place) -> std::process::Output {
     place.palmette(&["repro", "tiny", "--recipes", "examples/recipes", "--dir", "work"])
@@ -16,7 +15,7 @@ fn a_recipe_agrees_or_differs_and_goes_on_where_it_was() {
             "# A tiny recipe.\n\
              # palmette prepare --schema schema.toml log.csv -o dataset\n\
              # palmette search dataset --config examples/recipes/tiny.toml\n{}\n{expected}",
-            support::CONFIG
+            crate::support::CONFIG
         );
         std::fs::write(place.path("examples/recipes/tiny.toml"), recipe).unwrap();
     };

@@ -1,0 +1,19 @@
+//! End-to-end tests through the real binary and of what leaves it; one program, since every program
+//! of tests compiles the engine again.
+
+mod bench_ranking;
+mod check_golden;
+mod cost;
+mod damaged_model;
+mod encoders;
+mod kill;
+mod odd_logs;
+mod onnx;
+mod onnx_export;
+mod onnx_networks;
+mod prepare;
+mod python;
+mod repro;
+mod runs;
+mod search;
+mod support;
