@@ -200,7 +200,7 @@ fn a_partial_run_reports_what_it_has() {
     let partial = ReportData { progress: whole.progress.clone(), ..ReportData::default() };
     let page = render(&partial).unwrap();
     assert!(page.contains("<h2>Search</h2>") && page.matches("<h2>").count() == 1);
-    assert!(page.contains("256 evaluations, 11 of them over a limit"));
+    assert!(page.contains("256 evaluations, 11 of them diverged or over a limit"));
     // Data that a killed run may leave: nothing feasible, one model, equal numbers.
     let odd = ReportData {
         progress: vec![Evaluated { log_loss: None }; 3],
