@@ -148,7 +148,7 @@ fn predictions_agree(place: &Place) {
 
     let Some(python) = interpreter("onnxruntime against predict") else { return };
     for (folder, expected) in [("runs/one/best", &predicted), ("serving", &corrected)] {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/predict.py");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/python/predict.py");
         let output = Command::new(&python)
             .arg(script)
             .arg(place.path(folder))

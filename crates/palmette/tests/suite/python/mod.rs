@@ -38,7 +38,7 @@ pub fn run_onnx(
 ) -> BTreeMap<String, Output> {
     let feed = model.with_extension("inputs.json");
     std::fs::write(&feed, serde_json::to_vec(inputs).unwrap()).unwrap();
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/run_onnx.py");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/suite/python/run_onnx.py");
     let output = Command::new(python).arg(script).arg(model).arg(&feed).output().unwrap();
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{complaint}");
