@@ -11,7 +11,7 @@ import sys
 import onnx
 import onnxruntime
 
-ROOT = pathlib.Path(__file__).resolve().parents[4]
+ROOT = pathlib.Path(__file__).resolve().parents[5]
 sys.path.insert(0, str(ROOT / "python"))
 from palmette_encode import Encoders  # noqa: E402
 
