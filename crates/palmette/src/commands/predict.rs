@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use palmette::console::Console;
-use palmette::run::{ModelFolder, Stop, check_encoders, write_whole};
+use palmette::run::{ModelFolder, Stop, Stopped, check_encoders, write_whole};
 use palmette_ctr::metrics::{KeptNegatives, sigmoid};
 use palmette_data::{Batch, Dataset, LogReader, RawBatch, RowEncoder};
 use palmette_engine::{self as engine, Executor};
@@ -106,11 +106,10 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
         Ok(out.flush()?)
     });
     progress.finish();
-    if written.is_err() && stop.is_set() {
-        console.note("stopped; nothing was written");
-        return Ok(ExitCode::from(130));
+    match written {
+        Err(error) if Stopped::is(&error) => return Ok(console.stopped("nothing was written")),
+        written => drop(written?),
     }
-    written?;
     let mean_prediction = (rows > 0).then(|| sum / rows as f64);
     let predicted = Predicted { output: args.output.clone(), rows, mean_prediction };
     console.result(&predicted, || {
