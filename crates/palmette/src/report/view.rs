@@ -128,13 +128,13 @@ fn verdict(verdict: Option<&Verdict>) -> (&'static str, String, String) {
                 ("keep", format!("Keep {incumbent}"), reason)
             }
             (false, true) => {
-                ("keep", format!("{incumbent} is better"), "The searched model is worse")
+                ("keep", format!("{incumbent} is better"), "The searched model is worse than")
             }
             (false, false) => {
-                ("none", "No clear winner".into(), "The test part shows no difference")
+                ("none", "No clear winner".into(), "The test part shows no difference to")
             }
         };
-        let against = if verdict.own { "" } else { &format!(" to {incumbent}") };
+        let against = if verdict.own { "" } else { &format!(" {incumbent}") };
         let detail = format!(
             "{reason}{against}: test log loss differs by {} ({interval}).",
             signed(difference)
