@@ -3,4 +3,5 @@
 mod gradients;
 mod oracle;
 mod precision;
+mod tables;
 mod wrong_programs;
