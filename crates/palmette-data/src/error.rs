@@ -70,8 +70,22 @@ pub enum DataError {
         column: String,
         /// The nearest existing name.
         suggestion: Option<String>,
-        /// All names of the file.
+        /// The first names of the file.
         available: String,
+    },
+    /// A column of the schema that the file has twice.
+    #[error(
+        "{file}: columns {first} and {second} are both named `{column}`; rename one of them in the file's header"
+    )]
+    DuplicateColumn {
+        /// The input file.
+        file: PathBuf,
+        /// The name.
+        column: String,
+        /// The first column of this name, counted from 1.
+        first: usize,
+        /// The second.
+        second: usize,
     },
     /// A Parquet column of a type that is no field of a log.
     #[error(
@@ -146,7 +160,7 @@ pub enum RowProblem {
     #[error("a quoted field is not closed before the end of the file")]
     UnclosedQuote,
     /// A label that is no number.
-    #[error("label `{0}` is not a number; accepted are 0 and 1")]
+    #[error("label `{0}` is not a number; accepted are 0 and 1, true and false")]
     LabelNotNumeric(String),
     /// A label that is a number, but neither 0 nor 1.
     #[error(
@@ -217,6 +231,16 @@ pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
         .map(|(_, candidate)| candidate)
 }
 
+/// Names in a list of an error: a log of hundreds of columns shows its first twenty.
+pub(crate) fn listed<T: AsRef<str>>(names: &[T]) -> String {
+    const SHOWN: usize = 20;
+    let shown: Vec<&str> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
+    match names.len().checked_sub(SHOWN) {
+        Some(more @ 1..) => format!("{} and {more} more", shown.join(", ")),
+        _ => shown.join(", "),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,6 +252,14 @@ mod tests {
         assert_eq!(nearest("lable", known), Some("label"));
         assert_eq!(nearest("Dense", known), Some("dense"));
         assert_eq!(nearest("weight", known), None);
+    }
+
+    #[test]
+    fn long_lists_of_names_are_cut() {
+        let names: Vec<String> = (1..=22).map(|i| format!("c{i}")).collect();
+        assert!(listed(&names).ends_with("c19, c20 and 2 more"));
+        assert!(listed(&names[..20]).ends_with("c19, c20"));
+        assert_eq!(listed(&names[..1]), "c1");
     }
 
     #[test]

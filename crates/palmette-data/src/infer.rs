@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::error::DataError;
+use crate::error::{DataError, listed};
 use crate::input::record::{record_end, split_fields, without_line_end};
 use crate::input::{BLOCK_BYTES, BlockRows, Input};
 use crate::interner::Interner;
@@ -39,6 +39,10 @@ const LABEL_NAMES: [&str; 12] = [
     "outcome",
 ];
 
+/// Words in the names of columns that hold what a model said, not what a model may know.
+const SCORE_WORDS: [&str; 8] =
+    ["score", "pred", "prediction", "predicted", "probability", "prob", "pctr", "pcvr"];
+
 /// What was seen of a column.
 #[derive(Default)]
 struct ColumnStatistics {
@@ -71,7 +75,8 @@ impl ColumnStatistics {
         let value = number::parse_f64(text);
         self.numbers += u64::from(value.is_some());
         self.integers += u64::from(value.is_some_and(|value| value.fract() == 0.0));
-        self.binary += u64::from(value.is_some_and(|value| value == 0.0 || value == 1.0));
+        let binary = value.map_or(number::is_boolean(text), |value| value == 0.0 || value == 1.0);
+        self.binary += u64::from(binary);
         self.times += u64::from(TimeFormat::Iso.parse(text).is_some());
         if self.texts.len() < DISTINCT_LIMIT {
             self.texts.intern(text);
@@ -92,6 +97,13 @@ impl ColumnStatistics {
         }
         if distinct == 1 && self.missing == 0 {
             return Role::Ignore("always the same");
+        }
+        let words = || name.split(['_', '-', '.', ' ']);
+        if self.numbers == self.present && words().any(|word| word == "weight") {
+            return Role::Ignore("named like a sample weight; `weight = ...` weighs rows with it");
+        }
+        if self.numbers == self.present && words().any(|word| SCORE_WORDS.contains(&word)) {
+            return Role::Ignore("named like a model's score; `baseline = ...` compares with it");
         }
         if self.times == self.present {
             return Role::Time;
@@ -127,7 +139,7 @@ pub fn infer(path: &Path) -> Result<String, DataError> {
         problem: format!(
             "no column is named like a label or holds only 0 and 1; write the schema by hand with \
              label = {{ column = ..., at_least = ... }}; the file has: {}",
-            columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
+            listed(&columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>())
         ),
     })?;
     let file = path.file_name().unwrap_or_default().to_string_lossy();
@@ -218,6 +230,27 @@ fn look(path: &Path) -> Result<(Vec<ColumnStatistics>, bool, Vec<&'static str>),
     if headerless {
         names = (1..=names.len()).map(|i| format!("f{i}")).collect();
     }
+    if let [only] = &names[..]
+        && let Some(other) = [';', '|', '\t', ','].into_iter().find(|c| first[0].contains(*c))
+    {
+        return Err(DataError::Schema {
+            file: path.into(),
+            problem: format!(
+                "one column only, `{only}`: the fields seem to be separated by {other:?}; save the \
+                 file with commas (.csv) or tabs (.tsv)"
+            ),
+        });
+    }
+    for (at, name) in names.iter().enumerate() {
+        if let Some(before) = names[..at].iter().position(|n| n == name) {
+            return Err(DataError::DuplicateColumn {
+                file: path.into(),
+                column: name.clone(),
+                first: before + 1,
+                second: at + 1,
+            });
+        }
+    }
     input.project_supported()?;
     let mut columns: Vec<ColumnStatistics> =
         names.into_iter().map(|name| ColumnStatistics { name, ..Default::default() }).collect();
@@ -241,6 +274,9 @@ fn look(path: &Path) -> Result<(Vec<ColumnStatistics>, bool, Vec<&'static str>),
                         record_end(&bytes[at..], *delimiter).map_or(bytes.len(), |end| at + end);
                     let record = without_line_end(&bytes[at..end]);
                     at = end;
+                    if record.is_empty() && columns.len() > 1 {
+                        continue;
+                    }
                     rows += 1;
                     let mut i = 0;
                     let _ = split_fields(record, *delimiter, &mut scratch, |text| {
@@ -267,18 +303,18 @@ fn look(path: &Path) -> Result<(Vec<ColumnStatistics>, bool, Vec<&'static str>),
     Ok((columns, headerless, markers))
 }
 
-/// The label: by name, else a column of zeros and ones.
+/// The label: a column of two classes with a label's name, else of numbers with such a name
+/// (ratings, counts), else of two classes.
 fn label(columns: &[ColumnStatistics]) -> Option<usize> {
-    let by_name = LABEL_NAMES.iter().find_map(|name| {
-        columns.iter().position(|column| {
-            column.name.eq_ignore_ascii_case(name) && column.numbers == column.present
+    let named = |accepted: fn(&ColumnStatistics) -> bool| {
+        LABEL_NAMES.iter().find_map(|name| {
+            columns.iter().position(|c| c.name.eq_ignore_ascii_case(name) && accepted(c))
         })
-    });
-    by_name.or_else(|| {
-        columns.iter().position(|column| {
-            column.present > 0 && column.binary == column.present && column.texts.len() == 2
-        })
-    })
+    };
+    let two_classes = |c: &ColumnStatistics| c.present > 0 && c.binary == c.present;
+    named(two_classes)
+        .or_else(|| named(|c| c.present > 0 && c.numbers == c.present))
+        .or_else(|| columns.iter().position(|c| two_classes(c) && c.texts.len() == 2))
 }
 
 /// Joins runs of at least three numbered names to `first..last`.
@@ -349,6 +385,36 @@ mod tests {
         assert_eq!(schema.time.unwrap().columns, ["when"]);
         assert_eq!(schema.ignore, ["row", "constant"]);
         assert_eq!(schema.missing, ["NA"]);
+    }
+
+    #[test]
+    fn labels_of_two_classes_come_first_and_scores_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.csv");
+        let mut text = String::from("label,click,sample_weight,old_score,site\n\n");
+        for i in 0..50 {
+            let click = if i % 3 == 0 { "True" } else { "false" };
+            text.push_str(&format!("{},{click},0.{i}1,0.{i}2,s{}\n", i % 5, i % 4));
+        }
+        std::fs::write(&path, text).unwrap();
+        let schema = Schema::parse(&infer(&path).unwrap(), &path).unwrap();
+        assert_eq!(schema.label.column, "click");
+        assert_eq!(schema.label.at_least, None);
+        assert_eq!(schema.ignore, ["sample_weight", "old_score"]);
+    }
+
+    #[test]
+    fn what_cannot_be_a_table_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let check = |text: &str, expect: &str| {
+            let path = dir.path().join("log.csv");
+            std::fs::write(&path, text).unwrap();
+            let error = infer(&path).unwrap_err().to_string();
+            assert!(error.contains(expect), "{error:?} lacks {expect:?}");
+        };
+        check("click;a;b\n1;2;3\n", "separated by ';'");
+        check("click,a,a\n1,2,3\n", "columns 2 and 3 are both named `a`");
+        check("x,y2\n5,a\n6,b\n", "the file has: x, y2");
     }
 
     #[test]

@@ -31,6 +31,11 @@ pub(crate) fn parse_f64(text: &[u8]) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
+/// `true` or `false`, in any case.
+pub(crate) fn is_boolean(text: &[u8]) -> bool {
+    text.eq_ignore_ascii_case(b"true") || text.eq_ignore_ascii_case(b"false")
+}
+
 /// A decimal integer of at most 15 digits (exact in `f64`), with an optional minus sign.
 #[inline]
 pub(crate) fn parse_short_integer(text: &[u8]) -> Option<i64> {

@@ -22,7 +22,35 @@ fn check(schema_text: &str, content: impl AsRef<[u8]>, expect: &str) {
 fn wrong_column_count() {
     check(SMALL, "click,x,c\n1,2,a\n0,3\n", "log.csv: row 3: 2 columns, expected 3");
     check(SMALL, "click,x,c\n1,2,a,4\n", "log.csv: row 2: 4 columns, expected 3");
-    check(SMALL, "click,x,c\n1,2,a\n\n0,3,b\n", "log.csv: row 3: 1 columns, expected 3");
+    check(SMALL, "click,x,c\n1,2,a\n \n0,3,b\n", "log.csv: row 3: 1 columns, expected 3");
+}
+
+#[test]
+fn empty_lines_are_no_rows_but_count_in_numbers() {
+    let rows: String = (0..30).map(|i| format!("{},{i},a\n\n", i % 2)).collect();
+    let bad = format!("click,x,c\n{rows}0,two,b\n");
+    check(SMALL, &bad, "log.csv: row 62, field `x`: `two` is not a finite number");
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), "log.csv", format!("click,x,c\n{rows}\n\n"));
+    let dataset = run(dir.path(), schema(SMALL), &[path]).unwrap();
+    assert_eq!(Split::ALL.map(|split| dataset.rows(split)).iter().sum::<usize>(), 30);
+    assert_eq!(dataset.manifest().dropped, 0);
+}
+
+#[test]
+fn columns_of_one_name_are_told_apart_or_refused() {
+    check(
+        SMALL,
+        "click,x,c,x\n1,2,a,3\n",
+        "log.csv: columns 2 and 4 are both named `x`; rename one of them",
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let rows: String = (0..30).map(|i| format!("{},{i},a,5,6\n", i % 2 == 0)).collect();
+    let path = write(dir.path(), "log.csv", format!("click,x,c,unused,unused\n{rows}"));
+    let dataset = run(dir.path(), schema(SMALL), &[path]).unwrap();
+    let manifest = dataset.manifest();
+    let positives: u64 = Split::ALL.map(|split| manifest.positives.get(split)).iter().sum();
+    assert_eq!(positives, 15, "true and false are labels");
 }
 
 #[test]

@@ -16,10 +16,25 @@ pub enum Format {
     Json,
 }
 
+impl Format {
+    /// Prints an error on standard error: one line, or `{"error": ..., "causes": [...]}`.
+    pub fn print_error(self, message: &str, causes: &[String]) {
+        match self {
+            Self::Text => {
+                let causes: String = causes.iter().map(|cause| format!(": {cause}")).collect();
+                eprintln!("error: {message}{causes}");
+            }
+            Self::Json => {
+                eprintln!("{:#}", serde_json::json!({ "error": message, "causes": causes }));
+            }
+        }
+    }
+}
+
 /// Options of every verb.
 #[derive(Args, Clone, Debug)]
 pub struct ConsoleArgs {
-    /// Print results as text for people or as one JSON document
+    /// Print results and errors as text for people or as one JSON document
     #[arg(long, global = true, value_enum, default_value_t)]
     pub format: Format,
     /// Do not draw progress bars
@@ -75,9 +90,10 @@ impl Console {
         }
     }
 
-    /// Prints an error with its causes.
+    /// Prints an error with its causes on standard error.
     pub fn error(&self, error: &anyhow::Error) {
-        eprintln!("error: {error:#}");
+        let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+        self.format.print_error(&error.to_string(), &causes);
     }
 }
 

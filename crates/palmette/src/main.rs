@@ -6,6 +6,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::Parser;
+use palmette::console::Format;
 
 #[derive(Parser)]
 #[command(
@@ -22,7 +23,10 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     let console = palmette::console::Console::new(&cli.console);
     match commands::run(cli.verb, &console) {
         Ok(code) => code,
@@ -32,6 +36,21 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Prints help, or what is wrong with the command line: as JSON where that was asked for.
+fn usage(error: &clap::Error) -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    let json = words.iter().any(|word| word == "--format=json")
+        || words.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json");
+    if json && error.use_stderr() {
+        let message = error.to_string();
+        Format::Json.print_error(message.trim_start_matches("error: ").trim_end(), &[]);
+    } else {
+        // Nothing is left to do where even the message cannot be printed.
+        let _ = error.print();
+    }
+    ExitCode::from(error.exit_code() as u8)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

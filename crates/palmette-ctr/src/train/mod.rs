@@ -8,11 +8,13 @@ killed continues from any saved step to the same bits.
 */
 
 mod batches;
+mod progress;
 mod ranking;
 mod standalone;
 mod supernet;
 
 pub use batches::{Batches, Order};
+pub use progress::TrainingProgress;
 pub use ranking::{RankingSettings, RankingWeights, SubnetRanker};
 pub use standalone::{NetworkTraining, TrainSettings, predict_rows};
 pub use supernet::{SupernetSettings, SupernetTraining};

@@ -7,7 +7,7 @@ use palmette_engine::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Batches, Order, TrainError};
+use super::{Batches, Order, TrainError, TrainingProgress};
 
 /// How a network is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,8 +55,8 @@ impl TrainSettings {
 pub struct NetworkTraining<'a> {
     /// Weights.
     pub model: Model<f32>,
-    /// Steps done.
-    pub step: u64,
+    /// Steps done and the loss along the way.
+    pub progress: TrainingProgress,
     settings: TrainSettings,
     batches: Batches<'a>,
     schedule: Schedule,
@@ -64,9 +64,6 @@ pub struct NetworkTraining<'a> {
     executor: Executor<f32>,
     batch: Batch,
     rows: Vec<u32>,
-    /// Mean losses of [`CURVE_POINTS`] stretches of the training.
-    pub curve: Vec<f64>,
-    stretch: (f64, u64),
 }
 
 /// Points of a loss curve.
@@ -90,7 +87,7 @@ impl<'a> NetworkTraining<'a> {
                 params: ParamStore::new(layout, seed, slots)?,
                 tables: Tables::new(tables, slots, seed)?,
             },
-            step: 0,
+            progress: TrainingProgress::default(),
             schedule: Schedule::new(settings.learning_rate, steps as u64),
             settings,
             batches,
@@ -98,8 +95,6 @@ impl<'a> NetworkTraining<'a> {
             executor: Executor::new(),
             batch: Batch::default(),
             rows: Vec::new(),
-            curve: Vec::new(),
-            stretch: (0.0, 0),
         })
     }
 
@@ -120,23 +115,17 @@ impl<'a> NetworkTraining<'a> {
 
     /// Does one step.
     pub fn advance(&mut self) -> Result<(), TrainError> {
-        self.batches.fill(self.step, &mut self.rows, &mut self.batch)?;
+        self.batches.fill(self.progress.step, &mut self.rows, &mut self.batch)?;
         let step = Step {
-            index: self.step,
-            learning_rate: self.schedule.at(self.step),
+            index: self.progress.step,
+            learning_rate: self.schedule.at(self.progress.step),
             optimizer: self.settings.optimizer(),
             clip_norm: Some(self.settings.clip_norm),
             trainable: Trainable::Everything,
         };
         let batch = as_engine(&self.batch);
         let loss = self.executor.train_step(&mut self.model, &mut self.program, &batch, &step)?;
-        self.step += 1;
-        self.stretch.0 += loss;
-        self.stretch.1 += 1;
-        if self.step * CURVE_POINTS / self.steps() > (self.step - 1) * CURVE_POINTS / self.steps() {
-            self.curve.push(self.stretch.0 / self.stretch.1 as f64);
-            self.stretch = (0.0, 0);
-        }
+        self.progress.record(loss, self.steps(), CURVE_POINTS);
         Ok(())
     }
 
@@ -153,24 +142,6 @@ impl<'a> NetworkTraining<'a> {
             0..n,
             &tables,
         )
-    }
-
-    /// What a checkpoint must hold beside the weights.
-    pub fn progress(&self) -> serde_json::Value {
-        serde_json::json!({ "step": self.step, "curve": self.curve, "stretch": self.stretch })
-    }
-
-    /// Takes up what [`Self::progress`] gave.
-    pub fn restore(&mut self, progress: &serde_json::Value) -> Result<(), serde_json::Error> {
-        #[derive(Deserialize)]
-        struct Progress {
-            step: u64,
-            curve: Vec<f64>,
-            stretch: (f64, u64),
-        }
-        let p = Progress::deserialize(progress)?;
-        (self.step, self.curve, self.stretch) = (p.step, p.curve, p.stretch);
-        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use palmette_engine::{
 use serde::{Deserialize, Serialize};
 
 use super::standalone::as_engine;
-use super::{Batches, Order, TrainError};
+use super::{Batches, Order, TrainError, TrainingProgress};
 use crate::nasrec::{NasRecSpace, Network, PathStrategy, Shape, supernet_path};
 
 /// How a supernet is trained.
@@ -56,11 +56,8 @@ impl Default for SupernetSettings {
 pub struct SupernetTraining<'a> {
     /// Shared weights.
     pub model: Model<f32>,
-    /// Steps done.
-    pub step: u64,
-    /// Mean losses of stretches of the training.
-    pub curve: Vec<f64>,
-    stretch: (f64, u64),
+    /// Steps done and the loss along the way.
+    pub progress: TrainingProgress,
     settings: SupernetSettings,
     space: NasRecSpace,
     network: Network,
@@ -73,6 +70,7 @@ pub struct SupernetTraining<'a> {
     rows: Vec<u32>,
 }
 
+/// Points of the loss curve.
 const CURVE_POINTS: u64 = 50;
 
 impl<'a> SupernetTraining<'a> {
@@ -92,9 +90,7 @@ impl<'a> SupernetTraining<'a> {
                 params: ParamStore::new(network.layout().clone(), seed, slots)?,
                 tables: Tables::new(tables, slots, seed)?,
             },
-            step: 0,
-            curve: Vec::new(),
-            stretch: (0.0, 0),
+            progress: TrainingProgress::default(),
             schedule: Schedule::new(settings.learning_rate, settings.steps),
             settings,
             space,
@@ -128,25 +124,20 @@ impl<'a> SupernetTraining<'a> {
     /// Does one step; returns the multiply-accumulates of its path.
     pub fn advance(&mut self) -> Result<u64, TrainError> {
         let s = &self.settings;
-        let path = supernet_path(&self.space, s.paths, self.step, s.warmup_steps, self.seed);
+        let path =
+            supernet_path(&self.space, s.paths, self.progress.step, s.warmup_steps, self.seed);
         self.network.build(&path, &mut self.program);
-        self.batches.fill(self.step, &mut self.rows, &mut self.batch)?;
+        self.batches.fill(self.progress.step, &mut self.rows, &mut self.batch)?;
         let step = Step {
-            index: self.step,
-            learning_rate: self.schedule.at(self.step),
+            index: self.progress.step,
+            learning_rate: self.schedule.at(self.progress.step),
             optimizer: Optimizer::Adagrad { epsilon: s.epsilon },
             clip_norm: Some(s.clip_norm),
             trainable: Trainable::Everything,
         };
         let batch = as_engine(&self.batch);
         let loss = self.executor.train_step(&mut self.model, &mut self.program, &batch, &step)?;
-        self.step += 1;
-        self.stretch.0 += loss;
-        self.stretch.1 += 1;
-        if self.step * CURVE_POINTS / self.steps() > (self.step - 1) * CURVE_POINTS / self.steps() {
-            self.curve.push(self.stretch.0 / self.stretch.1 as f64);
-            self.stretch = (0.0, 0);
-        }
+        self.progress.record(loss, self.steps(), CURVE_POINTS);
         Ok(self.program.macs())
     }
 
@@ -154,24 +145,6 @@ impl<'a> SupernetTraining<'a> {
     pub fn full_path_macs(&self) -> u64 {
         let path = supernet_path(&self.space, PathStrategy::FullPath, 0, 0, 0);
         crate::nasrec::supernet_macs(&path, self.network.shape())
-    }
-
-    /// What a checkpoint must hold beside the weights.
-    pub fn progress(&self) -> serde_json::Value {
-        serde_json::json!({ "step": self.step, "curve": self.curve, "stretch": self.stretch })
-    }
-
-    /// Takes up what [`Self::progress`] gave.
-    pub fn restore(&mut self, progress: &serde_json::Value) -> Result<(), serde_json::Error> {
-        #[derive(Deserialize)]
-        struct Progress {
-            step: u64,
-            curve: Vec<f64>,
-            stretch: (f64, u64),
-        }
-        let p = Progress::deserialize(progress)?;
-        (self.step, self.curve, self.stretch) = (p.step, p.curve, p.stretch);
-        Ok(())
     }
 
     /// Ends the training and hands over the weights.

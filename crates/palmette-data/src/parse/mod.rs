@@ -3,7 +3,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::encoder::{IntegerBase, hash_value};
-use crate::error::{DataError, RowProblem, nearest};
+use crate::error::{DataError, RowProblem, listed, nearest};
 use crate::input::record::{record_end, split_fields, without_line_end};
 use crate::input::{Block, BlockRows};
 use crate::number;
@@ -101,12 +101,24 @@ impl RowParser {
         }
         let mut uses: Vec<(usize, Use)> = Vec::new();
         let find = |column: &str| {
-            names.iter().position(|name| name == column).ok_or_else(|| DataError::MissingColumn {
-                file: file.into(),
-                column: column.into(),
-                suggestion: nearest(column, names.iter().map(String::as_str)).map(String::from),
-                available: names.join(", "),
-            })
+            let mut named = names.iter().enumerate().filter(|(_, name)| *name == column);
+            let Some((at, _)) = named.next() else {
+                return Err(DataError::MissingColumn {
+                    file: file.into(),
+                    column: column.into(),
+                    suggestion: nearest(column, names.iter().map(String::as_str)).map(String::from),
+                    available: listed(&names),
+                });
+            };
+            match named.next() {
+                Some((again, _)) => Err(DataError::DuplicateColumn {
+                    file: file.into(),
+                    column: column.into(),
+                    first: at + 1,
+                    second: again + 1,
+                }),
+                None => Ok(at),
+            }
         };
         let stored = schema.dense.iter().filter(|field| field.constant.is_none());
         for (i, field) in stored.enumerate() {
@@ -223,6 +235,11 @@ impl RowParser {
                         record_end(&bytes[at..], *delimiter).map_or(bytes.len(), |end| at + end);
                     let record = without_line_end(&bytes[at..end]);
                     at = end;
+                    // an empty line is no row, but counts where rows are numbered
+                    if record.is_empty() && self.width > 1 {
+                        out.records += 1;
+                        continue;
+                    }
                     if !valid && std::str::from_utf8(record).is_err() {
                         self.reject(&mut out, None, RowProblem::InvalidUtf8, record);
                         continue;
@@ -422,6 +439,9 @@ impl RowParser {
         row.label = Some(match text {
             b"0" if self.at_least.is_none() => 0,
             b"1" if self.at_least.is_none() => 1,
+            _ if self.at_least.is_none() && number::is_boolean(text) => {
+                u8::from(text.eq_ignore_ascii_case(b"true"))
+            }
             _ => {
                 let lossy = || String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned();
                 let value =

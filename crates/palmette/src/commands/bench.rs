@@ -28,6 +28,12 @@ better). Known Parquet tables: NAS-Bench-201, NAS-Bench-Macro, Accel-NASBench. A
 networks of its space is a pool: strategies take the nearest row that is new.";
 
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  palmette bench search nb201_all.parquet --seeds 300 -o bench/
+  palmette bench ranking log --networks 100 --seeds 2
+
+Each has its own --help.")]
 pub struct Args {
     #[command(subcommand)]
     what: What,

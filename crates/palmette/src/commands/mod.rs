@@ -28,7 +28,7 @@ mod train;
 pub enum Verb {
     /// Turn click logs into a dataset of columnar shards
     Prepare(prepare::Args),
-    /// Make a click log, search, train, compare and report, in a few minutes
+    /// Make a click log, search, train, compare and report, in about two minutes
     Quickstart(quickstart::Args),
     /// Search an architecture, train it, compare it, export it
     Search(search::Args),

@@ -197,6 +197,15 @@ fn describe(summary: &Summary) -> String {
     if summary.quarantined > 0 {
         lines.push(format!("  {} bad rows in {QUARANTINE_FILE}", HumanCount(summary.quarantined)));
     }
+    for (i, split) in Split::ALL.into_iter().enumerate() {
+        if summary.rows[i] > 0 && (summary.label_means[i] == 0.0 || summary.label_means[i] == 1.0) {
+            lines.push(format!(
+                "  every label of the {} part is {}: nothing can be learnt or measured on it",
+                split.name(),
+                summary.label_means[i]
+            ));
+        }
+    }
     if !summary.unused_columns.is_empty() {
         lines.push(format!("  columns not used: {}", summary.unused_columns.join(", ")));
     }

@@ -9,7 +9,7 @@ use palmette_data::{Dataset, PrepareOptions, Schema, prepare};
 
 use super::search::print_summary;
 
-/// Make a click log, search, train, compare and report, in a few minutes
+/// Make a click log, search, train, compare and report, in about two minutes
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -27,7 +27,7 @@ pub struct Args {
     seed: u64,
 }
 
-/// The configuration of the quickstart: a small NASRec-Full space and counts for a few minutes on two cores.
+/// The configuration of the quickstart: a small NASRec-Full space and counts for about two minutes on two cores.
 const CONFIG: &str = include_str!("../../recipes/quickstart.toml");
 
 pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {

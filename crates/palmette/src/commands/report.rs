@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use palmette::console::Console;
 use palmette::report::{ReportData, render};
 use palmette::run::write_whole;
@@ -34,6 +34,9 @@ struct Rendered {
 }
 
 pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
+    if !args.run.join("journal.jsonl").is_file() {
+        bail!("{} is no run folder (no journal.jsonl)", args.run.display());
+    }
     let file = args.run.join("report.json");
     let text = std::fs::read_to_string(&file).with_context(|| {
         format!(

@@ -125,7 +125,11 @@ impl Outcome {
 
 fn read_recipes(folder: &Path) -> Result<Vec<Recipe>> {
     let entries = std::fs::read_dir(folder).with_context(|| {
-        format!("cannot list the recipes in {}; name their folder with --recipes", folder.display())
+        format!(
+            "cannot list the recipes in {}; they lie in examples/recipes of Palmette's source tree: \
+             name that folder with --recipes",
+            folder.display()
+        )
     })?;
     let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
     files.retain(|file| file.extension().is_some_and(|e| e == "toml"));

@@ -51,14 +51,17 @@ pub struct Args {
     /// Folder that holds the runs
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs: PathBuf,
-    /// Continue the run in this folder
+    /// Continue the run in this folder, or of this name
     #[arg(long, value_name = "RUN", conflicts_with_all = ["dataset", "config", "set", "budget", "limit", "seed", "name", "preset"])]
     resume: Option<PathBuf>,
 }
 
 pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let (config, dir) = match &args.resume {
-        Some(dir) => {
+        Some(run) => {
+            // A run may be named like a folder, or by its name under --runs.
+            let named = args.runs.join(run);
+            let dir = if !run.exists() && named.exists() { &named } else { run };
             let file = dir.join("config.toml");
             if !file.is_file() {
                 bail!("{} is no run folder (no config.toml)", dir.display());

@@ -5,8 +5,8 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use palmette_ctr::train::TrainingProgress;
 use palmette_engine::Model;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// The files of a run folder but for the journal; workers may hold it while the journal grows.
@@ -52,7 +52,12 @@ impl RunFiles {
     }
 
     /// Saves a model with `progress`: a length, JSON, raw numbers, and the SHA-256 of it all.
-    pub fn save_checkpoint(&self, task: &str, progress: &Value, model: &Model<f32>) -> Result<()> {
+    pub fn save_checkpoint(
+        &self,
+        task: &str,
+        progress: &TrainingProgress,
+        model: &Model<f32>,
+    ) -> Result<()> {
         write_whole(&self.checkpoint_path(task), |out| {
             let mut out =
                 Hashing { inner: BufWriter::with_capacity(1 << 20, out), hash: Sha256::new() };
@@ -70,7 +75,11 @@ impl RunFiles {
     /// Loads what [`Self::save_checkpoint`] saved, or nothing where there is no intact checkpoint.
     ///
     /// The weights of `model` are then unspecified; the caller starts again with fresh ones.
-    pub fn load_checkpoint(&self, task: &str, model: &mut Model<f32>) -> Result<Option<Value>> {
+    pub fn load_checkpoint(
+        &self,
+        task: &str,
+        model: &mut Model<f32>,
+    ) -> Result<Option<TrainingProgress>> {
         let path = self.checkpoint_path(task);
         let Ok(mut file) = File::open(&path) else { return Ok(None) };
         let len = file.metadata()?.len();

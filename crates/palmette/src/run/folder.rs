@@ -66,10 +66,18 @@ fn run_around(path: &Path) -> Option<PathBuf> {
 /// The architecture in a file, a run or a trained folder, and where it stood.
 pub fn architecture_of(path: &Path) -> Result<(ArchitectureFile, PathBuf)> {
     let file = if path.is_dir() {
+        let unfinished = path.join("journal.jsonl").is_file();
         [path.join("best/arch.json"), path.join("arch.json")]
             .into_iter()
             .find(|file| file.is_file())
-            .with_context(|| format!("{} holds no architecture (no arch.json)", path.display()))?
+            .with_context(|| match unfinished {
+                true => format!(
+                    "the run {} has chosen no architecture yet; continue it with \
+                     `palmette search --resume {0}`",
+                    path.display()
+                ),
+                false => format!("{} holds no architecture (no arch.json)", path.display()),
+            })?
     } else {
         path.to_path_buf()
     };

@@ -33,6 +33,8 @@ pub struct Plan {
 pub struct Prediction {
     /// Training the supernet.
     pub supernet: f64,
+    /// Of them with full paths, of the warm-up.
+    pub warmup: f64,
     /// Ranking candidates.
     pub ranking: f64,
     /// Training from scratch: searched, random and hand-made.
@@ -51,6 +53,8 @@ impl Prediction {
 pub struct Rates {
     /// Training samples a second over random paths.
     pub training: f64,
+    /// Multiply-accumulates a sample of those paths.
+    pub path_macs: f64,
     /// A full path costs this many average ones.
     pub full_path: f64,
     /// Bytes of the tables of one model, optimiser state included.
@@ -69,10 +73,11 @@ impl Rates {
             steps += 1;
         }
         let seconds = start.elapsed().as_secs_f64();
-        let full = supernet.full_path_macs() as f64;
+        let path_macs = macs as f64 / steps as f64;
         Ok(Self {
             training: (steps as usize * batch_rows) as f64 / seconds,
-            full_path: full / (macs as f64 / steps as f64),
+            path_macs,
+            full_path: supernet.full_path_macs() as f64 / path_macs,
             model_bytes: supernet.model.tables.bytes(),
         })
     }
@@ -85,7 +90,39 @@ const WARMUP_SHARE: f64 = 0.1;
 /// Epochs of a supernet whose tables are all that is used of it; more of them overfit the tables.
 const MOST_TABLE_EPOCHS: f64 = 4.0;
 
+/// Share of a step's time that does not depend on the products: networks of 16 k, 100 k and 314 k
+/// multiply-accumulates took 4.3, 13 and 28 us a sample beside 24 us of paths of 200 k.
+const FIXED_SHARE: f64 = 0.12;
+
+/// Multiply-accumulates a sample of the networks that a run trains from scratch.
+#[derive(Clone, Debug, Default)]
+pub struct NetworkMacs {
+    /// Of networks of the space, on average.
+    pub searched: f64,
+    /// Of each hand-made model.
+    pub baselines: Vec<f64>,
+}
+
 impl Rates {
+    /// Seconds of all trainings from scratch with `top_k` networks a side.
+    fn networks(&self, config: &Config, macs: &NetworkMacs, rows: [usize; 2], top_k: usize) -> f64 {
+        let train = &config.train;
+        let [training, validation] = rows.map(|n| n as f64 * train.network.epochs);
+        let fits = |trials: usize| {
+            trials as f64 * training + train.final_seeds as f64 * (training + validation)
+        };
+        let a_sample = |macs: f64| {
+            (FIXED_SHARE + (1.0 - FIXED_SHARE) * macs / self.path_macs)
+                / self.side_by_side(train.network.batch_size)
+        };
+        let sides = if config.search.random_search { 2.0 } else { 1.0 };
+        // A network was trained at one of the learning rates before it was chosen.
+        let trials = top_k + train.learning_rates.len().saturating_sub(1);
+        let searched = sides * fits(trials) * a_sample(macs.searched);
+        let baselines: f64 = macs.baselines.iter().map(|&macs| a_sample(macs)).sum();
+        searched + fits(train.learning_rates.len()) * baselines
+    }
+
     /// Training samples a second with small networks side by side.
     fn side_by_side(&self, batch_rows: usize) -> f64 {
         self.training * trainings_at_a_time(batch_rows, self.model_bytes) as f64
@@ -124,30 +161,25 @@ impl Plan {
         }
     }
 
-    /// Fits the counts to `seconds`.
+    /// Fits the counts to `seconds`; `rows` are those of training and validation.
     ///
     /// # Errors
     /// A budget that does not even pay for training two networks.
     pub fn for_budget(
         config: &Config,
         rates: Rates,
-        train_rows: usize,
-        validation_rows: usize,
+        macs: &NetworkMacs,
+        rows: [usize; 2],
         seconds: f64,
     ) -> Result<Self> {
+        let [train_rows, validation_rows] = rows;
         let mut plan = Self::configured(config, validation_rows);
-        let network = &config.train.network;
-        let one_network =
-            train_rows as f64 * network.epochs / rates.side_by_side(network.batch_size);
-        let fixed = config.train.baselines.len() as f64
-            * (config.train.learning_rates.len() + config.train.final_seeds) as f64;
-        // Two sides (searched, random) of top_k networks and their final fits.
-        let finals = 2.0 * config.train.final_seeds as f64 + fixed;
+        let networks = |top_k| rates.networks(config, macs, rows, top_k);
         plan.top_k = 8;
-        while plan.top_k > 1 && (2.0 * plan.top_k as f64 + finals) * one_network > 0.6 * seconds {
+        while plan.top_k > 1 && networks(plan.top_k) > 0.6 * seconds {
             plan.top_k -= 1;
         }
-        let networks = (2.0 * plan.top_k as f64 + finals) * one_network;
+        let networks = networks(plan.top_k);
         let rest = seconds - networks;
         if rest < 0.2 * seconds {
             bail!(
@@ -178,21 +210,22 @@ impl Plan {
         Ok(plan)
     }
 
-    /// What it is expected to take.
-    pub fn predict(&self, config: &Config, rates: Rates, train_rows: usize) -> Prediction {
+    /// What it is expected to take; `rows` are those of training and validation.
+    pub fn predict(
+        &self,
+        config: &Config,
+        rates: Rates,
+        macs: &NetworkMacs,
+        rows: [usize; 2],
+    ) -> Prediction {
         let batch = config.search.supernet.batch_size as f64;
         let full_steps = self.warmup_steps as f64 / 2.0;
-        let supernet =
-            (self.supernet_steps as f64 + full_steps * rates.full_path) * batch / rates.training;
+        let warmup = full_steps * rates.full_path * batch / rates.training;
+        let supernet = self.supernet_steps as f64 * batch / rates.training + warmup;
         let one_score = rates.score(config, self.finetune_steps, self.validation_rows);
         let ranking = self.evaluations as f64 * one_score;
-        let network = &config.train.network;
-        let one = train_rows as f64 * network.epochs / rates.side_by_side(network.batch_size);
-        let sides = if config.search.random_search { 2 } else { 1 };
-        let rates_tried = config.train.learning_rates.len();
-        let networks = sides * (self.top_k + rates_tried + config.train.final_seeds)
-            + config.train.baselines.len() * (rates_tried + config.train.final_seeds);
-        Prediction { supernet, ranking, networks: networks as f64 * one }
+        let networks = rates.networks(config, macs, rows, self.top_k);
+        Prediction { supernet, warmup, ranking, networks }
     }
 }
 
@@ -207,7 +240,10 @@ pub fn parse_duration(text: &str) -> Result<f64, String> {
         _ => return Err(wrong()),
     };
     let number: f64 = number.trim().parse().map_err(|_| wrong())?;
-    if number.is_finite() && number > 0.0 { Ok(number * scale) } else { Err(wrong()) }
+    match number * scale {
+        seconds if seconds.is_finite() && seconds > 0.0 => Ok(seconds),
+        _ => Err(format!("`{text}` leaves no time; a duration is above zero, e.g. 90s or 20m")),
+    }
 }
 
 #[cfg(test)]
@@ -224,13 +260,43 @@ mod tests {
     }
 
     #[test]
+    fn no_time_is_said_to_be_none() {
+        assert!(parse_duration("0s").unwrap_err().contains("above zero"));
+        assert!(parse_duration("ten").unwrap_err().contains("write e.g."));
+    }
+
+    #[test]
     fn a_budget_keeps_full_paths_to_a_tenth() {
-        let rates = Rates { training: 10_000.0, full_path: 90.0, model_bytes: 1 << 20 };
-        let plan = Plan::for_budget(&Config::default(), rates, 100_000, 10_000, 3600.0).unwrap();
+        let (config, rows) = (Config::default(), [100_000, 10_000]);
+        let rates =
+            Rates { training: 10_000.0, path_macs: 1e6, full_path: 90.0, model_bytes: 1 << 20 };
+        let macs =
+            NetworkMacs { searched: 1e6, baselines: vec![1e6; config.train.baselines.len()] };
+        let plan = Plan::for_budget(&config, rates, &macs, rows, 3600.0).unwrap();
         let full = plan.warmup_steps as f64 / 2.0 * rates.full_path;
         assert!(full <= 0.11 * plan.supernet_steps as f64, "{plan:?}");
-        let prediction = plan.predict(&Config::default(), rates, 100_000);
+        let prediction = plan.predict(&config, rates, &macs, rows);
         assert!(prediction.total() < 1.3 * 3600.0, "{prediction:?}");
-        assert!(Plan::for_budget(&Config::default(), rates, 10_000_000, 10_000, 60.0).is_err());
+        assert!(Plan::for_budget(&config, rates, &macs, [10_000_000, 10_000], 60.0).is_err());
+    }
+
+    #[test]
+    fn small_networks_take_less_than_average_paths() {
+        let rates =
+            Rates { training: 10_000.0, path_macs: 2e5, full_path: 90.0, model_bytes: 1 << 20 };
+        let mut config = Config::default();
+        config.train.network.batch_size = 512;
+        config.train.network.epochs = 1.0;
+        config.train.learning_rates = vec![0.1];
+        config.train.final_seeds = 1;
+        config.search.random_search = false;
+        let networks = |searched: f64, baselines: &[f64]| {
+            let macs = NetworkMacs { searched, baselines: baselines.into() };
+            rates.networks(&config, &macs, [100_000, 0], 1)
+        };
+        // One trial and one final fit of 100,000 rows at 10,000 a second.
+        assert!((networks(2e5, &[]) - 20.0).abs() < 1e-9);
+        assert!((networks(0.0, &[]) - 2.4).abs() < 1e-9);
+        assert!((networks(0.0, &[2e5]) - 22.4).abs() < 1e-9);
     }
 }

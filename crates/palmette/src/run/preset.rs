@@ -10,8 +10,8 @@ use super::config::{Config, SearchConfig, SpaceConfig, TrainConfig};
 /// Logs with fewer training rows are searched with [`Preset::Small`] unless the user says how.
 pub const SMALL_LOG_ROWS: usize = 1_000_000;
 
-/// Settings for a kind of log. The published ones are NASRec's on one of its three logs (Zhang et al., 2207.07187, with the constants of the
-/// released scripts).
+/// Settings for a kind of log. The published ones are NASRec's on one of its three logs (Zhang et
+/// al., arXiv 2207.07187), with the constants of the released scripts.
 ///
 /// Two things are the tool's own: the final learning rate is chosen on validation rows among the
 /// published one and those that hand-made models try, and hand-made models and random search run

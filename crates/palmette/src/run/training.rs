@@ -118,7 +118,7 @@ pub fn train_one(
         params,
         validation_log_loss: None,
         validation_auc: None,
-        curve: training.curve.clone(),
+        curve: training.progress.curve.clone(),
         weights: String::new(),
     };
     if !request.all && context.dataset.rows(Split::Validation) > 0 {

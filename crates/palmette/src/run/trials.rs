@@ -142,20 +142,22 @@ pub fn fit<'a>(
     let settings = settings.clone();
     let mut training = NetworkTraining::new(layout, tables, program, batches, settings, seed)?;
     match files.load_checkpoint(task, &mut training.model)? {
-        Some(done) => training.restore(&done)?,
+        Some(done) => training.progress = done,
         None => initialise(&mut training.model)?,
     }
     let batch_rows = training.batch_rows() as u64;
-    progress.add(training.step * batch_rows);
-    while training.step < training.steps() {
+    progress.add(training.progress.step * batch_rows);
+    while training.progress.step < training.steps() {
         if context.stop.is_set() {
-            files.save_checkpoint(task, &training.progress(), &training.model)?;
+            files.save_checkpoint(task, &training.progress, &training.model)?;
             context.stop.check()?;
         }
         training.advance()?;
         progress.add(batch_rows);
-        if training.step % checkpoint_every == 0 && training.step < training.steps() {
-            files.save_checkpoint(task, &training.progress(), &training.model)?;
+        if training.progress.step % checkpoint_every == 0
+            && training.progress.step < training.steps()
+        {
+            files.save_checkpoint(task, &training.progress, &training.model)?;
         }
     }
     Ok(training)
@@ -325,7 +327,7 @@ fn try_contender(
                 ScoredPart::new(context.dataset, Split::Validation, logits)?.evaluate(None)?;
             trial.validation_log_loss = Some(evaluation.log_loss).filter(|l| l.is_finite());
             trial.validation_auc = evaluation.auc;
-            trial.curve = training.curve;
+            trial.curve = training.progress.curve;
         }
         Err(error) if diverged(&error) => {}
         Err(error) => return Err(error),

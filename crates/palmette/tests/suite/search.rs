@@ -7,13 +7,7 @@ use palmette_data::{Dataset, Split};
 use serde_json::Value;
 
 use crate::python::interpreter;
-use crate::support::{Place, exists, log, stderr, succeed};
-
-fn search(place: &Place, name: &str, more: &[&str]) -> std::process::Output {
-    let mut arguments = vec!["search", "dataset", "--config", "search.toml", "--name", name];
-    arguments.extend(more);
-    place.palmette(&arguments)
-}
+use crate::support::{Place, exists, log, search, stderr, succeed};
 
 /// Probabilities of a predictions file.
 fn probabilities(text: &str) -> Vec<f64> {

@@ -72,7 +72,6 @@ pub struct Place {
     folder: tempfile::TempDir,
 }
 
-#[allow(dead_code, reason = "every test file uses a part of it")]
 impl Place {
     pub fn new() -> Self {
         let place = Self { folder: tempfile::tempdir().unwrap() };
@@ -134,7 +133,13 @@ impl Place {
     }
 }
 
-#[allow(dead_code, reason = "every test file uses a part of it")]
+/// `palmette search` on the dataset as run `name`.
+pub fn search(place: &Place, name: &str, more: &[&str]) -> Output {
+    let mut arguments = vec!["search", "dataset", "--config", "search.toml", "--name", name];
+    arguments.extend(more);
+    place.palmette(&arguments)
+}
+
 pub fn succeed(output: &Output) {
     assert!(
         output.status.success(),
@@ -145,12 +150,10 @@ pub fn succeed(output: &Output) {
     );
 }
 
-#[allow(dead_code, reason = "every test file uses a part of it")]
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-#[allow(dead_code, reason = "every test file uses a part of it")]
 pub fn exists(path: &Path) -> bool {
     path.metadata().is_ok_and(|m| m.len() > 0)
 }

@@ -1,0 +1,166 @@
+//! Final fits on training and validation rows; each reads the test part once.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use palmette_ctr::train::TrainSettings;
+use palmette_data::Split;
+use serde::Deserialize;
+
+use super::context::RunContext;
+use super::export::export_run;
+use super::files::RunFiles;
+use super::plan::Plan;
+use super::results::{FinalFit, ModelResult, Summary};
+use super::retraining::Chosen;
+use super::setup::Run;
+use super::store::RunStore;
+use super::trials::{Contender, FitRequest, ScoredPart, fit};
+use super::workers::{in_order, table_bytes, trainings_at_a_time};
+use crate::console::Progress;
+
+impl Run<'_, '_> {
+    /// Final fits on train and validation rows; each reads the test part once.
+    pub(super) fn finish(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        searched: Chosen,
+        random: Option<Chosen>,
+        baselines: Vec<Chosen>,
+    ) -> Result<Summary> {
+        let Contender::Network(architecture) = searched.trial.contender.clone() else {
+            bail!("the searched model is a network");
+        };
+        let chosen: Vec<&Chosen> =
+            std::iter::once(&searched).chain(&random).chain(&baselines).collect();
+        self.final_fits(store, plan, &chosen)?;
+        let models = chosen.iter().map(|chosen| self.result_of(store, chosen));
+        let models = models.collect::<Result<_>>()?;
+        self.summarise(store, architecture, models)
+    }
+
+    fn final_seeds(&self) -> u64 {
+        self.context.config.train.final_seeds.max(1) as u64
+    }
+
+    /// Every final fit that the journal does not hold.
+    fn final_fits(&self, store: &mut RunStore, plan: &Plan, chosen: &[&Chosen]) -> Result<()> {
+        let RunContext { config, dataset, .. } = *self.context;
+        let rows = dataset.rows(Split::Train) + dataset.rows(Split::Validation);
+        let all = chosen.iter().flat_map(|&c| (0..self.final_seeds()).map(move |n| (c, n)));
+        let open: Vec<(&Chosen, u64)> = all
+            .filter(|(chosen, n)| store.find("final", &format!("{}/{n}", chosen.name)).is_none())
+            .collect();
+        let samples = rows as f64 * config.train.network.epochs * open.len() as f64;
+        let progress = self.context.console.progress(samples as u64, "final fits");
+        let batch_rows = config.train.final_batch_size.unwrap_or(config.train.network.batch_size);
+        let tables = self.context.final_tables(self.space.table_cap());
+        let files = store.files().clone();
+        in_order(
+            &open,
+            trainings_at_a_time(batch_rows, table_bytes(&tables)),
+            |&(chosen, n)| {
+                let begin = Instant::now();
+                let fitted = self.final_fit(&files, plan, chosen, n, &progress)?;
+                Ok((fitted, begin.elapsed()))
+            },
+            |i, (fitted, took)| {
+                let id = format!("{}/{}", open[i].0.name, open[i].1);
+                store.append("final", &id, serde_json::to_value(fitted)?, took.as_secs_f64())?;
+                files.drop_checkpoint(&format!("final/{id}"));
+                Ok(())
+            },
+        )?;
+        progress.finish();
+        Ok(())
+    }
+
+    /// Trains on train and validation rows, keeps the logits of the test rows; the first fit of
+    /// the searched model is the one that is exported.
+    fn final_fit(
+        &self,
+        files: &RunFiles,
+        plan: &Plan,
+        chosen: &Chosen,
+        n: u64,
+        progress: &Progress,
+    ) -> Result<FinalFit> {
+        let RunContext { config, dataset, .. } = *self.context;
+        let tables = self.context.final_tables(self.space.table_cap());
+        let settings = TrainSettings {
+            learning_rate: chosen.trial.learning_rate,
+            batch_size: config.train.final_batch_size.unwrap_or(config.train.network.batch_size),
+            ..config.train.network.clone()
+        };
+        let compiled = {
+            let inputs = self.context.inputs(&tables);
+            chosen.trial.contender.compile(&inputs, settings.layer_norm)?
+        };
+        let tensors = compiled.tensors.clone();
+        let request = FitRequest {
+            task: &format!("final/{}/{n}", chosen.name),
+            settings: &settings,
+            parts: &[Split::Train, Split::Validation],
+            table_rows: &tables,
+            seed: config.run.seed + 1000 * (n + 1),
+            checkpoint_every: plan.checkpoint_every,
+        };
+        let mut training = fit(self.context, files, &request, compiled, progress, |_| Ok(()))?;
+        if chosen.name == "searched" && n == 0 {
+            let trial = &chosen.trial;
+            export_run(self.context, files, &self.space, trial, &tensors, &training, &tables)?;
+        }
+        let logits = training.predict(dataset, Split::Test)?;
+        let file = prediction_file(&chosen.name, n);
+        files.write(&file, |out| {
+            let bytes: Vec<u8> = logits.iter().flat_map(|z| z.to_le_bytes()).collect();
+            Ok(out.write_all(&bytes)?)
+        })?;
+        let evaluation = ScoredPart::new(dataset, Split::Test, logits)?.evaluate(None)?;
+        Ok(FinalFit {
+            model: chosen.name.clone(),
+            seed: request.seed,
+            learning_rate: settings.learning_rate,
+            log_loss: evaluation.log_loss,
+            auc: evaluation.auc,
+            normalised_entropy: evaluation.normalised_entropy,
+            predictions: files.sha256(&file)?,
+        })
+    }
+
+    /// Final fits of one model, and the test logits of the first.
+    fn result_of(&self, store: &RunStore, chosen: &Chosen) -> Result<(ModelResult, Vec<f64>)> {
+        let mut result = ModelResult {
+            name: chosen.name.clone(),
+            macs: Some(chosen.trial.macs),
+            params: Some(chosen.trial.params),
+            learning_rate: Some(chosen.trial.learning_rate),
+            validation_log_loss: chosen.trial.validation_log_loss,
+            log_losses: Vec::new(),
+            aucs: Vec::new(),
+            normalised_entropies: Vec::new(),
+            difference: None,
+        };
+        for n in 0..self.final_seeds() {
+            let event = store.find("final", &format!("{}/{n}", chosen.name));
+            let fitted =
+                FinalFit::deserialize(&event.context("a final fit is missing")?["result"])?;
+            result.log_losses.push(fitted.log_loss);
+            result.aucs.extend(fitted.auc);
+            result.normalised_entropies.extend(fitted.normalised_entropy);
+        }
+        Ok((result, read_logits(store, &prediction_file(&chosen.name, 0))?))
+    }
+}
+
+/// Where the test logits of a final fit lie.
+fn prediction_file(model: &str, n: u64) -> String {
+    format!("predictions/{model}-{n}.f64")
+}
+
+fn read_logits(store: &RunStore, file: &str) -> Result<Vec<f64>> {
+    let path = store.dir().join(file);
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect())
+}

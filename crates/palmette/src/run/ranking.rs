@@ -1,0 +1,226 @@
+//! The supernet's training, and the scores of candidates that its weights give.
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use palmette_ctr::train::{
+    Batches, RankingSettings, SubnetRanker, SupernetTraining, TrainError, nasrec_tables,
+};
+use palmette_data::Split;
+use palmette_engine::EngineError;
+use palmette_search::{
+    Ask, EvolutionConfig, Outcome as TrialOutcome, RandomSearch, RegularisedEvolution, Strategy,
+};
+use palmette_space::Genotype;
+use serde::{Deserialize, Serialize};
+
+use super::context::RunContext;
+use super::plan::Plan;
+use super::setup::Run;
+use super::store::RunStore;
+use super::trials::record;
+use super::workers::{in_order, trainings_at_a_time};
+
+/// Suggestions taken at once from a strategy that never waits for scores.
+const MOST_AT_ONCE: usize = 32;
+
+/// A candidate with its score from the supernet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Ranked {
+    pub genotype: Genotype,
+    pub score: Option<f64>,
+    pub macs: u64,
+    pub params: u64,
+}
+impl<'c> Run<'_, 'c> {
+    pub(super) fn supernet(&self, plan: Option<&Plan>) -> Result<SupernetTraining<'c>> {
+        let RunContext { config, dataset, .. } = *self.context;
+        let mut settings = config.search.supernet.clone();
+        if let Some(plan) = plan {
+            settings.steps = plan.supernet_steps;
+            settings.warmup_steps = plan.warmup_steps;
+        }
+        let tables = self.context.capped_tables(self.space.table_cap());
+        let batches = Batches::new(
+            dataset,
+            &[Split::Train],
+            settings.batch_size,
+            settings.order,
+            config.run.seed,
+            tables.clone(),
+        )?;
+        let specs = nasrec_tables(&self.context.field_names(), &tables);
+        let space = self.space.nasrec().clone();
+        Ok(SupernetTraining::new(space, self.shape, specs, batches, settings, config.run.seed)?)
+    }
+
+    /// Trains the supernet unless that is done, and gives its weights to a ranker.
+    pub(super) fn ranker(&self, store: &mut RunStore, plan: &Plan) -> Result<SubnetRanker<'c>> {
+        let begin = Instant::now();
+        let mut supernet = self.supernet(Some(plan))?;
+        match store.files().load_checkpoint("supernet", &mut supernet.model)? {
+            Some(progress) => supernet.progress = progress,
+            None => supernet = self.supernet(Some(plan))?,
+        }
+        let steps = supernet.steps();
+        let progress = self.context.console.progress(steps, "supernet");
+        while supernet.progress.step < steps {
+            if self.context.stop.is_set() {
+                let bytes = palmette_cost::format_bytes(supernet.model.state_bytes());
+                self.context.console.note(&format!("stopping: saving {bytes} of the supernet"));
+                store.files().save_checkpoint("supernet", &supernet.progress, &supernet.model)?;
+                self.context.stop.check()?;
+            }
+            supernet.advance()?;
+            progress.set(supernet.progress.step);
+            if supernet.progress.step % plan.checkpoint_every == 0
+                || supernet.progress.step == steps
+            {
+                store.files().save_checkpoint("supernet", &supernet.progress, &supernet.model)?;
+            }
+        }
+        progress.finish();
+        if store.find("supernet", "").is_none() {
+            let result = serde_json::json!({ "steps": steps, "curve": supernet.progress.curve });
+            record(store, "supernet", "", &result, begin)?;
+        }
+        let (network, model) = supernet.finish();
+        let ranking = RankingSettings {
+            finetune_steps: plan.finetune_steps,
+            validation_rows: plan.validation_rows,
+            ..self.context.config.search.ranking.clone()
+        };
+        let tables = self.context.capped_tables(self.space.table_cap());
+        let seed = self.context.config.run.seed;
+        Ok(SubnetRanker::new(network, model, self.context.dataset, tables, ranking, seed)?)
+    }
+
+    /// Scores of candidates, from the journal or else measured now, several at a time where the
+    /// batches are small.
+    fn score(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        rankers: &mut Vec<SubnetRanker<'c>>,
+        candidates: &[(String, Genotype)],
+    ) -> Result<Vec<Ranked>> {
+        let open: Vec<&(String, Genotype)> =
+            candidates.iter().filter(|(id, _)| store.find("score", id).is_none()).collect();
+        if !open.is_empty() && rankers.is_empty() {
+            let ranker = self.ranker(store, plan)?;
+            let batch_rows = self.context.config.search.ranking.batch_size;
+            let copies = trainings_at_a_time(batch_rows, ranker.bytes());
+            for _ in 1..copies {
+                rankers.push(ranker.try_clone()?);
+            }
+            rankers.push(ranker);
+        }
+        let at_a_time = rankers.len();
+        let idle = Mutex::new(std::mem::take(rankers));
+        let lock = || idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        in_order(
+            &open,
+            at_a_time,
+            |(_, genotype)| {
+                self.context.stop.check()?;
+                let begin = Instant::now();
+                let mut ranker = lock().pop().context("more workers than rankers")?;
+                let path = self.space.nasrec().path(genotype);
+                let score = ranker.score(&path);
+                lock().push(ranker);
+                let score = match score {
+                    Ok(score) => Some(score).filter(|s| s.is_finite()),
+                    Err(TrainError::Engine(EngineError::Diverged { .. })) => None,
+                    Err(error) => return Err(error.into()),
+                };
+                let sheet = self.space.sheet(genotype);
+                let (macs, params) = (sheet.macs, sheet.params);
+                Ok((Ranked { genotype: genotype.clone(), score, macs, params }, begin.elapsed()))
+            },
+            |i, (ranked, took)| {
+                let result = serde_json::to_value(ranked)?;
+                store.append("score", &open[i].0, result, took.as_secs_f64()).map(drop)
+            },
+        )?;
+        *rankers = idle.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let recorded = |(id, genotype): &(String, Genotype)| {
+            let event = store.find("score", id).context("a score is missing")?;
+            let ranked = Ranked::deserialize(&event["result"])?;
+            if ranked.genotype != *genotype {
+                bail!(
+                    "{}: score {id} is of another search (edited settings?)",
+                    store.dir().display()
+                );
+            }
+            Ok(ranked)
+        };
+        candidates.iter().map(recorded).collect()
+    }
+
+    /// Suggest, score, observe; a strategy that is asked again from the start with the journal's
+    /// answers makes the same suggestions.
+    pub(super) fn rank(&self, store: &mut RunStore, plan: &Plan) -> Result<Vec<Ranked>> {
+        let config = self.context.config;
+        let mut strategy: Box<dyn Strategy> = match config.search.strategy.as_str() {
+            "evolution" => {
+                let settings = if plan.evaluations == EvolutionConfig::published().evaluations() {
+                    EvolutionConfig::published()
+                } else {
+                    EvolutionConfig::for_budget(plan.evaluations)
+                };
+                Box::new(RegularisedEvolution::new(settings, config.run.seed)?)
+            }
+            "random" => Box::new(RandomSearch::new(config.run.seed)),
+            other => bail!("search.strategy is `{other}`; there are evolution and random"),
+        };
+        let progress = self.context.console.progress(plan.evaluations as u64, "ranking");
+        let mut rankers = Vec::new();
+        let mut all = Vec::new();
+        while all.len() < plan.evaluations {
+            // All that may be scored before the strategy wants to see scores: a generation.
+            let mut suggestions = Vec::new();
+            while suggestions.len() < (plan.evaluations - all.len()).min(MOST_AT_ONCE) {
+                let Ask::Try(suggestion) = strategy.suggest(&self.space) else { break };
+                suggestions.push(suggestion);
+            }
+            if suggestions.is_empty() {
+                break;
+            }
+            let candidates: Vec<_> = suggestions
+                .iter()
+                .map(|s| (format!("search/{}", s.trial), s.genotype.clone()))
+                .collect();
+            let scores = self.score(store, plan, &mut rankers, &candidates)?;
+            for (suggestion, ranked) in suggestions.iter().zip(scores) {
+                let outcome = ranked.score.map_or(TrialOutcome::Failed, TrialOutcome::score);
+                strategy.observe(&self.space, suggestion.trial, outcome)?;
+                all.push(ranked);
+            }
+            progress.set(all.len() as u64);
+        }
+        // Random networks are scored too: their ranks against training from scratch are honest,
+        // those of the search's best would be cut off at one end.
+        if config.search.random_search {
+            let random = self.random_genotypes(plan.top_k).into_iter().enumerate();
+            let candidates: Vec<_> = random.map(|(i, g)| (format!("random/{i}"), g)).collect();
+            self.score(store, plan, &mut rankers, &candidates)?;
+        }
+        progress.finish();
+        Ok(all)
+    }
+
+    /// Candidates with the best scores, no two of one function.
+    pub(super) fn best_candidates(&self, plan: &Plan, ranked: &[Ranked]) -> Result<Vec<Genotype>> {
+        let mut order: Vec<&Ranked> = ranked.iter().filter(|r| r.score.is_some()).collect();
+        order.sort_by(|a, b| a.score.partial_cmp(&b.score).unwrap_or(std::cmp::Ordering::Equal));
+        // Scores closer than 1e-6 are the same function twice (NASRec's rule).
+        order.dedup_by(|a, b| a.score.zip(b.score).is_some_and(|(a, b)| (a - b).abs() < 1e-6));
+        if order.is_empty() {
+            bail!(
+                "no candidate could be scored: every one diverged; lower search.supernet.learning_rate"
+            );
+        }
+        Ok(order.iter().take(plan.top_k).map(|r| r.genotype.clone()).collect())
+    }
+}

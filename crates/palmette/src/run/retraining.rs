@@ -1,0 +1,143 @@
+//! Networks from scratch: the best candidates, random ones, and everybody's learning rate.
+
+use anyhow::{Context, Result, anyhow};
+use palmette_ctr::baselines::{Baseline, Mlp, XDeepFm};
+
+use super::plan::{NetworkMacs, Plan};
+use super::ranking::Ranked;
+use super::setup::Run;
+use super::store::RunStore;
+use super::trials::{Contender, Trial, TrialRequest, best, validate};
+
+/// The best trials of one contender and the setting chosen for it.
+pub(super) struct Chosen {
+    pub(super) name: String,
+    pub(super) trial: Trial,
+}
+impl Run<'_, '_> {
+    fn validate(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        what: &str,
+        requests: &[TrialRequest],
+    ) -> Result<Vec<Trial>> {
+        let tables = self.search_tables();
+        validate(self.context, store, what, requests, &tables, plan.checkpoint_every)
+    }
+
+    /// Trains the best candidates and as many random networks; returns the best of either side.
+    pub(super) fn retrain(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        ranked: &[Ranked],
+    ) -> Result<(Trial, Option<Trial>)> {
+        let learning_rate = self.context.config.train.network.learning_rate;
+        let seed = self.context.config.run.seed;
+        let searched = self.best_candidates(plan, ranked)?;
+        let random = match self.context.config.search.random_search {
+            true => self.random_genotypes(plan.top_k),
+            false => Vec::new(),
+        };
+        let sides = [("searched", &searched), ("random-search", &random)];
+        let requests: Vec<TrialRequest> = sides
+            .iter()
+            .flat_map(|(name, genotypes)| {
+                genotypes.iter().enumerate().map(move |(i, genotype)| TrialRequest {
+                    id: format!("{name}/{i}"),
+                    contender: self.network(genotype),
+                    learning_rate,
+                    seed,
+                })
+            })
+            .collect();
+        let trials = self.validate(store, plan, "training from scratch", &requests)?;
+        let (of_search, of_chance) = trials.split_at(searched.len());
+        let winner = |name: &str, trials: &[Trial]| {
+            best(trials).cloned().ok_or_else(|| anyhow!("every network of {name} diverged"))
+        };
+        let of_chance =
+            if random.is_empty() { None } else { Some(winner("random search", of_chance)?) };
+        Ok((winner("the search", of_search)?, of_chance))
+    }
+
+    /// Tries the learning rates on validation rows, for both winners and all hand-made models.
+    pub(super) fn tune(
+        &self,
+        store: &mut RunStore,
+        plan: &Plan,
+        searched: Trial,
+        random: Option<Trial>,
+    ) -> Result<(Chosen, Option<Chosen>, Vec<Chosen>)> {
+        let mut contenders = vec![("searched", searched.contender.clone(), Some(searched.clone()))];
+        let has_random = random.is_some();
+        contenders
+            .extend(random.map(|trial| ("random-search", trial.contender.clone(), Some(trial))));
+        for name in &self.context.config.train.baselines {
+            let baseline = self.baseline(name, searched.macs)?;
+            contenders.push((name, Contender::Baseline(baseline), None));
+        }
+        let mut requests = Vec::new();
+        for (name, contender, known) in &contenders {
+            for &learning_rate in &self.context.config.train.learning_rates {
+                if known.as_ref().is_none_or(|trial| trial.learning_rate != learning_rate) {
+                    requests.push(TrialRequest {
+                        id: format!("{name}/learning-rate-{learning_rate}"),
+                        contender: contender.clone(),
+                        learning_rate,
+                        seed: self.context.config.run.seed,
+                    });
+                }
+            }
+        }
+        let trials = self.validate(store, plan, "learning rates", &requests)?;
+        let mut chosen = contenders.into_iter().map(|(name, _, known)| {
+            let prefix = format!("{name}/");
+            let own = requests.iter().zip(&trials).filter(|(r, _)| r.id.starts_with(&prefix));
+            let all: Vec<Trial> =
+                known.into_iter().chain(own.map(|(_, trial)| trial.clone())).collect();
+            let trial =
+                best(&all).ok_or_else(|| anyhow!("{name} diverged at every learning rate"))?;
+            Ok(Chosen { name: name.into(), trial: trial.clone() })
+        });
+        let searched = chosen.next().context("nothing was searched")??;
+        let random = if has_random { chosen.next().transpose()? } else { None };
+        let baselines = chosen.collect::<Result<_>>()?;
+        Ok((searched, random, baselines))
+    }
+
+    /// What the networks to be trained from scratch will cost: 64 random ones of the space stand for
+    /// those that a search will choose.
+    pub(super) fn network_macs(&self) -> Result<NetworkMacs> {
+        let random = self.random_genotypes(64);
+        let sum: u64 = random.iter().map(|genotype| self.space.sheet(genotype).macs).sum();
+        let searched = sum as f64 / random.len().max(1) as f64;
+        let inputs = self.context.inputs(&self.search_tables());
+        let macs = |name: &String| {
+            let contender = Contender::Baseline(self.baseline(name, searched as u64)?);
+            Ok(contender.compile(&inputs, false)?.macs() as f64)
+        };
+        let baselines = self.context.config.train.baselines.iter().map(macs);
+        Ok(NetworkMacs { searched, baselines: baselines.collect::<Result<_>>()? })
+    }
+
+    /// The hand-made model of this name; `searched_macs` is what `mlp-equal` may cost.
+    fn baseline(&self, name: &str, searched_macs: u64) -> Result<Baseline> {
+        let [small, medium, large] = Mlp::three_sizes();
+        Ok(match name {
+            "mlp-small" => Baseline::Mlp(small),
+            "mlp-medium" => Baseline::Mlp(medium),
+            "mlp-large" => Baseline::Mlp(large),
+            "mlp-equal" => {
+                let inputs = self.context.inputs(&self.search_tables());
+                Baseline::Mlp(Mlp::with_macs(&inputs, searched_macs))
+            }
+            // The published interaction layers cost 55 M multiply-accumulates a sample.
+            "xdeepfm-small" => {
+                Baseline::XDeepFm(XDeepFm { interaction: vec![24, 24], ..XDeepFm::default() })
+            }
+            name => Baseline::named(name).map_err(|e| anyhow!("[train] baselines: {e}"))?,
+        })
+    }
+}

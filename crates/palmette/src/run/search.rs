@@ -1,0 +1,133 @@
+//! A search from the plan to the report: phases of units that the journal remembers.
+
+use std::path::Path as FilePath;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use palmette_cost::format_bytes;
+use palmette_data::Split;
+use serde::Deserialize;
+
+use super::context::RunContext;
+use super::plan::{Plan, Prediction, Rates};
+use super::results::Summary;
+use super::setup::Run;
+use super::store::RunStore;
+use super::trials::record;
+
+/// A finished run.
+pub struct Outcome {
+    /// What was found.
+    pub summary: Summary,
+    /// Where.
+    pub dir: std::path::PathBuf,
+}
+
+/// Searches, retrains, compares, exports and reports; continues where the journal ends.
+pub fn search(
+    context: &RunContext<'_>,
+    dir: &FilePath,
+    budget_seconds: Option<f64>,
+    command: &str,
+) -> Result<Outcome> {
+    let run = Run::new(context)?;
+    // Limits that nobody can meet are said before the folder holds a run.
+    let mut store = run.open(dir)?;
+    let plan = match run.plan(&mut store, budget_seconds) {
+        Ok(plan) => plan,
+        Err(error) => {
+            store.discard_if_empty();
+            return Err(error);
+        }
+    };
+    let ranked = run.rank(&mut store, &plan)?;
+    let (searched, random) = run.retrain(&mut store, &plan, &ranked)?;
+    let (searched, random, baselines) = run.tune(&mut store, &plan, searched, random)?;
+    let summary = run.finish(&mut store, &plan, searched, random, baselines)?;
+    super::export::write_summary(&store, &summary)?;
+    super::report::write_report(context, &store, &run.space, &summary, command)?;
+    Ok(Outcome { summary, dir: dir.into() })
+}
+
+impl Run<'_, '_> {
+    fn plan(&self, store: &mut RunStore, budget_seconds: Option<f64>) -> Result<Plan> {
+        if let Some(event) = store.find("plan", "") {
+            return Ok(Plan::deserialize(&event["result"])?);
+        }
+        let begin = Instant::now();
+        let RunContext { config, dataset, .. } = *self.context;
+        let (train, validation) = (dataset.rows(Split::Train), dataset.rows(Split::Validation));
+        if validation == 0 {
+            bail!("the dataset has no validation rows; the search chooses on them");
+        }
+        let mut probe = self.supernet(None)?;
+        probe.set_steps(1000, 0);
+        let rates = Rates::measure(&mut probe, config.search.supernet.batch_size.min(train))?;
+        let supernet_bytes = probe.model.state_bytes();
+        drop(probe);
+        check_disk(store.dir(), supernet_bytes)?;
+        let macs = self.network_macs()?;
+        let plan = match budget_seconds {
+            Some(seconds) => Plan::for_budget(config, rates, &macs, [train, validation], seconds)?,
+            None => Plan::configured(config, validation),
+        };
+        let prediction = plan.predict(config, rates, &macs, [train, validation]);
+        self.announce(&plan, &prediction, supernet_bytes);
+        record(store, "plan", "", &plan, begin)?;
+        Ok(plan)
+    }
+
+    fn announce(&self, plan: &Plan, prediction: &Prediction, supernet_bytes: u64) {
+        let console = self.context.console;
+        console.note(&format!(
+            "plan: {} supernet steps ({} of warm-up), {} candidates, top {} retrained; \
+             about {} (supernet {}, ranking {}, networks {})",
+            plan.supernet_steps,
+            plan.warmup_steps,
+            plan.evaluations,
+            plan.top_k,
+            minutes(prediction.total()),
+            minutes(prediction.supernet),
+            minutes(prediction.ranking),
+            minutes(prediction.networks),
+        ));
+        console.note(&format!(
+            "supernet: {} of weights and their optimiser's state, in memory and in its checkpoint",
+            format_bytes(supernet_bytes)
+        ));
+        if prediction.warmup > 0.5 * prediction.supernet {
+            console.note(&format!(
+                "warm-up: full paths take {:.0} % of the supernet's time; \
+                 search.supernet.warmup_steps = {} may be too many for {} steps",
+                100.0 * prediction.warmup / prediction.supernet,
+                plan.warmup_steps,
+                plan.supernet_steps
+            ));
+        }
+        if let Some(cap) = self.space.table_cap() {
+            console.note(&format!("limits: every table is cut to {cap} rows"));
+        }
+    }
+}
+
+/// Fails where the disk cannot hold a checkpoint of the supernet beside the one it replaces.
+fn check_disk(dir: &FilePath, checkpoint: u64) -> Result<()> {
+    // A file system that does not tell is no reason to stop.
+    let Ok(free) = fs4::available_space(dir) else { return Ok(()) };
+    let needed = 2 * checkpoint;
+    if free < needed {
+        bail!(
+            "{}: {} are free and checkpoints of the supernet need {}; choose a folder on another \
+             disk with --runs, or a smaller supernet (--limit memory=..., [space] blocks and widths)",
+            dir.display(),
+            format_bytes(free),
+            format_bytes(needed)
+        );
+    }
+    Ok(())
+}
+
+/// `95 s`, `12 min`.
+fn minutes(seconds: f64) -> String {
+    if seconds < 100.0 { format!("{seconds:.0} s") } else { format!("{:.0} min", seconds / 60.0) }
+}
