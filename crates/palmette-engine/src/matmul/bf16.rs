@@ -64,7 +64,7 @@ pub(crate) unsafe fn product(p: Product<f32>) {
         unsafe {
             let (a, b) = (&raw mut (*copies).a, &raw mut (*copies).b);
             if dot::suits(&p) {
-                multiply_ends(p, a.cast(), b.cast());
+                multiply_dot(p, a.cast(), b.cast());
             } else {
                 multiply(p, a.cast(), b.cast());
             }
@@ -109,7 +109,7 @@ unsafe fn multiply(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
 /// # Safety
 /// As for [`product`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn multiply_ends(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
+unsafe fn multiply_dot(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
     let [m, n, k] = p.shape;
     for first in (0..m).step_by(ROWS) {
         let rows = ROWS.min(m - first);
@@ -132,10 +132,10 @@ unsafe fn multiply_ends(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
                             accumulate: p.accumulate || start > 0,
                         };
                         match rows {
-                            1 => ends_of_rows::<1>(ends, columns),
-                            2 => ends_of_rows::<2>(ends, columns),
-                            3 => ends_of_rows::<3>(ends, columns),
-                            _ => ends_of_rows::<4>(ends, columns),
+                            1 => dot_rows::<1>(ends, columns),
+                            2 => dot_rows::<2>(ends, columns),
+                            3 => dot_rows::<3>(ends, columns),
+                            _ => dot_rows::<4>(ends, columns),
                         }
                     }
                 }
@@ -144,7 +144,7 @@ unsafe fn multiply_ends(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
     }
 }
 
-/// Where the rows of a tile of [`multiply_ends`] begin.
+/// Where the rows of a tile of [`multiply_dot`] begin.
 #[derive(Clone, Copy)]
 struct Ends {
     registers: usize,
@@ -155,14 +155,14 @@ struct Ends {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn ends_of_rows<const M: usize>(ends: Ends, columns: usize) {
+unsafe fn dot_rows<const M: usize>(ends: Ends, columns: usize) {
     // SAFETY: passed on to the caller.
     unsafe {
         match columns {
-            1 => ends_tile::<M, 1>(ends),
-            2 => ends_tile::<M, 2>(ends),
-            3 => ends_tile::<M, 3>(ends),
-            _ => ends_tile::<M, 4>(ends),
+            1 => dot_tile::<M, 1>(ends),
+            2 => dot_tile::<M, 2>(ends),
+            3 => dot_tile::<M, 3>(ends),
+            _ => dot_tile::<M, 4>(ends),
         }
     }
 }
@@ -170,7 +170,7 @@ unsafe fn ends_of_rows<const M: usize>(ends: Ends, columns: usize) {
 /// `M` rows by `N` columns, each sum in a register of its own.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline(never)]
-unsafe fn ends_tile<const M: usize, const N: usize>(ends: Ends) {
+unsafe fn dot_tile<const M: usize, const N: usize>(ends: Ends) {
     let mut sums = [[_mm512_setzero_ps(); N]; M];
     for pair in (0..ends.registers * BLOCK).step_by(BLOCK) {
         let mut columns = [_mm512_setzero_si512(); N];
@@ -182,11 +182,7 @@ unsafe fn ends_tile<const M: usize, const N: usize>(ends: Ends) {
             // SAFETY: as above.
             let row = unsafe { _mm512_load_si512(ends.a.add(i * DOT_ROW + pair).cast()) };
             for j in 0..N {
-                // SAFETY: both types are sixteen pairs of bf16.
-                sums[i][j] = unsafe {
-                    let (row, column) = (std::mem::transmute(row), std::mem::transmute(columns[j]));
-                    _mm512_dpbf16_ps(sums[i][j], row, column)
-                };
+                sums[i][j] = _mm512_dpbf16_ps(sums[i][j], as_bf16(row), as_bf16(columns[j]));
             }
         }
     }
@@ -243,7 +239,7 @@ unsafe fn columns(
                     pairs: count.div_ceil(2),
                     b: b_copy,
                     c: (c.0.add(column), c.1),
-                    last: ends(columns),
+                    last: live_lanes(columns),
                     accumulate: p.accumulate || term > 0,
                 };
                 match columns.div_ceil(BLOCK) {
@@ -257,9 +253,25 @@ unsafe fn columns(
     }
 }
 
+/// A register of 32 numbers as the instruction's type.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+fn as_bf16(bits: __m512i) -> __m512bh {
+    // SAFETY: both types are 512 bits of plain numbers.
+    unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) }
+}
+
+/// The inverse of [`as_bf16`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+fn as_bits(numbers: __m512bh) -> __m512i {
+    // SAFETY: as above.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(numbers) }
+}
+
 /// The live elements of the last of the registers that hold `count`.
 #[inline(always)]
-fn ends(count: usize) -> __mmask16 {
+fn live_lanes(count: usize) -> __mmask16 {
     u16::MAX >> (count.next_multiple_of(BLOCK) - count)
 }
 
@@ -313,11 +325,7 @@ unsafe fn tile<const M: usize, const V: usize>(panel: Panel, a: Strided<*const u
             // SAFETY: row `r` of this pair.
             let x = _mm512_set1_epi32(unsafe { *a_pair.add(r * a.row) }.cast_signed());
             for v in 0..V {
-                // SAFETY: both types are sixteen pairs of bf16.
-                sums[r][v] = unsafe {
-                    let (x, b) = (std::mem::transmute(x), std::mem::transmute(b[v]));
-                    _mm512_dpbf16_ps(sums[r][v], x, b)
-                };
+                sums[r][v] = _mm512_dpbf16_ps(sums[r][v], as_bf16(x), as_bf16(b[v]));
             }
         }
         a_pair = a_pair.wrapping_add(a.col);
@@ -352,7 +360,7 @@ unsafe fn pairs_of(source: *const f32, live: usize) -> __m512i {
             let end = source.wrapping_add(BLOCK);
             (_mm512_maskz_loadu_ps(mask(low), source), _mm512_maskz_loadu_ps(mask(high), end))
         };
-        std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))
+        as_bits(_mm512_cvtne2ps_pbh(high, low))
     }
 }
 
@@ -399,7 +407,7 @@ unsafe fn interleave(
     );
     for term in (0..terms).step_by(2) {
         for i in (0..width).step_by(BLOCK) {
-            let live = if i + BLOCK <= width { u16::MAX } else { ends(width) };
+            let live = if i + BLOCK <= width { u16::MAX } else { live_lanes(width) };
             // SAFETY: only elements that exist are read; whole registers are written.
             unsafe {
                 let place = source.add(term * source_stride + i);
@@ -409,7 +417,7 @@ unsafe fn interleave(
                 } else {
                     _mm512_setzero_ps()
                 };
-                let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(odd, even));
+                let halves = as_bits(_mm512_cvtne2ps_pbh(odd, even));
                 let pairs = _mm512_permutexvar_epi16(order, halves);
                 _mm512_storeu_si512(target.add(term / 2 * target_stride + i).cast(), pairs);
             }
