@@ -1,0 +1,7 @@
+//! All tests of the engine from outside, one program: see the modules.
+
+mod gradients;
+mod oracle;
+mod precision;
+mod tables;
+mod wrong_programs;
