@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use palmette::console::Console;
 use palmette::run::{ModelFolder, check_encoders, write_whole};
 use palmette_ctr::metrics::{KeptNegatives, sigmoid};
-use palmette_data::{Batch, Dataset, LogReader, RawBatch, RowEncoder};
+use palmette_data::{Batch, Dataset, Jagged, LogReader, RawBatch, RowEncoder};
 use palmette_engine::{self as engine, Executor};
 use serde::Serialize;
 
@@ -121,6 +121,11 @@ fn copy_rows(raw: &RawBatch, rows: std::ops::Range<usize>, piece: &mut RawBatch)
     piece.dense.extend_from_slice(&raw.dense[copy(dense)]);
     piece.values.clear();
     piece.values.extend_from_slice(&raw.values[copy(values)]);
+    piece.lists.resize_with(raw.lists.len(), Jagged::default);
+    for (piece, raw) in piece.lists.iter_mut().zip(&raw.lists) {
+        piece.clear();
+        rows.clone().for_each(|row| piece.push(raw.row(row).iter().copied()));
+    }
     piece.labels.clear();
     piece.labels.extend_from_slice(&raw.labels[copy(1)]);
 }

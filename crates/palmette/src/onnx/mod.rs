@@ -36,7 +36,7 @@ mod proto;
 use thiserror::Error;
 
 pub use encode::{Encoded, ExternalData, ExternalFile, Model};
-pub use encoders::{CategoricalField, DenseField, EncodersFile, FieldEncoder};
+pub use encoders::{CategoricalField, DenseField, EncodersFile, FieldEncoder, ListField};
 pub use export::{Export, export};
 pub use graph::{Attribute, Dim, ElementType, GraphBuilder, Value};
 
