@@ -1,6 +1,6 @@
 //! What an operator sees of a step: a chunk of the batch's rows.
 
-use crate::matmul::Strided;
+use crate::matmul::{Precision, Strided};
 use crate::params::ParamStore;
 use crate::program::{BufferId, Program, SliceId};
 use crate::tables::Tables;
@@ -22,6 +22,7 @@ pub(crate) struct Chunk<'a, T> {
     pub scratch: *mut T,
     pub first: usize,
     pub rows: usize,
+    pub precision: Precision,
 }
 
 impl<T: Real> Chunk<'_, T> {

@@ -59,6 +59,7 @@ mod clock;
 mod error;
 mod executor;
 mod fit;
+mod kernels;
 mod lanes;
 mod matmul;
 mod memory;
@@ -69,7 +70,6 @@ mod program;
 mod real;
 mod simd;
 mod state;
-mod table_rows;
 mod tables;
 
 pub use builder::{Epilogue, HeadInput};
@@ -78,7 +78,7 @@ pub use error::EngineError;
 pub use executor::{
     Batch, CHUNK_ROWS, Executor, Model, Step, TILE_ROWS, Trainable, instruction_set,
 };
-pub use matmul::counted_macs;
+pub use matmul::{Precision, counted_macs};
 pub use optimizer::{Optimizer, Schedule};
 pub use params::{Init, ParamId, ParamLayout, ParamSpec, ParamStore};
 pub use program::{BufferId, Extent, NORM_EPSILON, NormSlices, Program, SliceId, Span};

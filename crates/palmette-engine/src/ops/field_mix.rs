@@ -5,7 +5,7 @@ use pulp::Simd;
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::lanes::update;
-use crate::matmul::{Strided, matmul};
+use crate::matmul::{Product, Strided, matmul};
 use crate::program::{BufferId, NORM_EPSILON, NormSlices, Program, SliceId, Span};
 
 /// `Y[:, :, e] = relu?(norm?(sum_j W_j X_j[:, :, e] + b?))` for every channel e.
@@ -48,7 +48,7 @@ impl FieldMix {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         let fields = chunk.program.width(self.out);
         let columns = chunk.rows * self.dim;
         let (pre, pre_stride) = chunk.fields_of(self.pre, self.dim);
@@ -61,13 +61,15 @@ impl FieldMix {
             // SAFETY: operands and output are different buffers of this chunk.
             unsafe {
                 matmul(
-                    fields,
-                    columns,
-                    inner,
-                    Strided { pointer: pre, row: pre_stride, col: 1 },
-                    j > 0,
-                    chunk.weight(weight),
-                    Strided::row_major(x.cast_const(), x_stride),
+                    simd,
+                    chunk.precision,
+                    Product {
+                        shape: [fields, columns, inner],
+                        c: (pre, pre_stride),
+                        accumulate: j > 0,
+                        a: chunk.weight(weight),
+                        b: Strided::row_major(x.cast_const(), x_stride),
+                    },
                 );
             }
         }
@@ -140,7 +142,7 @@ impl FieldMix {
     }
 
     #[inline(always)]
-    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         let fields = chunk.program.width(self.out);
         let columns = chunk.rows * self.dim;
         let (y, y_stride) = chunk.fields_of(self.out, self.dim);
@@ -174,13 +176,15 @@ impl FieldMix {
             // SAFETY: gradients of different buffers.
             unsafe {
                 matmul(
-                    chunk.program.width(input.buffer),
-                    columns,
-                    fields,
-                    Strided { pointer: dx, row: dx_stride, col: 1 },
-                    input.accumulate,
-                    chunk.weight(weight).transposed(),
-                    Strided::row_major(dz.cast_const(), dz_stride),
+                    simd,
+                    chunk.precision,
+                    Product {
+                        shape: [chunk.program.width(input.buffer), columns, fields],
+                        c: (dx, dx_stride),
+                        accumulate: input.accumulate,
+                        a: chunk.weight(weight).transposed(),
+                        b: Strided::row_major(dz.cast_const(), dz_stride),
+                    },
                 );
             }
         }
@@ -242,8 +246,9 @@ impl FieldMix {
 
     /// Rows `first .. first + rows` of `dW_j = dZ X_j^T` over the whole batch and all channels.
     #[inline(always)]
-    pub(crate) fn weight_gradient<T: Real>(
+    pub(crate) fn weight_gradient<T: Real, S: Simd>(
         &self,
+        simd: S,
         batch: &Chunk<'_, T>,
         input: usize,
         first: usize,
@@ -257,13 +262,15 @@ impl FieldMix {
         // SAFETY: the caller owns these rows of the gradient; operands are read only.
         unsafe {
             matmul(
-                rows,
-                batch.program.width(source),
-                batch.rows * self.dim,
-                Strided { pointer: grad, row: grad_stride, col: 1 },
-                false,
-                Strided::row_major(dz.add(first * dz_stride).cast_const(), dz_stride),
-                Strided::row_major(x.cast_const(), x_stride).transposed(),
+                simd,
+                batch.precision,
+                Product {
+                    shape: [rows, batch.program.width(source), batch.rows * self.dim],
+                    c: (grad, grad_stride),
+                    accumulate: false,
+                    a: Strided::row_major(dz.add(first * dz_stride).cast_const(), dz_stride),
+                    b: Strided::row_major(x.cast_const(), x_stride).transposed(),
+                },
             );
         }
     }

@@ -1,0 +1,6 @@
+//! All tests of the engine from outside, one program: see the modules.
+
+mod gradients;
+mod oracle;
+mod precision;
+mod wrong_programs;
