@@ -446,7 +446,7 @@ fn copy_list(
                         let at = 4 * u32::from_le_bytes(*cell) as usize;
                         &remap[at..at + 4]
                     }
-                    None => cell,
+                    None => &cell[..],
                 };
                 piece.cells.extend_from_slice(cell);
             }

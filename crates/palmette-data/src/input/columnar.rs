@@ -275,7 +275,7 @@ impl<'a> Cells<'a> {
                 let list = array.as_fixed_size_list();
                 let length = list.value_length().max(0) as usize;
                 let range = move |row: usize| {
-                    let start = list.value_offset(row) as usize;
+                    let start = list.value_offset_at(row);
                     start..start + length
                 };
                 Cells::List(array, Box::new(Cells::new(list.values())), Box::new(range))

@@ -486,7 +486,7 @@ impl RowParser {
         out: &mut ParsedBlock,
     ) -> Result<(), RowProblem> {
         let rule = self.lists[list];
-        let whole = if missing { b"" } else { text };
+        let whole: &[u8] = if missing { b"" } else { text };
         let present = || {
             let texts = whole.split(|&byte| byte == rule.separator).map(number::trimmed);
             texts.enumerate().filter(|(_, text)| !self.is_missing(text))

@@ -152,7 +152,8 @@ unsafe fn tile<const M: usize, const V: usize>(panel: Panel, a: Strided<*const u
             for v in 0..V {
                 // SAFETY: both types are sixteen pairs of bf16.
                 sums[r][v] = unsafe {
-                    let (x, b) = (std::mem::transmute(x), std::mem::transmute(b[v]));
+                    let x = std::mem::transmute::<__m512i, __m512bh>(x);
+                    let b = std::mem::transmute::<__m512i, __m512bh>(b[v]);
                     _mm512_dpbf16_ps(sums[r][v], x, b)
                 };
             }

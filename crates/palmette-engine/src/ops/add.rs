@@ -48,6 +48,10 @@ fn runs<T: Real>(
                 );
             }
         }
+        Extent::Jagged { dim, .. } => {
+            let (start, len) = (chunk.first_vector(yb.extent) * dim, chunk.vectors(y) * dim);
+            f(yb.offset + start, xb.offset + start, len, len);
+        }
     }
 }
 

@@ -157,5 +157,6 @@ fn for_each_run<T: Real>(
                 each(f, (b.offset + f * b.stride + row * dim, dim));
             }
         }
+        Extent::Jagged { .. } => unreachable!("the builder refuses a head over a list"),
     }
 }

@@ -93,7 +93,7 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
         None => None,
     };
     let (mut compiled, weights) = model.description.load(&model.dir)?;
-    let tables: Vec<u32> = model.description.inputs.fields.iter().map(|f| f.rows as u32).collect();
+    let tables = model.description.inputs.table_rows();
     let mut logits = predict_rows(
         &mut Executor::new(),
         &weights,

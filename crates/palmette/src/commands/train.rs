@@ -85,7 +85,7 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let (table_rows, from) = match &earlier {
         Some(earlier) => {
             check_encoders(earlier, &dataset)?;
-            let rows = earlier.description.inputs.fields.iter().map(|f| f.rows as u32).collect();
+            let rows = earlier.description.inputs.table_rows();
             (rows, Some(file_sha256(&earlier.dir.join("model.safetensors"))?))
         }
         None => (dataset.table_rows(args.table_cap), None),

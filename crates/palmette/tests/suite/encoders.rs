@@ -127,7 +127,7 @@ fn lists_become_the_values_of_training() {
     let rows = "1,1,1,1,1,b,x,b|é|zz| b |NA,ff|1||2|3\n1,1,1,1,1,b,x,NA,\n";
     let found = encode(&python, folder.path(), &encoders, &format!("{header}{rows}")).unwrap();
     assert_eq!(found[0].lists, [vec![2, -1, 0], vec![255, 1, 2]]);
-    assert_eq!(found[1].lists, [vec![], vec![]]);
+    assert_eq!(found[1].lists, [Vec::<i64>::new(), Vec::new()]);
     let error =
         encode(&python, folder.path(), &encoders, &format!("{header}1,1,1,1,1,b,x,b,1|q\n"));
     let error = error.unwrap_err();
@@ -290,7 +290,7 @@ fn raw_text_to_probability_agrees_with_dataset_and_engine() {
         tables: Tables::new(specs.collect(), 0, 3).unwrap(),
     };
     let engine_batch =
-        Batch { rows, dense: &batch.dense, ids: &batch.ids, labels: &[], weights: &[] };
+        Batch { rows, dense: &batch.dense, ids: &batch.ids, labels: &[], weights: &[], lists: &[] };
     let logits = Executor::new().forward(&model, &mut program, &engine_batch).unwrap().to_vec();
 
     let fitted = &dataset.manifest().encoders.dense;
@@ -300,6 +300,7 @@ fn raw_text_to_probability_agrees_with_dataset_and_engine() {
         program: &program,
         model: &model,
         transforms: &transforms,
+        lists: &[],
         logit_shift: 0.0,
         metadata: &[],
     });
