@@ -281,7 +281,7 @@ fn resolve(raw: RawSchema, name: String) -> Result<Schema, String> {
         return Err("no fields: `dense`, `categorical` and `lists` are all empty".into());
     }
     let columns = raw.columns.as_deref().map(expand).transpose()?;
-    let time = raw.time.map(time_rule);
+    let time = raw.time.map(time_rule).transpose()?;
     let split = split_rule(raw.split, time.as_ref(), raw.group.as_deref())?;
     let schema = Schema {
         name,
@@ -368,15 +368,20 @@ fn encoder_rule(raw: &RawEncoder) -> Result<EncoderRule, String> {
     }
 }
 
-fn time_rule(raw: RawTime) -> TimeRule {
-    match raw {
+fn time_rule(raw: RawTime) -> Result<TimeRule, String> {
+    Ok(match raw {
         RawTime::Name(column) => TimeRule { columns: vec![column], format: TimeFormat::Iso },
-        RawTime::Parts(columns) if columns.len() == 1 => {
-            TimeRule { columns, format: TimeFormat::Iso }
-        }
-        RawTime::Parts(columns) => TimeRule { columns, format: TimeFormat::Parts },
+        RawTime::Parts(columns) => match columns.len() {
+            1 => TimeRule { columns, format: TimeFormat::Iso },
+            2..=6 => TimeRule { columns, format: TimeFormat::Parts },
+            found => {
+                return Err(format!(
+                    "time: {found} columns; name one, or two to six of year, month, day, hour, minute and second"
+                ));
+            }
+        },
         RawTime::Table { column, format } => TimeRule { columns: vec![column], format },
-    }
+    })
 }
 
 fn split_rule(
