@@ -421,8 +421,8 @@ impl Dataset {
             None => {
                 let known: Vec<&str> = extras.iter().map(|extra| extra.name.as_str()).collect();
                 Err(DataError::Options(format!(
-                    "the dataset keeps no column `{name}` of this kind; it keeps: {} \
-                     (name it under `keep`, `group`, `time` or `baseline` in the schema)",
+                    "the dataset keeps no column `{name}` for this use; it keeps: {} (numbers stand under \
+                     `keep`, `baseline` or `time` in the schema, keys under `group`)",
                     if known.is_empty() { "none".into() } else { known.join(", ") }
                 )))
             }

@@ -95,16 +95,24 @@ impl Baseline {
     /// # Errors
     /// [`BaselineError::UnknownName`].
     pub fn named(name: &str) -> Result<Self, BaselineError> {
+        let [small, medium, large] = Mlp::three_sizes();
         Ok(match name {
             "lr" => Self::LogisticRegression(LogisticRegression::default()),
             "fm" => Self::FactorizationMachine(FactorizationMachine::default()),
             "mlp" => Self::Mlp(Mlp::default()),
+            "mlp-small" => Self::Mlp(small),
+            "mlp-medium" => Self::Mlp(medium),
+            "mlp-large" => Self::Mlp(large),
             "deepfm" => Self::DeepFm(DeepFm::default()),
             "dlrm" => Self::Dlrm(Dlrm::default()),
             "dcn-v2" => Self::DcnV2(DcnV2::default()),
             "autoint-plus" => Self::AutoIntPlus(AutoIntPlus::default()),
             "xdeepfm" => Self::XDeepFm(XDeepFm::default()),
             "history" => Self::History(History::default()),
+            // The published interaction layers cost 55 M multiply-accumulates a sample.
+            "xdeepfm-small" => {
+                Self::XDeepFm(XDeepFm { interaction: vec![24, 24], ..XDeepFm::default() })
+            }
             _ => return Err(BaselineError::UnknownName { name: name.to_owned() }),
         })
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::ValueEnum;
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use palmette_data::{
@@ -15,6 +15,7 @@ use palmette_data::{
 use serde::Serialize;
 
 use palmette::console::Console;
+use palmette::run::write_whole;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -155,7 +156,7 @@ fn run_infer(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
     if path.exists() && !args.overwrite {
         bail!("{} exists; use --overwrite to replace it", path.display());
     }
-    std::fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    write_whole(path, |out| Ok(out.write_all(text.as_bytes())?))?;
     console.result(&serde_json::json!({ "schema": text, "file": path }), || {
         format!("wrote {}; read its comments before `palmette prepare`", path.display())
     })?;

@@ -19,6 +19,14 @@ pub struct Stop(Arc<AtomicBool>);
 #[error("stopped; continue with --resume")]
 pub struct Stopped;
 
+impl Stopped {
+    /// Whether an error is a stop by the user and nothing worse, such as a checkpoint that could
+    /// not be written.
+    pub fn is(error: &anyhow::Error) -> bool {
+        error.chain().any(|cause| cause.is::<Self>())
+    }
+}
+
 impl Stop {
     /// Listens for Ctrl-C; a second one ends the process at once.
     pub fn on_interrupt() -> Self {

@@ -38,7 +38,9 @@ impl<'a, 'c> Run<'a, 'c> {
     /// The run's folder, for this machine and this configuration.
     pub(super) fn open(&self, dir: &FilePath) -> Result<RunStore> {
         let store = RunStore::open(dir)?;
-        Environment::here(self.context.dataset)?.check_or_record(&store)?;
+        let mut settings = self.context.config.clone();
+        settings.data.dataset.clear();
+        Environment::here(self.context.dataset, &settings.to_toml()?)?.check_or_record(&store)?;
         let config = self.context.config.to_toml()?;
         store.files().write("config.toml", |out| Ok(out.write_all(config.as_bytes())?))?;
         Ok(store)
