@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "ARCH.json", group = "what")]
     arch: Option<PathBuf>,
     /// A hand-made model: lr, fm, mlp (mlp-small, mlp-medium, mlp-large), deepfm, dlrm, dcn-v2,
-    /// autoint-plus, xdeepfm (xdeepfm-small)
+    /// autoint-plus, xdeepfm (xdeepfm-small), history (for data with lists)
     #[arg(long, value_name = "NAME", group = "what")]
     baseline: Option<String>,
     /// Go on from this trained model (a trained folder or a run)
