@@ -140,15 +140,19 @@ pub(crate) fn check_state<T: Real>(
     model: &Model<T>,
     optimizer: Optimizer,
 ) -> Result<(), EngineError> {
-    let needed = optimizer.state_slots();
-    let slots = std::iter::once(model.params.state.len())
-        .chain(model.tables.tables.iter().map(|table| table.slots()));
-    match slots.into_iter().find(|&found| found < needed) {
-        None => Ok(()),
-        Some(found) => Err(EngineError::Unfit(format!(
-            "{optimizer:?} keeps {needed} numbers beside each weight, the model has room for {found}"
-        ))),
+    let found = model.params.state.len();
+    if found < optimizer.state_slots() {
+        return Err(state_is_missing(optimizer, found));
     }
+    model.tables.tables.iter().try_for_each(|table| table.check_state(optimizer))
+}
+
+/// The model was made for an optimiser with less state.
+pub(crate) fn state_is_missing(optimizer: Optimizer, found: usize) -> EngineError {
+    let needed = optimizer.state_slots();
+    EngineError::Unfit(format!(
+        "{optimizer:?} keeps {needed} numbers beside each weight, the model has room for {found}"
+    ))
 }
 
 /// Which parameters and tables a program has named, kept between steps for their memory.

@@ -84,4 +84,4 @@ pub use optimizer::{Optimizer, Schedule};
 pub use params::{Init, ParamId, ParamLayout, ParamSpec, ParamStore};
 pub use program::{BufferId, Extent, NORM_EPSILON, NormSlices, Program, SliceId, Span};
 pub use real::Real;
-pub use tables::{Table, TableSpec, Tables, xavier_normal};
+pub use tables::{Table, TableOptions, TableSpec, TableStorage, Tables, xavier_normal};

@@ -311,7 +311,7 @@ impl<T: Real> Executor<T> {
     fn update(&mut self, model: &mut Model<T>, program: &Program, step: &Step, scale: T) {
         let rule = Rule::new(step.optimizer, step.learning_rate, step.index);
         self.update_tiles(model, program, rule, scale);
-        self.update_rows(model, rule, scale);
+        self.update_rows(model, rule, step.index, scale);
     }
 
     /// The gradient of one slice after [`Executor::gradients`], rows of `cols` elements.

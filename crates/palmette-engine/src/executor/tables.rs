@@ -9,6 +9,7 @@ use crate::chunk::{slice, slice_mut};
 use crate::ops::Op;
 use crate::optimizer::Rule;
 use crate::program::Program;
+use crate::tables::{Rounding, RowLayout, TableStorage};
 
 /// Where gradients of table rows come from.
 #[derive(Clone, Copy)]
@@ -98,23 +99,46 @@ impl<T: Real> WithSimd for SumRows<'_, T> {
 pub struct UpdateRows<'a, T> {
     touched: &'a TouchedRows<T>,
     table: *mut T,
-    stride: usize,
+    layout: RowLayout,
+    rounding_key: u64,
     rule: Rule<T>,
     scale: T,
 }
+
+/// Weights that are widened at a time.
+const WIDENED: usize = 64;
 
 impl<T: Real> WithSimd for UpdateRows<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let dim = self.touched.dim;
-        for (&id, grads) in self.touched.ids.iter().zip(self.touched.sums.chunks_exact(dim)) {
+        let Self { touched, table, layout, rounding_key: key, rule, scale } = self;
+        let (dim, stride) = (layout.dim, layout.stride());
+        let mut widened = [T::ZERO; WIDENED];
+        for (&id, grads) in touched.ids.iter().zip(touched.sums.chunks_exact(dim)) {
             // SAFETY: ids were checked against the table; its rows are touched by this task alone.
-            let row = unsafe { slice_mut(self.table.add(id as usize * self.stride), self.stride) };
-            let (weights, state) = row.split_at_mut(dim);
+            let row = unsafe { slice_mut(table.add(id as usize * stride), stride) };
+            let (weights, state) = row.split_at_mut(layout.weights);
+            let (rule, state) = match layout.row_wise {
+                true => (rule.of_row(state, grads, scale), &mut [][..]),
+                false => (rule, state),
+            };
             let (first, second) = state.split_at_mut(dim.min(state.len()));
-            self.rule.apply(weights, first, second, grads, self.scale);
+            if layout.storage == TableStorage::Full {
+                rule.apply(weights, first, second, grads, scale);
+                continue;
+            }
+            let rounding = Some(Rounding { key, row: id });
+            for start in (0..dim).step_by(WIDENED) {
+                let end = dim.min(start + WIDENED);
+                let widened = &mut widened[..end - start];
+                layout.read(weights, start, widened);
+                let [first, second] = [&mut *first, &mut *second]
+                    .map(|state| if state.is_empty() { state } else { &mut state[start..end] });
+                rule.apply(widened, first, second, &grads[start..end], scale);
+                layout.write(weights, start, widened, rounding);
+            }
         }
     }
 }
@@ -187,16 +211,20 @@ impl<T: Real> Executor<T> {
     }
 
     /// Moves the touched rows of all tables.
-    pub(super) fn update_rows(&mut self, model: &mut Model<T>, rule: Rule<T>, scale: T) {
+    pub(super) fn update_rows(&mut self, model: &mut Model<T>, rule: Rule<T>, step: u64, scale: T) {
         let (arch, clock) = (self.arch, &self.clock);
         let tables = Shared(model.tables.tables.as_mut_ptr());
         self.touched[..self.n_touched].par_iter().with_max_len(1).for_each(|touched| {
             // SAFETY: every touched entry names another table (`Uses::check_gradients`).
             let table = unsafe { &mut *tables.get().add(touched.table) };
-            let stride = table.stride();
+            let layout = table.layout;
+            let rounding_key = match layout.storage {
+                TableStorage::Full => 0,
+                TableStorage::F16 | TableStorage::Bf16 => table.rounding_key(step),
+            };
             let table = table.data.as_mut_slice().as_mut_ptr();
             let start = clock.start();
-            T::update_rows(arch, UpdateRows { touched, table, stride, rule, scale });
+            T::update_rows(arch, UpdateRows { touched, table, layout, rounding_key, rule, scale });
             clock.stop(start, 2);
         });
     }

@@ -6,17 +6,25 @@
 //! are copied into pairs, A as 128 rows by 128 pairs, B as panels of 48 columns.
 
 use std::arch::x86_64::*;
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
-use super::{Product, Strided, even_parts};
+use super::{Product, Strided, dot, even_parts};
 use crate::simd::{BLOCK, avx512};
 
-/// Pairs of terms that one pass over the tiles takes.
+/// Pairs of terms that one pass over the tiles takes: 24 KiB of B then fit the first-level cache.
 const PAIRS: usize = 128;
+/// Pairs of terms that A is copied for: with its rows a quarter of a second-level cache.
+const A_PAIRS: usize = 4 * PAIRS;
 /// Rows of A that are copied at a time.
 const ROWS: usize = 128;
-/// Elements from row to row (or pair to pair) of the copy of A: one line more than a power of two.
-const A_STRIDE: usize = 128 + BLOCK;
+/// Elements from row to row of the copy of A, one line more than a power of two.
+const A_ROW: usize = A_PAIRS + BLOCK;
+/// Elements from pair to pair where the copy of A has the rows of a pair together.
+const A_PAIR: usize = ROWS + BLOCK;
+/// Pairs of terms of one pass of sums of registers, and elements from row to row of its copies.
+const DOT_PAIRS: usize = 1024;
+const DOT_ROW: usize = DOT_PAIRS + BLOCK;
 /// Columns of a panel of B.
 const COLUMNS: usize = 3 * BLOCK;
 /// Rows of a tile.
@@ -29,64 +37,215 @@ pub(crate) fn is_available() -> bool {
         && is_x86_feature_detected!("avx512bf16")
 }
 
-/// Memory of one pass, aligned to cache lines.
+/// Copies of the factors of one product, aligned to cache lines.
 #[repr(align(64))]
-struct Pass {
-    a: [MaybeUninit<u32>; ROWS * A_STRIDE],
-    b: [MaybeUninit<u32>; PAIRS * COLUMNS],
+struct Copies {
+    a: [u32; ROWS * DOT_ROW],
+    b: [u32; PAIRS * COLUMNS],
+}
+
+const _: () = assert!(ROWS * A_ROW <= ROWS * DOT_ROW && A_PAIRS * A_PAIR <= ROWS * DOT_ROW);
+const _: () = assert!(dot::TILE * DOT_ROW <= PAIRS * COLUMNS);
+
+thread_local! {
+    /// Allocated by the first product of a thread and kept for all others.
+    static COPIES: RefCell<Box<MaybeUninit<Copies>>> = RefCell::new(Box::new_uninit());
 }
 
 /// Computes `product` with operands rounded to bf16.
 ///
 /// # Safety
 /// As for [`matmul`](super::matmul), and [`is_available`].
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) unsafe fn product(p: Product<f32>) {
-    let [m, n, k] = p.shape;
-    let mut pass = MaybeUninit::<Pass>::uninit();
-    // SAFETY: both arrays are plain numbers that are written before they are read.
-    let (a, b) = unsafe {
-        let pass = &mut *pass.as_mut_ptr();
-        (pass.a.as_mut_ptr().cast::<u32>(), pass.b.as_mut_ptr().cast::<u32>())
-    };
-    let terms = even_parts(k, 2 * PAIRS).next_multiple_of(2 * BLOCK).min(2 * PAIRS);
+    COPIES.with_borrow_mut(|copies| {
+        let copies = copies.as_mut_ptr();
+        // SAFETY: plain numbers, which `multiply` writes before it reads them; the rest is passed
+        // on to the caller.
+        unsafe {
+            let (a, b) = (&raw mut (*copies).a, &raw mut (*copies).b);
+            if dot::suits(&p) {
+                multiply_dot(p, a.cast(), b.cast());
+            } else {
+                multiply(p, a.cast(), b.cast());
+            }
+        }
+    });
+}
+
+/// Computes `p` with the given memory for the copies of A and of a panel of B.
+///
+/// # Safety
+/// As for [`product`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn multiply(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
+    let [m, _, k] = p.shape;
     for first in (0..m).step_by(ROWS) {
         let rows = ROWS.min(m - first);
-        let mut term = 0;
         // No terms still make a pass, which writes zeros.
-        while term < k || term == 0 {
-            let count = terms.min(k - term);
+        let mut start = 0;
+        while start < k || start == 0 {
+            let end = k.min(start + 2 * A_PAIRS);
             // SAFETY: these rows and terms lie within A and B, these columns within B and C; the
             // copies have room for them.
             unsafe {
-                let start = p.a.pointer.add(first * p.a.row + term * p.a.col);
+                let place = p.a.pointer.add(first * p.a.row + start * p.a.col);
                 let a = if p.a.col == 1 {
-                    pair_rows(start, p.a.row, [rows, count], a);
-                    Strided { pointer: a.cast_const(), row: A_STRIDE, col: 1 }
+                    pair_rows((place, p.a.row), [rows, end - start], (a_copy, A_ROW));
+                    Strided { pointer: a_copy.cast_const(), row: A_ROW, col: 1 }
                 } else {
-                    interleave((start, p.a.col), [count, rows], (a, A_STRIDE));
-                    Strided { pointer: a.cast_const(), row: 1, col: A_STRIDE }
+                    interleave((place, p.a.col), [end - start, rows], (a_copy, A_PAIR));
+                    Strided { pointer: a_copy.cast_const(), row: 1, col: A_PAIR }
                 };
-                for column in (0..n).step_by(COLUMNS) {
-                    let columns = COLUMNS.min(n - column);
-                    let start = p.b.pointer.add(term * p.b.row + column * p.b.col);
-                    if p.b.col == 1 {
-                        interleave((start, p.b.row), [count, columns], (b, COLUMNS));
-                    } else {
-                        pair_columns((start, p.b.col), [count, columns], b);
+                let c = p.c.0.add(first * p.c.1);
+                columns(&p, a, [start, end], rows, (c, p.c.1), b_copy);
+            }
+            start = end.max(1);
+        }
+    }
+}
+
+/// [`multiply`] for factors whose terms are contiguous in both: see [`dot`].
+///
+/// # Safety
+/// As for [`product`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn multiply_dot(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
+    let [m, n, k] = p.shape;
+    for first in (0..m).step_by(ROWS) {
+        let rows = ROWS.min(m - first);
+        for start in (0..k).step_by(2 * DOT_PAIRS) {
+            let terms = k.min(start + 2 * DOT_PAIRS) - start;
+            // SAFETY: these rows and terms lie within A and B, these columns within B and C; the
+            // copies have room for them.
+            unsafe {
+                let place = p.a.pointer.add(first * p.a.row + start);
+                pair_rows((place, p.a.row), [rows, terms], (a_copy, DOT_ROW));
+                for (j, columns) in dot::parts(n) {
+                    let place = p.b.pointer.add(j * p.b.col + start);
+                    pair_rows((place, p.b.col), [columns, terms], (b_copy, DOT_ROW));
+                    for (i, rows) in dot::parts(rows) {
+                        let ends = Ends {
+                            registers: terms.div_ceil(2 * BLOCK),
+                            a: a_copy.add(i * DOT_ROW),
+                            b: b_copy,
+                            c: (p.c.0.add((first + i) * p.c.1 + j), p.c.1),
+                            accumulate: p.accumulate || start > 0,
+                        };
+                        match rows {
+                            1 => dot_rows::<1>(ends, columns),
+                            2 => dot_rows::<2>(ends, columns),
+                            3 => dot_rows::<3>(ends, columns),
+                            _ => dot_rows::<4>(ends, columns),
+                        }
                     }
-                    let panel = Panel {
-                        pairs: count.div_ceil(2),
-                        b,
-                        c: (p.c.0.add(first * p.c.1 + column), p.c.1),
-                        last: ends(columns),
-                        accumulate: p.accumulate || term > 0,
-                    };
-                    match columns.div_ceil(BLOCK) {
-                        1 => tiles::<1>(rows, panel, a),
-                        2 => tiles::<2>(rows, panel, a),
-                        _ => tiles::<3>(rows, panel, a),
-                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where the rows of a tile of [`multiply_dot`] begin.
+#[derive(Clone, Copy)]
+struct Ends {
+    registers: usize,
+    a: *const u32,
+    b: *const u32,
+    c: (*mut f32, usize),
+    accumulate: bool,
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn dot_rows<const M: usize>(ends: Ends, columns: usize) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        match columns {
+            1 => dot_tile::<M, 1>(ends),
+            2 => dot_tile::<M, 2>(ends),
+            3 => dot_tile::<M, 3>(ends),
+            _ => dot_tile::<M, 4>(ends),
+        }
+    }
+}
+
+/// `M` rows by `N` columns, each sum in a register of its own.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline(never)]
+unsafe fn dot_tile<const M: usize, const N: usize>(ends: Ends) {
+    let mut sums = [[_mm512_setzero_ps(); N]; M];
+    for pair in (0..ends.registers * BLOCK).step_by(BLOCK) {
+        let mut columns = [_mm512_setzero_si512(); N];
+        for j in 0..N {
+            // SAFETY: copies are whole registers.
+            columns[j] = unsafe { _mm512_load_si512(ends.b.add(j * DOT_ROW + pair).cast()) };
+        }
+        for i in 0..M {
+            // SAFETY: as above.
+            let row = unsafe { _mm512_load_si512(ends.a.add(i * DOT_ROW + pair).cast()) };
+            for j in 0..N {
+                sums[i][j] = _mm512_dpbf16_ps(sums[i][j], as_bf16(row), as_bf16(columns[j]));
+            }
+        }
+    }
+    let mut lanes = [[0.0f32; BLOCK]; BLOCK];
+    for i in 0..M {
+        for j in 0..N {
+            // SAFETY: sixteen elements.
+            unsafe { _mm512_storeu_ps(lanes[i * N + j].as_mut_ptr(), sums[i][j]) };
+        }
+    }
+    // SAFETY: the instructions are there.
+    let totals = unsafe { avx512::row_sums(&lanes) };
+    for i in 0..M {
+        for j in 0..N {
+            // SAFETY: element `(i, j)` of the tile of C.
+            let place = unsafe { &mut *ends.c.0.add(i * ends.c.1 + j) };
+            let sum = totals[i * N + j];
+            *place = if ends.accumulate { *place + sum } else { sum };
+        }
+    }
+}
+
+/// All columns of some rows for the terms `start .. end`, of which `a` is a copy.
+///
+/// # Safety
+/// As for [`product`]; `a` must have these rows and terms.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn columns(
+    p: &Product<f32>,
+    a: Strided<*const u32>,
+    [start, end]: [usize; 2],
+    rows: usize,
+    c: (*mut f32, usize),
+    b_copy: *mut u32,
+) {
+    let [_, n, _] = p.shape;
+    let terms = even_parts(end - start, 2 * PAIRS).next_multiple_of(2 * BLOCK).min(2 * PAIRS);
+    for column in (0..n).step_by(COLUMNS) {
+        let columns = COLUMNS.min(n - column);
+        let mut term = start;
+        while term < end || term == 0 {
+            let count = terms.min(end - term);
+            // SAFETY: as the caller promises.
+            unsafe {
+                let place = p.b.pointer.add(term * p.b.row + column * p.b.col);
+                if p.b.col == 1 {
+                    interleave((place, p.b.row), [count, columns], (b_copy, COLUMNS));
+                } else {
+                    pair_columns((place, p.b.col), [count, columns], b_copy);
+                }
+                let pairs = (term - start) / 2;
+                let a = Strided { pointer: a.pointer.add(pairs * a.col), ..a };
+                let panel = Panel {
+                    pairs: count.div_ceil(2),
+                    b: b_copy,
+                    c: (c.0.add(column), c.1),
+                    last: live_lanes(columns),
+                    accumulate: p.accumulate || term > 0,
+                };
+                match columns.div_ceil(BLOCK) {
+                    1 => tiles::<1>(rows, panel, a),
+                    2 => tiles::<2>(rows, panel, a),
+                    _ => tiles::<3>(rows, panel, a),
                 }
             }
             term += terms;
@@ -94,9 +253,25 @@ pub(crate) unsafe fn product(p: Product<f32>) {
     }
 }
 
+/// A register of 32 numbers as the instruction's type.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+fn as_bf16(bits: __m512i) -> __m512bh {
+    // SAFETY: both types are 512 bits of plain numbers.
+    unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) }
+}
+
+/// The inverse of [`as_bf16`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+fn as_bits(numbers: __m512bh) -> __m512i {
+    // SAFETY: as above.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(numbers) }
+}
+
 /// The live elements of the last of the registers that hold `count`.
 #[inline(always)]
-fn ends(count: usize) -> __mmask16 {
+fn live_lanes(count: usize) -> __mmask16 {
     u16::MAX >> (count.next_multiple_of(BLOCK) - count)
 }
 
@@ -150,12 +325,7 @@ unsafe fn tile<const M: usize, const V: usize>(panel: Panel, a: Strided<*const u
             // SAFETY: row `r` of this pair.
             let x = _mm512_set1_epi32(unsafe { *a_pair.add(r * a.row) }.cast_signed());
             for v in 0..V {
-                // SAFETY: both types are sixteen pairs of bf16.
-                sums[r][v] = unsafe {
-                    let x = std::mem::transmute::<__m512i, __m512bh>(x);
-                    let b = std::mem::transmute::<__m512i, __m512bh>(b[v]);
-                    _mm512_dpbf16_ps(sums[r][v], x, b)
-                };
+                sums[r][v] = _mm512_dpbf16_ps(sums[r][v], as_bf16(x), as_bf16(b[v]));
             }
         }
         a_pair = a_pair.wrapping_add(a.col);
@@ -190,7 +360,7 @@ unsafe fn pairs_of(source: *const f32, live: usize) -> __m512i {
             let end = source.wrapping_add(BLOCK);
             (_mm512_maskz_loadu_ps(mask(low), source), _mm512_maskz_loadu_ps(mask(high), end))
         };
-        std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))
+        as_bits(_mm512_cvtne2ps_pbh(high, low))
     }
 }
 
@@ -200,17 +370,16 @@ unsafe fn pairs_of(source: *const f32, live: usize) -> __m512i {
 /// The source must have these elements and the target as many rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn pair_rows(
-    source: *const f32,
-    stride: usize,
+    (source, stride): (*const f32, usize),
     [rows, terms]: [usize; 2],
-    target: *mut u32,
+    (target, target_stride): (*mut u32, usize),
 ) {
     for r in 0..rows {
         for term in (0..terms).step_by(2 * BLOCK) {
             // SAFETY: elements of row `r`; a row of the target has whole registers.
             unsafe {
                 let pairs = pairs_of(source.add(r * stride + term), terms - term);
-                _mm512_store_si512(target.add(r * A_STRIDE + term / 2).cast(), pairs);
+                _mm512_store_si512(target.add(r * target_stride + term / 2).cast(), pairs);
             }
         }
     }
@@ -238,7 +407,7 @@ unsafe fn interleave(
     );
     for term in (0..terms).step_by(2) {
         for i in (0..width).step_by(BLOCK) {
-            let live = if i + BLOCK <= width { u16::MAX } else { ends(width) };
+            let live = if i + BLOCK <= width { u16::MAX } else { live_lanes(width) };
             // SAFETY: only elements that exist are read; whole registers are written.
             unsafe {
                 let place = source.add(term * source_stride + i);
@@ -248,7 +417,7 @@ unsafe fn interleave(
                 } else {
                     _mm512_setzero_ps()
                 };
-                let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(odd, even));
+                let halves = as_bits(_mm512_cvtne2ps_pbh(odd, even));
                 let pairs = _mm512_permutexvar_epi16(order, halves);
                 _mm512_storeu_si512(target.add(term / 2 * target_stride + i).cast(), pairs);
             }

@@ -5,10 +5,15 @@
 //! for a whole register of columns; B is read where it lies when its columns
 //! are contiguous, and else a panel of columns at a time goes through a copy on
 //! the stack. There is nothing to plan and nothing to allocate, and a product
-//! of a few rows is as fast as a large one.
+//! of a few rows is as fast as a large one. Sums of many terms that are contiguous
+//! in both factors (a field mix's weight gradient) go through [`dot`] instead, which
+//! copies nothing.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16;
+mod dot;
+#[cfg(test)]
+mod rates;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -61,8 +66,8 @@ impl<T> Strided<*const T> {
     }
 }
 
-/// Terms of a sum that one pass over the tiles takes: a panel of this many rows and 48 columns
-/// (48 KiB of f32) stays in the second-level cache with the rows of A that meet it.
+/// Terms of a sum that one pass over the tiles takes: a panel of this many rows and 48 columns is
+/// 48 KiB of f32, read at 8 bytes a cycle from the second-level cache.
 const TERMS: usize = 256;
 
 /// `C (+)= A B` with `A: m x k`, `B: k x n`, `C` row-major; `accumulate` keeps what `C` holds.
@@ -137,24 +142,28 @@ impl<T: Real, S: Simd> NullaryFnOnce for Run<T, S> {
     #[inline(always)]
     fn call(self) {
         let Self { simd, product: p } = self;
+        if S::REGISTER_COUNT >= 32 && dot::suits(&p) {
+            // SAFETY: as the caller of `matmul` promises.
+            return unsafe { dot::product(simd, p) };
+        }
         let [_, n, k] = p.shape;
         let width = T::width::<S>();
         let mut copy = Copied::<T>([[MaybeUninit::uninit(); REGISTERS * BLOCK]; TERMS]);
         let copy = copy.0.as_mut_ptr().cast::<T>();
-        // No terms still make a pass, which writes zeros.
         let terms = even_parts(k, TERMS).next_multiple_of(BLOCK).min(TERMS);
-        let mut term = 0;
-        while term < k || term == 0 {
-            let count = terms.min(k - term);
-            let mut column = 0;
-            while column < n {
-                let registers = match (n - column) / width {
-                    few @ 0..=2 => few,
-                    4 => 2,
-                    _ => REGISTERS,
-                };
-                let tail = if registers == 0 { n - column } else { 0 };
-                let columns = registers * width + tail;
+        let mut column = 0;
+        while column < n {
+            let registers = match (n - column) / width {
+                few @ 0..=2 => few,
+                4 => 2,
+                _ => REGISTERS,
+            };
+            let tail = if registers == 0 { n - column } else { 0 };
+            let columns = registers * width + tail;
+            // No terms still make a pass, which writes zeros.
+            let mut term = 0;
+            while term < k || term == 0 {
+                let count = terms.min(k - term);
                 // SAFETY: all of these elements lie within A, B and C, as the caller of `matmul`
                 // promises; the copy has room for `TERMS` rows of the widest panel.
                 unsafe {
@@ -177,9 +186,9 @@ impl<T: Real, S: Simd> NullaryFnOnce for Run<T, S> {
                         _ => rows::<T, S, REGISTERS, false>(simd, p.shape[0], panel, a, c),
                     }
                 }
-                column += columns;
+                term += terms;
             }
-            term += terms;
+            column += columns;
         }
     }
 }

@@ -26,7 +26,11 @@ impl<T: Real> Case<T> {
         // Tiles, panels and passes with every remainder.
         let m = [1 + below(20), 128 + below(20)][usize::from(below(8) == 0)];
         let n = 1 + below(110);
-        let k = [below(40), 200 + below(400)][usize::from(below(3) == 0)];
+        let k = match below(12) {
+            0 => 1000 + below(3500),
+            1..4 => 200 + below(400),
+            _ => below(40),
+        };
         let c_row = n + below(20);
         let (by_column, accumulate) = ([below(2) == 1, below(2) == 1], below(2) == 1);
         let mut numbers =

@@ -38,8 +38,8 @@ impl JaggedEmbedding {
         let table = chunk.tables.table(self.table);
         for (i, &id) in chunk.list_ids(self.list).iter().enumerate() {
             // SAFETY: value `i` of this chunk.
-            unsafe { slice_mut(y.add(i * self.dim), self.dim) }
-                .copy_from_slice(table.row(id as usize));
+            let y = unsafe { slice_mut(y.add(i * self.dim), self.dim) };
+            table.layout.read(table.stored_row(id as usize), 0, y);
         }
     }
 

@@ -4,4 +4,5 @@ mod gradients;
 mod lists;
 mod oracle;
 mod precision;
+mod tables;
 mod wrong_programs;
