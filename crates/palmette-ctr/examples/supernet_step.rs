@@ -82,7 +82,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             planning += t.elapsed().as_secs_f64();
             macs.push(program.macs());
             let (dense, ids, labels) = &batches[step as usize % 8];
-            let batch = Batch { rows, dense, ids, labels, weights: &[] };
+            let batch = Batch { rows, dense, ids, labels, weights: &[], lists: &[] };
             let options = Step {
                 index: step,
                 learning_rate: 0.01,

@@ -41,6 +41,7 @@ let batch = Batch {
     ids: &[],
     labels: &[0.0, 1.0, 1.0, 0.0],
     weights: &[],
+    lists: &[],
 };
 let mut executor = Executor::new();
 let mut losses = vec![];
@@ -76,7 +77,7 @@ pub use builder::{Epilogue, HeadInput};
 pub use clock::TimeSplit;
 pub use error::EngineError;
 pub use executor::{
-    Batch, CHUNK_ROWS, Executor, Model, Step, TILE_ROWS, Trainable, instruction_set,
+    Batch, CHUNK_ROWS, Executor, JaggedIds, Model, Step, TILE_ROWS, Trainable, instruction_set,
 };
 pub use matmul::{Precision, counted_macs};
 pub use optimizer::{Optimizer, Schedule};

@@ -20,6 +20,7 @@ assert!(unknown.to_string().contains("deepfm"));
 # Ok::<(), palmette_ctr::baselines::BaselineError>(())
 ```
 
+All but [`History`] read dense inputs and categorical fields alone; lists they leave out.
 Where a paper gives every dense input a vector of its own, `x_j v_j`, these models have a
 linear map of all dense inputs; see the structs.
 */
@@ -31,6 +32,7 @@ mod deepfm;
 mod dlrm;
 mod error;
 mod factorization_machine;
+mod history;
 mod logistic_regression;
 mod mlp;
 mod xdeepfm;
@@ -43,6 +45,7 @@ pub use deepfm::DeepFm;
 pub use dlrm::Dlrm;
 pub use error::BaselineError;
 pub use factorization_machine::FactorizationMachine;
+pub use history::{History, HistoryPooling};
 pub use logistic_regression::LogisticRegression;
 pub use mlp::Mlp;
 pub use xdeepfm::XDeepFm;
@@ -77,12 +80,15 @@ pub enum Baseline {
     /// `xdeepfm`
     #[serde(rename = "xdeepfm")]
     XDeepFm(XDeepFm),
+    /// `history`, for data with lists.
+    #[serde(rename = "history")]
+    History(History),
 }
 
 impl Baseline {
     /// Names of all baselines, simplest first.
-    pub const NAMES: [&'static str; 8] =
-        ["lr", "fm", "mlp", "deepfm", "dlrm", "dcn-v2", "autoint-plus", "xdeepfm"];
+    pub const NAMES: [&'static str; 9] =
+        ["lr", "fm", "mlp", "deepfm", "dlrm", "dcn-v2", "autoint-plus", "xdeepfm", "history"];
 
     /// The baseline of this name with its paper's hyper-parameters.
     ///
@@ -102,6 +108,7 @@ impl Baseline {
             "dcn-v2" => Self::DcnV2(DcnV2::default()),
             "autoint-plus" => Self::AutoIntPlus(AutoIntPlus::default()),
             "xdeepfm" => Self::XDeepFm(XDeepFm::default()),
+            "history" => Self::History(History::default()),
             // The published interaction layers cost 55 M multiply-accumulates a sample.
             "xdeepfm-small" => {
                 Self::XDeepFm(XDeepFm { interaction: vec![24, 24], ..XDeepFm::default() })
@@ -121,6 +128,7 @@ impl Baseline {
             Self::DcnV2(_) => 5,
             Self::AutoIntPlus(_) => 6,
             Self::XDeepFm(_) => 7,
+            Self::History(_) => 8,
         };
         Self::NAMES[index]
     }
@@ -139,6 +147,7 @@ impl Baseline {
             Self::DcnV2(model) => model.compile(inputs),
             Self::AutoIntPlus(model) => model.compile(inputs),
             Self::XDeepFm(model) => model.compile(inputs),
+            Self::History(model) => model.compile(inputs),
         }
     }
 }

@@ -101,7 +101,7 @@ impl<T: Real> Executor<T> {
                 if mode != Mode::Forward {
                     slice_mut(partials, program.partial_len).fill(T::ZERO);
                 }
-                (partials, scratch.get().add(c * program.scratch_len))
+                (partials, scratch.get().add(c * program.scratch()))
             };
             let chunk = Chunk {
                 program,

@@ -67,6 +67,25 @@ pub struct Batch<'a, T> {
     pub labels: &'a [f32],
     /// Sample weights, `[rows]`; empty for equal weights.
     pub weights: &'a [f32],
+    /// Features of varying length.
+    pub lists: &'a [JaggedIds<'a>],
+}
+
+/// A list of a batch: row `r` has the values `ids[offsets[r]..offsets[r + 1]]`.
+#[derive(Clone, Copy, Debug)]
+pub struct JaggedIds<'a> {
+    /// `[rows + 1]`, from 0 up to the number of values.
+    pub offsets: &'a [usize],
+    /// Rows of the table, one a value.
+    pub ids: &'a [u32],
+}
+
+impl JaggedIds<'_> {
+    /// Number of values and the most that a row has.
+    fn extent(&self) -> (usize, usize) {
+        let lengths = self.offsets.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
+        (self.ids.len(), lengths.max().unwrap_or(0))
+    }
 }
 
 /// Weights and tables of a model.
@@ -274,15 +293,16 @@ impl<T: Real> Executor<T> {
         program: &mut Program,
         batch: &Batch<'_, T>,
     ) -> Result<(), EngineError> {
-        if program.placed != Some(batch.rows) {
-            program.place(batch.rows)?;
-        }
         check_forward(model, program, batch)?;
+        let lists = || batch.lists.iter().map(JaggedIds::extent);
+        if !program.is_placed(batch.rows, lists()) {
+            program.place_lists(batch.rows, lists())?;
+        }
         let chunks = batch.rows.div_ceil(CHUNK_ROWS);
         self.values.reserve(program.arena_len)?;
         self.grads.reserve(program.arena_len)?;
         self.partials.reserve(chunks * program.partial_len)?;
-        self.scratch.reserve(chunks * program.scratch_len)?;
+        self.scratch.reserve(chunks * program.scratch())?;
         self.losses.clear();
         self.losses.resize(chunks, 0.0);
         Ok(())

@@ -11,10 +11,35 @@ use crate::optimizer::Rule;
 use crate::program::Program;
 use crate::tables::{Rounding, RowLayout, TableStorage};
 
+/// Where gradients of table rows come from.
+#[derive(Clone, Copy)]
+pub(super) struct Source {
+    /// Offset of the gradients in their arena.
+    offset: usize,
+    ids: SourceIds,
+}
+
+/// The ids that go with the gradients.
+#[derive(Clone, Copy)]
+enum SourceIds {
+    Field(usize),
+    List(usize),
+}
+
+impl SourceIds {
+    fn of<'a, T>(self, batch: &Batch<'a, T>) -> &'a [u32] {
+        match self {
+            SourceIds::Field(field) => &batch.ids[field * batch.rows..(field + 1) * batch.rows],
+            SourceIds::List(list) => batch.lists[list].ids,
+        }
+    }
+}
+
 /// The distinct rows that a batch touched in one table, and their summed gradients.
 pub(super) struct TouchedRows<T> {
     pub table: usize,
-    pub buffer_field: (usize, usize),
+    /// A field, lists that share its table, or both.
+    sources: Vec<Source>,
     pub dim: usize,
     pub keys: Vec<u64>,
     pub ids: Vec<u32>,
@@ -25,7 +50,7 @@ pub(super) struct TouchedRows<T> {
 pub struct SumRows<'a, T> {
     touched: &'a mut TouchedRows<T>,
     grads: *const T,
-    ids: &'a [u32],
+    batch: &'a Batch<'a, T>,
 }
 
 impl<T: Real> WithSimd for SumRows<'_, T> {
@@ -36,14 +61,28 @@ impl<T: Real> WithSimd for SumRows<'_, T> {
     fn with_simd<S: Simd>(self, _: S) -> f64 {
         let t = self.touched;
         t.keys.clear();
-        t.keys.extend(self.ids.iter().enumerate().map(|(r, &id)| u64::from(id) << 32 | r as u64));
+        // Gradients are numbered through all sources: equal ids are summed in that order.
+        for source in &t.sources {
+            let first = t.keys.len() as u64;
+            let ids = source.ids.of(self.batch).iter().zip(first..);
+            t.keys.extend(ids.map(|(&id, place)| u64::from(id) << 32 | place));
+        }
         t.keys.sort_unstable();
         t.ids.clear();
         t.sums.clear();
         for &key in &t.keys {
-            let (id, row) = ((key >> 32) as u32, (key & 0xffff_ffff) as usize);
-            // SAFETY: the gradient of one sample's field.
-            let grad = unsafe { slice(self.grads.add(row * t.dim), t.dim) };
+            let (id, mut place) = ((key >> 32) as u32, (key & 0xffff_ffff) as usize);
+            let mut offset = 0;
+            for source in &t.sources {
+                let count = source.ids.of(self.batch).len();
+                offset = source.offset;
+                if place < count {
+                    break;
+                }
+                place -= count;
+            }
+            // SAFETY: the gradient of one sample's field or of one value of a list.
+            let grad = unsafe { slice(self.grads.add(offset + place * t.dim), t.dim) };
             if t.ids.last() == Some(&id) {
                 let start = t.sums.len() - t.dim;
                 crate::lanes::update(&mut t.sums[start..], grad, |g, s| s + g);
@@ -107,30 +146,21 @@ impl<T: Real> WithSimd for UpdateRows<'_, T> {
 impl<T: Real> Executor<T> {
     pub(super) fn sum_table_rows(&mut self, program: &Program, batch: &Batch<'_, T>) {
         for op in &program.ops {
-            let Op::Embedding(op) = op else { continue };
-            let buffer = program.buffer(op.out);
-            if !buffer.read {
-                continue;
-            }
-            for f in 0..program.width(op.out) {
-                if self.n_touched == self.touched.len() {
-                    self.touched.push(TouchedRows {
-                        table: 0,
-                        buffer_field: (0, 0),
-                        dim: 0,
-                        keys: Vec::new(),
-                        ids: Vec::new(),
-                        sums: Vec::new(),
-                    });
+            match op {
+                Op::Embedding(op) if program.buffer(op.out).read => {
+                    let buffer = *program.buffer(op.out);
+                    for f in 0..program.width(op.out) {
+                        let offset = buffer.offset + f * buffer.stride;
+                        let source = Source { offset, ids: SourceIds::Field(f) };
+                        self.add_source(op.first_table + f, op.dim, source, batch);
+                    }
                 }
-                let touched = &mut self.touched[self.n_touched];
-                touched.table = op.first_table + f;
-                touched.buffer_field = (buffer.offset + f * buffer.stride, f);
-                touched.dim = op.dim;
-                touched.keys.reserve(batch.rows);
-                touched.ids.reserve(batch.rows);
-                touched.sums.reserve(batch.rows * op.dim);
-                self.n_touched += 1;
+                Op::JaggedEmbedding(op) if program.buffer(op.out).read => {
+                    let offset = program.buffer(op.out).offset;
+                    let source = Source { offset, ids: SourceIds::List(op.list) };
+                    self.add_source(op.table, op.dim, source, batch);
+                }
+                _ => {}
             }
         }
         self.table_squares.resize(self.touched.len(), 0.0);
@@ -139,15 +169,45 @@ impl<T: Real> Executor<T> {
         let touched = &mut self.touched[..self.n_touched];
         touched.par_iter_mut().zip(&mut self.table_squares).with_max_len(1).for_each(
             |(touched, squares)| {
-                let (offset, field) = touched.buffer_field;
-                let ids = &batch.ids[field * batch.rows..(field + 1) * batch.rows];
-                // SAFETY: phase one is over; the gradients are read only.
-                let grads = unsafe { grads.get().add(offset) }.cast_const();
+                // Phase one is over; the gradients are read only.
+                let grads = grads.get().cast_const();
                 let start = clock.start();
-                *squares = T::sum_rows(arch, SumRows { touched, grads, ids });
+                *squares = T::sum_rows(arch, SumRows { touched, grads, batch });
                 clock.stop(start, 2);
             },
         );
+    }
+
+    /// Notes that gradients of a table's rows lie in `source`.
+    fn add_source(&mut self, table: usize, dim: usize, source: Source, batch: &Batch<'_, T>) {
+        let known = self.touched[..self.n_touched].iter().position(|t| t.table == table);
+        let at = known.unwrap_or(self.n_touched);
+        if known.is_none() {
+            if self.n_touched == self.touched.len() {
+                self.touched.push(TouchedRows {
+                    table: 0,
+                    sources: Vec::new(),
+                    dim: 0,
+                    keys: Vec::new(),
+                    ids: Vec::new(),
+                    sums: Vec::new(),
+                });
+            }
+            let touched = &mut self.touched[at];
+            touched.table = table;
+            touched.dim = dim;
+            touched.sources.clear();
+            self.n_touched += 1;
+        }
+        let touched = &mut self.touched[at];
+        touched.sources.push(source);
+        let count: usize = touched.sources.iter().map(|s| s.ids.of(batch).len()).sum();
+        touched.keys.clear();
+        touched.ids.clear();
+        touched.sums.clear();
+        touched.keys.reserve(count);
+        touched.ids.reserve(count);
+        touched.sums.reserve(count * dim);
     }
 
     /// Moves the touched rows of all tables.

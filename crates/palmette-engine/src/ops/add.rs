@@ -38,6 +38,10 @@ fn runs<T: Real>(
         Extent::Fields { fields, dim } => {
             (fields, [chunk.first * dim; 2], chunk.rows * dim, chunk.rows * dim)
         }
+        Extent::Jagged { dim, .. } => {
+            let (start, len) = (chunk.first_vector(yb.extent) * dim, chunk.vectors(y) * dim);
+            (1, [start; 2], len, len)
+        }
     };
     for run in 0..count {
         let y = yb.offset + skipped[0] + run * yb.stride;

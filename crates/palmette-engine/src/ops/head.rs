@@ -154,6 +154,7 @@ fn for_each_run<T: Real>(
     let (count, start, stride, len) = match b.extent {
         Extent::Rows { width } => (1, b.offset + row * b.stride, 0, width),
         Extent::Fields { fields, dim } => (fields, b.offset + row * dim, b.stride, dim),
+        Extent::Jagged { .. } => unreachable!("the builder refuses a head over a list"),
     };
     for f in 0..count {
         each(f, (start + f * stride, len));

@@ -63,6 +63,7 @@ fn weight(declared: &mut Declared, program: &Program, buffer: BufferId) -> (Buff
     let param = match program.extent(buffer) {
         Extent::Rows { width } => declared.matrix(1, width),
         Extent::Fields { fields, dim } => declared.matrix(fields, dim),
+        Extent::Jagged { .. } => unreachable!("no lists here"),
     };
     (buffer, HeadInput::Weight(param))
 }
@@ -94,6 +95,7 @@ impl<T> Data<T> {
             ids: &self.ids,
             labels: &self.labels,
             weights: &self.weights,
+            lists: &[],
         }
     }
 }

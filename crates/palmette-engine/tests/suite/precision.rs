@@ -44,7 +44,7 @@ fn bf16_logits_stay_within_the_rounding_of_their_factors() {
     program.head(&[(y, HeadInput::Weight(ones))], None);
     let mut rng = stream(5, "test/dense", 0);
     let dense: Vec<f32> = (0..rows * inputs).map(|_| rng.normal() as f32).collect();
-    let batch = Batch { rows, dense: &dense, ids: &[], labels: &[], weights: &[] };
+    let batch = Batch { rows, dense: &dense, ids: &[], labels: &[], weights: &[], lists: &[] };
     let mut executor = Executor::new();
     let full = executor.forward(&model, &mut program, &batch).unwrap().to_vec();
     executor.set_precision(Precision::Bf16);

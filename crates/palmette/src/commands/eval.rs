@@ -103,7 +103,7 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
         None => None,
     };
     let (mut compiled, weights) = model.description.load(&model.dir)?;
-    let tables: Vec<u32> = model.description.inputs.fields.iter().map(|f| f.rows as u32).collect();
+    let tables = model.description.inputs.table_rows();
     let (mut executor, rows) = (Executor::new(), dataset.rows(split));
     let progress = console.progress(rows as u64, "rows scored");
     let mut logits = Vec::with_capacity(rows);

@@ -9,8 +9,8 @@ use anyhow::bail;
 use clap::ValueEnum;
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use palmette_data::{
-    Dataset, Estimate, Observer, OnBadRow, PrepareOptions, QUARANTINE_FILE, Schema, Split,
-    SplitOverride, Stage, estimate, infer, prepare,
+    Dataset, Estimate, ListCounts, Observer, OnBadRow, PrepareOptions, QUARANTINE_FILE, Schema,
+    Split, SplitOverride, Stage, estimate, infer, prepare,
 };
 use serde::Serialize;
 
@@ -90,6 +90,8 @@ struct Summary {
     dense_fields: usize,
     categorical_fields: usize,
     table_rows: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lists: Vec<ListCounts>,
     dropped: u64,
     quarantined: u64,
     unused_columns: Vec<String>,
@@ -173,6 +175,7 @@ fn summarise(dataset: &Dataset) -> Summary {
         dense_fields: dataset.dense_fields(),
         categorical_fields: dataset.categorical_fields(),
         table_rows: dataset.table_rows(None).into_iter().map(u64::from).sum(),
+        lists: manifest.lists.clone(),
         dropped: manifest.dropped,
         quarantined: manifest.quarantined,
         unused_columns: manifest.unused_columns.clone(),
@@ -191,6 +194,22 @@ fn describe(summary: &Summary) -> String {
     for (i, split) in Split::ALL.into_iter().enumerate() {
         let (rows, mean) = (HumanCount(summary.rows[i]).to_string(), summary.label_means[i]);
         lines.push(format!("  {:<10} {rows:>13} rows, label mean {mean:.5}", split.name()));
+    }
+    for list in &summary.lists {
+        let mut line = format!(
+            "  list {}: {} values, {} rows without any",
+            list.name,
+            HumanCount(list.elements),
+            HumanCount(list.empty)
+        );
+        if list.truncated > 0 {
+            line += &format!(
+                "; {} rows were too long and lost {} values",
+                HumanCount(list.truncated),
+                HumanCount(list.cut)
+            );
+        }
+        lines.push(line);
     }
     if summary.dropped > 0 {
         lines.push(format!("  {} rows left out by the schema", HumanCount(summary.dropped)));

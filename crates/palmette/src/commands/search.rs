@@ -79,6 +79,9 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
         None => new_run(args, console)?,
     };
     let dataset = Dataset::open(&config.data.dataset)?;
+    if dataset.list_fields() > 0 {
+        console.note("searched networks read no lists; `palmette train --baseline history` does");
+    }
     let context =
         RunContext { config: &config, dataset: &dataset, console, stop: Stop::on_interrupt() };
     match run::search(&context, &dir, config.run.budget_seconds) {

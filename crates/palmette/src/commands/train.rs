@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "ARCH.json", group = "what")]
     arch: Option<PathBuf>,
     /// A hand-made model: lr, fm, mlp (mlp-small, mlp-medium, mlp-large), deepfm, dlrm, dcn-v2,
-    /// autoint-plus, xdeepfm (xdeepfm-small)
+    /// autoint-plus, xdeepfm (xdeepfm-small), history (for data with lists)
     #[arg(long, value_name = "NAME", group = "what")]
     baseline: Option<String>,
     /// Go on from this trained model (a trained folder or a run)
@@ -118,7 +118,7 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let (table_rows, from) = match &earlier {
         Some(earlier) => {
             check_encoders(earlier, &dataset)?;
-            let rows = earlier.description.inputs.fields.iter().map(|f| f.rows as u32).collect();
+            let rows = earlier.description.inputs.table_rows();
             (rows, Some(file_sha256(&earlier.dir.join("model.safetensors"))?))
         }
         None => (dataset.table_rows(args.table_cap), None),

@@ -7,6 +7,7 @@ mod cost;
 mod damaged_model;
 mod encoders;
 mod kill;
+mod lists;
 mod messages;
 mod odd_logs;
 mod onnx;
