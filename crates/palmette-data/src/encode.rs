@@ -1,6 +1,7 @@
 //! Raw rows through the fitted encoders of a dataset, outside `prepare`.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use crate::batch::{Batch, RawBatch};
 use crate::dataset::Dataset;
@@ -124,6 +125,8 @@ pub struct LogReader<'a> {
     /// Files not yet opened, in reverse order.
     waiting: Vec<PathBuf>,
     current: Option<OpenLog>,
+    /// Bytes of the files that are read to their end.
+    finished_bytes: u64,
 }
 
 struct OpenLog {
@@ -152,7 +155,13 @@ impl<'a> LogReader<'a> {
             (None, _) => None,
         };
         let waiting = inputs.iter().rev().cloned().collect();
-        Ok(LogReader { encoder, profile, waiting, current: None })
+        Ok(LogReader { encoder, profile, waiting, current: None, finished_bytes: 0 })
+    }
+
+    /// Bytes of the files that have been read, as they lie on the disk: for progress.
+    pub fn bytes_read(&self) -> u64 {
+        let current = self.current.as_ref().map(|log| log.input.consumed.load(Ordering::Relaxed));
+        self.finished_bytes + current.unwrap_or(0)
     }
 
     /// Fills `batch` with the next rows, as many as fit a block of input; false at the end.
@@ -165,6 +174,7 @@ impl<'a> LogReader<'a> {
                 continue;
             };
             let Some(block) = log.input.next_block()? else {
+                self.finished_bytes += log.input.consumed.load(Ordering::Relaxed);
                 self.current = None;
                 continue;
             };

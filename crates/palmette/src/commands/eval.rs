@@ -66,6 +66,9 @@ impl Part {
     }
 }
 
+/// Rows between two looks at the progress bar.
+const SCORED_AT_ONCE: usize = 1 << 15;
+
 /// What is printed.
 #[derive(Serialize)]
 struct Measured<'a> {
@@ -94,15 +97,18 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     };
     let (mut compiled, weights) = model.description.load(&model.dir)?;
     let tables: Vec<u32> = model.description.inputs.fields.iter().map(|f| f.rows as u32).collect();
-    let mut logits = predict_rows(
-        &mut Executor::new(),
-        &weights,
-        &mut compiled.program,
-        &dataset,
-        split,
-        0..dataset.rows(split),
-        &tables,
-    )?;
+    let (mut executor, rows) = (Executor::new(), dataset.rows(split));
+    let progress = console.progress(rows as u64, "rows scored");
+    let mut logits = Vec::with_capacity(rows);
+    for start in (0..rows).step_by(SCORED_AT_ONCE) {
+        let piece = start..rows.min(start + SCORED_AT_ONCE);
+        let program = &mut compiled.program;
+        let scored =
+            predict_rows(&mut executor, &weights, program, &dataset, split, piece, &tables)?;
+        logits.extend(scored);
+        progress.set(logits.len() as u64);
+    }
+    progress.finish();
     let shift = model.description.logit_shift + kept.map_or(0.0, |kept| kept.correct_logit(0.0));
     logits.iter_mut().for_each(|z| *z += shift);
     let evaluation = ScoredPart::new(&dataset, split, logits)

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use palmette::console::Console;
-use palmette::run::{ModelFolder, check_encoders, write_whole};
+use palmette::run::{ModelFolder, Stop, check_encoders, write_whole};
 use palmette_ctr::metrics::{KeptNegatives, sigmoid};
 use palmette_data::{Batch, Dataset, LogReader, RawBatch, RowEncoder};
 use palmette_engine::{self as engine, Executor};
@@ -69,14 +69,19 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let tables: Vec<u32> = model.description.inputs.fields.iter().map(|f| f.rows as u32).collect();
     let shift = model.description.logit_shift + kept.map_or(0.0, |kept| kept.correct_logit(0.0));
     let mut reader = LogReader::open(&encoder, &args.inputs, args.profile.as_deref())?;
+    let size = |file: &PathBuf| file.metadata().map_or(0, |metadata| metadata.len());
+    let progress = console.progress(args.inputs.iter().map(size).sum(), "bytes read");
+    let stop = Stop::on_interrupt();
     let (mut rows, mut sum) = (0u64, 0.0);
-    write_whole(&args.output, |out| {
+    let written = write_whole(&args.output, |out| {
         let mut out = BufWriter::with_capacity(1 << 20, out);
         writeln!(out, "row,probability")?;
         let (mut raw, mut piece, mut batch) =
             (RawBatch::default(), RawBatch::default(), Batch::default());
         let mut executor = Executor::new();
         while reader.next_batch(&mut raw)? {
+            stop.check()?;
+            progress.set(reader.bytes_read());
             for start in (0..raw.rows).step_by(ROWS) {
                 copy_rows(&raw, start..raw.rows.min(start + ROWS), &mut piece);
                 encoder.finish(&piece, &tables, &mut batch);
@@ -99,7 +104,13 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
             bail!("the input has no rows");
         }
         Ok(out.flush()?)
-    })?;
+    });
+    progress.finish();
+    if written.is_err() && stop.is_set() {
+        console.note("stopped; nothing was written");
+        return Ok(ExitCode::from(130));
+    }
+    written?;
     let mean_prediction = (rows > 0).then(|| sum / rows as f64);
     let predicted = Predicted { output: args.output.clone(), rows, mean_prediction };
     console.result(&predicted, || {
