@@ -8,6 +8,11 @@ the trials, whatever the order of their arrival, so that the number of workers
 changes nothing. Lower scores are better. A trial may also be infeasible or
 have failed; neither counts as a bad score.
 
+Where evaluations are dear, start with [`PredictorGuided`]: it ranks first on the
+tables of trained networks of [`bench`] (`docs/search.md` of the repository has the
+comparison). [`predictors`] guess at what was not evaluated, [`shrink`] makes a
+smaller space of a space, and [`tables`] holds searches to what a table knows.
+
 No network is proposed twice: strategies compare the keys of the
 [`Domain`](palmette_space::Domain), which are equal for genotypes that are the
 same network.

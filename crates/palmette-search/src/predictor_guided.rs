@@ -5,60 +5,49 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Ask, SearchError,
     ledger::Ledger,
-    predictors::{PairwiseRidge, normal_scores},
+    predictors::{Features, Field, GaussianProcess, PairwiseRidge, ProcessConfig, normal_scores},
     state::Stateful,
 };
 
 /// Spaces up to this size are scored as a whole.
 const WHOLE_SPACE: usize = 20_000;
+/// Labels for each candidate of a batch.
+const LABELS_A_CANDIDATE: usize = 20;
+/// The labels that a fit keeps are chosen anew after so many trials, so that most fits only add.
+const KEPT_FOR: usize = 50;
+
 /// Settings of [`PredictorGuided`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GuidedConfig {
     /// Random candidates before the first fit.
     pub initial: usize,
-    /// Candidates between fits.
+    /// Candidates between fits at first, and at least one for every twenty labels later; each counts
+    /// as evaluated, at its predicted quality, when the next is chosen.
     pub batch: usize,
     /// Candidates scored per fit where the space is too large to score as a whole: half are random,
     /// half are mutations of the best.
     pub pool: usize,
     /// Standard deviations added to the predicted quality.
     pub exploration: f64,
-    /// Candidates with the best predicted qualities whose deviations are computed.
-    pub short_list: usize,
-    /// Standard deviations for one candidate of each batch instead; 0 for none such.
-    pub bold_exploration: f64,
-    /// Whether one candidate of each batch is the best predicted new neighbour of the best known.
-    pub is_local: bool,
     /// Variance of a label's noise beside a signal of 1.
     pub noise: f64,
-    /// Old labels that a fit keeps at most: the best and the newest.
+    /// Labels that a fit keeps at most: the best and the newest, and those of the last 50 trials.
     pub most_labels: usize,
 }
 
 impl Default for GuidedConfig {
     fn default() -> Self {
-        Self {
-            initial: 20,
-            batch: 5,
-            pool: 1_000,
-            exploration: 1.0,
-            short_list: 1_024,
-            bold_exploration: 3.0,
-            is_local: true,
-            noise: 0.1,
-            most_labels: 200,
-        }
+        Self { initial: 20, batch: 1, pool: 1_000, exploration: 1.0, noise: 0.1, most_labels: 500 }
     }
 }
 
-/// Search guided by a predictor: a [`PairwiseRidge`] on normal scores of the ranks, and the best
-/// upper confidence bounds of a pool.
+/// Search guided by a predictor: a [`GaussianProcess`] on normal scores of the ranks, and the best
+/// upper confidence bound of the whole space, or of a pool of it.
 #[derive(Clone, Debug)]
 pub struct PredictorGuided {
     state: State,
-    /// Slots of the whole space; a cache.
-    whole: Option<Vec<(Genotype, Vec<u16>)>>,
+    cache: Option<Cache>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,7 +57,24 @@ pub(crate) struct State {
     ledger: Ledger,
     /// Candidates of the open batch that were not suggested yet; the last is next.
     queue: Vec<Genotype>,
-    open: usize,
+}
+
+/// What fits have in common. It follows from the state alone, to the bit.
+#[derive(Clone, Debug)]
+struct Cache {
+    process: GaussianProcess,
+    /// Genotypes of the process.
+    rows: Vec<Genotype>,
+    /// All genotypes of a small space, with what the process knows of them.
+    whole: Option<Whole>,
+}
+
+#[derive(Clone, Debug)]
+struct Whole {
+    genotypes: Vec<Genotype>,
+    field: Field,
+    /// Suggested before, or infeasible.
+    is_closed: Vec<bool>,
 }
 
 impl PredictorGuided {
@@ -92,8 +98,8 @@ impl PredictorGuided {
                 needed: "noise above 0, exploration 0 or more".into(),
             });
         }
-        let state = State { config, seed, ledger: Ledger::default(), queue: Vec::new(), open: 0 };
-        Ok(Self { state, whole: None })
+        let state = State { config, seed, ledger: Ledger::default(), queue: Vec::new() };
+        Ok(Self { state, cache: None })
     }
 
     fn suggest_next(&mut self, domain: &dyn Domain) -> Ask {
@@ -103,19 +109,18 @@ impl PredictorGuided {
         loop {
             while let Some(candidate) = state.queue.pop() {
                 if let Some((key, genotype)) = state.ledger.admit(domain, candidate, &mut rng) {
-                    state.open += 1;
                     return Ask::Try(state.ledger.suggest(key, genotype));
                 }
             }
-            let known = state.ledger.warm() + state.ledger.suggested();
-            if known < state.config.initial {
+            if state.ledger.warm() + state.ledger.suggested() < state.config.initial {
                 break;
             }
             if state.ledger.pending() > 0 {
                 return Ask::Wait;
             }
-            state.queue = best_of_pool(state, domain, &mut self.whole, &mut rng);
-            state.open = 0;
+            let cache = self.cache.get_or_insert_with(|| Cache::new(domain, &state.config));
+            state.queue = cache.best_batch(state, domain, &mut rng);
+            state.queue.reverse();
             if state.queue.is_empty() {
                 break;
             }
@@ -128,9 +133,118 @@ impl PredictorGuided {
     }
 }
 
+impl Cache {
+    fn new(domain: &dyn Domain, config: &GuidedConfig) -> Self {
+        let process = ProcessConfig { noise: config.noise, ..ProcessConfig::default() };
+        let whole = domain.enumerate(WHOLE_SPACE).map(|genotypes| Whole {
+            field: Field::new(genotypes.iter().map(|g| Features::of(domain, g)).collect()),
+            is_closed: genotypes.iter().map(|g| !domain.is_feasible(g)).collect(),
+            genotypes,
+        });
+        Self { process: GaussianProcess::new(domain, process), rows: Vec::new(), whole }
+    }
+
+    /// The next candidates, best first; none where nothing is labelled.
+    fn best_batch(
+        &mut self,
+        state: &State,
+        domain: &dyn Domain,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<Genotype> {
+        let labelled = kept(&state.ledger, state.config.most_labels);
+        if labelled.is_empty() {
+            return Vec::new();
+        }
+        self.follow(&state.ledger, &labelled, domain);
+        let qualities: Vec<f64> = labelled.iter().map(|(_, score)| -score).collect();
+        let white = self.process.whiten(&normal_scores(&qualities));
+        let mut drawn = None;
+        let Whole { genotypes, field, is_closed } = match &mut self.whole {
+            Some(whole) => whole,
+            None => drawn.insert(pool(state, domain, &labelled, &self.process, rng)),
+        };
+        let means = field.means(&white);
+        let size = state.config.batch.max(labelled.len() / LABELS_A_CANDIDATE);
+        let weight = state.config.exploration as f32;
+        let mut batch = Vec::with_capacity(size);
+        while batch.len() < size {
+            let best = (0..genotypes.len())
+                .filter(|&i| !is_closed[i])
+                .map(|i| (means[i] + weight * field.deviation(i), i))
+                .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+            let Some((_, best)) = best else { break };
+            is_closed[best] = true;
+            if state.ledger.has_seen(domain.key(&genotypes[best])) {
+                continue;
+            }
+            batch.push(genotypes[best].clone());
+            if batch.len() < size {
+                // Its label will only change the means: the deviations around it shrink now.
+                self.rows.push(genotypes[best].clone());
+                self.process.push(field.candidates()[best].clone());
+                field.catch_up(&self.process, self.process.len());
+            }
+        }
+        batch
+    }
+
+    /// Brings the process to the labelled genotypes.
+    fn follow(&mut self, ledger: &Ledger, labelled: &[(usize, f64)], domain: &dyn Domain) {
+        let same = self.rows.iter().zip(labelled);
+        let kept =
+            same.take_while(|(row, (position, _))| *row == ledger.genotype(*position)).count();
+        self.rows.truncate(kept);
+        self.process.truncate(kept);
+        for &(position, _) in &labelled[kept..] {
+            let genotype = ledger.genotype(position);
+            self.rows.push(genotype.clone());
+            self.process.push(Features::of(domain, genotype));
+        }
+        if let Some(whole) = &mut self.whole {
+            whole.field.catch_up(&self.process, kept);
+        }
+    }
+}
+
+/// A pool of new feasible candidates.
+fn pool(
+    state: &State,
+    domain: &dyn Domain,
+    labelled: &[(usize, f64)],
+    process: &GaussianProcess,
+    rng: &mut ChaCha8Rng,
+) -> Whole {
+    let drawn = draw_pool(domain, &state.ledger, labelled, state.config.pool, rng);
+    // Repaired here, so that what is scored is what is suggested.
+    let genotypes: Vec<Genotype> = drawn
+        .into_iter()
+        .filter_map(|candidate| state.ledger.admit(domain, candidate, rng))
+        .map(|(_, genotype)| genotype)
+        .collect();
+    let mut field = Field::new(genotypes.iter().map(|g| Features::of(domain, g)).collect());
+    field.catch_up(process, 0);
+    Whole { is_closed: vec![false; genotypes.len()], genotypes, field }
+}
+
+/// Labelled positions for a fit: everything up to `most`, then a choice that lasts
+/// [`KEPT_FOR`] trials and what came since.
+fn kept(ledger: &Ledger, most: usize) -> Vec<(usize, f64)> {
+    let mut scored = ledger.scored();
+    if scored.len() <= most {
+        return scored;
+    }
+    let newer = scored.split_off(most + (scored.len() - most) / KEPT_FOR * KEPT_FOR);
+    let mut chosen = best_and_newest(scored, most);
+    chosen.extend(newer);
+    chosen
+}
+
 /// Labelled positions for a fit: everything, or the best half and the newest half.
 pub(crate) fn labelled(ledger: &Ledger, most: usize) -> Vec<(usize, f64)> {
-    let mut scored = ledger.scored();
+    best_and_newest(ledger.scored(), most)
+}
+
+fn best_and_newest(mut scored: Vec<(usize, f64)>, most: usize) -> Vec<(usize, f64)> {
     if scored.len() <= most {
         return scored;
     }
@@ -182,93 +296,6 @@ pub(crate) fn draw_pool(
         .collect()
 }
 
-fn best_of_pool(
-    state: &State,
-    domain: &dyn Domain,
-    whole: &mut Option<Vec<(Genotype, Vec<u16>)>>,
-    rng: &mut ChaCha8Rng,
-) -> Vec<Genotype> {
-    let labelled = labelled(&state.ledger, state.config.most_labels);
-    if labelled.is_empty() {
-        return Vec::new();
-    }
-    let ridge = fit_ridge(domain, &state.ledger, &labelled, state.config.noise);
-    if whole.is_none() {
-        let all = domain.enumerate(WHOLE_SPACE).unwrap_or_default();
-        *whole = Some(
-            all.into_iter().map(|g| (domain.space().slots(&g), g)).map(|(s, g)| (g, s)).collect(),
-        );
-    }
-    let drawn: Vec<(Genotype, Vec<u16>)>;
-    let pool: &[(Genotype, Vec<u16>)] = match whole.as_deref() {
-        Some(all) if !all.is_empty() => all,
-        _ => {
-            let size = state.config.pool;
-            let candidates = draw_pool(domain, &state.ledger, &labelled, size, rng);
-            // Repaired here, so that what is scored is what is suggested.
-            drawn = candidates
-                .into_iter()
-                .filter_map(|candidate| state.ledger.admit(domain, candidate, rng))
-                .map(|(_, g)| (domain.space().slots(&g), g))
-                .map(|(slots, g)| (g, slots))
-                .collect();
-            &drawn
-        }
-    };
-    let is_new = |genotype: &Genotype| {
-        !state.ledger.has_seen(domain.key(genotype)) && domain.is_feasible(genotype)
-    };
-    let by_quality = |a: &(f64, usize), b: &(f64, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-    let mut means: Vec<(f64, usize)> =
-        pool.iter().enumerate().map(|(i, (_, slots))| (ridge.predict(slots), i)).collect();
-    // Infeasible and known candidates are dropped late: most are never looked at.
-    let mut short: Vec<(f64, usize)> = Vec::new();
-    let mut taken = 0;
-    let wanted = state.config.short_list.max(state.config.batch);
-    while short.len() < wanted && taken < means.len() {
-        let next = (taken + 2 * wanted).min(means.len());
-        if next < means.len() {
-            means[taken..].select_nth_unstable_by(next - taken - 1, by_quality);
-        }
-        means[taken..next].sort_unstable_by(by_quality);
-        let fresh = means[taken..next].iter().filter(|&&(_, i)| is_new(&pool[i].0));
-        short.extend(fresh.take(wanted - short.len()));
-        taken = next;
-    }
-    let deviations: Vec<f64> = short.iter().map(|&(_, i)| ridge.deviation(&pool[i].1)).collect();
-    let ranked = |weight: f64| {
-        let bounds = short.iter().zip(&deviations);
-        let mut order: Vec<(f64, usize)> =
-            bounds.map(|(&(mean, i), deviation)| (mean + weight * deviation, i)).collect();
-        order.sort_unstable_by(by_quality);
-        order.into_iter().map(|(_, i)| pool[i].0.clone()).collect::<Vec<Genotype>>()
-    };
-    let is_bold = state.config.bold_exploration > 0.0;
-    let extra = usize::from(is_bold) + usize::from(state.config.is_local);
-    let mut queue: Vec<Genotype> = ranked(state.config.exploration);
-    queue.truncate(state.config.batch.saturating_sub(extra).max(1));
-    if is_bold {
-        let mut bold = ranked(state.config.bold_exploration);
-        bold.retain(|candidate| !queue.contains(candidate));
-        queue.extend(bold.into_iter().take(1));
-    }
-    if state.config.is_local {
-        let mut best = labelled.clone();
-        best.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
-        let beside = best.iter().take(5).find_map(|&(position, _)| {
-            let near = domain.neighbours(state.ledger.genotype(position));
-            near.into_iter()
-                .filter(|neighbour| is_new(neighbour) && !queue.contains(neighbour))
-                .map(|neighbour| (ridge.predict(&domain.space().slots(&neighbour)), neighbour))
-                .max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(&a.1)))
-        });
-        queue.extend(beside.map(|(_, neighbour)| neighbour));
-    }
-    queue.truncate(state.config.batch);
-    queue.reverse();
-    queue
-}
-
 impl Stateful for PredictorGuided {
     const NAME: &'static str = "predictor-guided";
     type State = State;
@@ -282,7 +309,7 @@ impl Stateful for PredictorGuided {
     }
 
     fn set_state(&mut self, state: State) {
-        *self = Self { state, whole: None };
+        *self = Self { state, cache: None };
     }
 
     fn ledger(state: &mut State) -> &mut Ledger {

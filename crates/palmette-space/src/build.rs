@@ -1,4 +1,7 @@
-use crate::{Choice, ChoiceId, Condition, Kind, MutationTree, Space, SpaceError, TokenForm};
+use crate::{
+    Choice, ChoiceId, Condition, EdgeCell, EdgeDag, Kind, MutationTree, Space, SpaceError,
+    TokenForm,
+};
 
 /// Writes a space, choice by choice.
 ///
@@ -10,6 +13,7 @@ pub struct SpaceBuilder {
     prefix: String,
     choices: Vec<Choice>,
     mutation: Option<MutationTree>,
+    cells: Vec<EdgeCell>,
     mistake: Option<SpaceError>,
 }
 
@@ -20,6 +24,7 @@ impl SpaceBuilder {
             prefix: String::new(),
             choices: Vec::new(),
             mutation: None,
+            cells: Vec::new(),
             mistake: None,
         }
     }
@@ -102,6 +107,32 @@ impl SpaceBuilder {
         self.choices[choice.0].condition = Some(Condition { on, any_of });
     }
 
+    /// Tells what operators of a cell mean: `absent` is the one of an edge that is not there,
+    /// `identity` one that changes nothing. Predictors then compare paths through the cell, and
+    /// isomorphic drawings are known.
+    pub fn edge_cell(&mut self, dag: &EdgeDag, absent: &str, identity: Option<&str>) {
+        let Some(first) = dag.edges.first().and_then(|edge| self.choices.get(edge.0)) else {
+            return;
+        };
+        let gene = |operator: &str| match &first.kind {
+            Kind::OneOf { options, .. } => {
+                options.iter().position(|option| option == operator).map(|i| i as u32)
+            }
+            _ => None,
+        };
+        let unknown = |operator: &str| SpaceError::BadChoice {
+            choice: first.name.clone(),
+            problem: format!("no operator `{operator}`; it accepts {}", first.kind.describe()),
+        };
+        match (gene(absent), identity.map(|operator| gene(operator).ok_or(operator)).transpose()) {
+            (Some(absent), Ok(identity)) => {
+                self.cells.push(EdgeCell { edges: dag.edges.clone(), absent, identity });
+            }
+            (None, _) => self.fail(unknown(absent)),
+            (_, Err(operator)) => self.fail(unknown(operator)),
+        }
+    }
+
     /// Sets how `choice` appears in tokens (default: one bit per option or item).
     pub fn token(&mut self, choice: ChoiceId, form: TokenForm) {
         self.choices[choice.0].token = form;
@@ -116,7 +147,7 @@ impl SpaceBuilder {
     pub fn finish(self) -> Result<Space, SpaceError> {
         match self.mistake {
             Some(mistake) => Err(mistake),
-            None => Space::new(self.name, self.choices, self.mutation),
+            None => Space::new(self.name, self.choices, self.mutation, self.cells),
         }
     }
 

@@ -192,9 +192,50 @@ mod tests {
         assert_eq!(canonical_graph(&labels, &edges).len(), n + n * n);
     }
 
+    #[derive(serde::Deserialize)]
+    struct Nauty {
+        nas_bench_201: Cells,
+        graphs: Vec<Listed>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Cells {
+        classes: usize,
+        checksum: u64,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Listed {
+        labels: Vec<u32>,
+        edges: String,
+        class: usize,
+    }
+
+    /// What nauty finds (`oracle/graphs.py`).
+    fn nauty() -> Nauty {
+        serde_json::from_str(include_str!("nauty.json")).unwrap()
+    }
+
     #[test]
-    fn nas_bench_201_has_14125_labelled_classes() {
-        let mut codes = std::collections::HashSet::new();
+    fn random_and_regular_graphs_have_nautys_classes() {
+        let mut codes: Vec<(usize, Vec<u32>)> = Vec::new();
+        for Listed { labels, edges, class } in nauty().graphs {
+            let edges: Vec<u32> = edges.chars().filter_map(|c| c.to_digit(10)).collect();
+            let edges: Vec<Vec<u32>> = edges.chunks(labels.len()).map(<[u32]>::to_vec).collect();
+            codes.push((class, canonical_graph(&labels, &edges)));
+        }
+        assert_eq!(codes.len(), 244);
+        for (i, (class, code)) in codes.iter().enumerate() {
+            for (other_class, other) in &codes[..i] {
+                assert_eq!(code == other, class == other_class, "classes {class}, {other_class}");
+            }
+        }
+    }
+
+    #[test]
+    fn nas_bench_201_has_nautys_14125_labelled_classes() {
+        let mut first = std::collections::HashMap::new();
+        let mut checksum = 0;
         for cell in 0..15_625u32 {
             let genes: Vec<u32> = (0..6).map(|i| cell / 5u32.pow(i) % 5).collect();
             let mut edges = vec![vec![0; 4]; 4];
@@ -207,9 +248,13 @@ mod tests {
                 let swapped = isomorph != genes;
                 assert!(!swapped || genes[2] == 0);
             }
-            codes.insert(code);
+            let representative = *first.entry(code).or_insert(cell);
+            checksum =
+                (checksum + u64::from(cell + 1) * u64::from(representative)) % ((1 << 61) - 1);
         }
-        assert_eq!(codes.len(), 14_125);
+        let nauty = nauty().nas_bench_201;
+        assert_eq!((first.len(), checksum), (nauty.classes, nauty.checksum));
+        assert_eq!(first.len(), 14_125);
     }
 
     #[test]

@@ -32,6 +32,18 @@ pub trait Domain: Sync {
         key_of(genotype.genes())
     }
 
+    /// A genotype of the same network in which genes without effect have set values: what predictors
+    /// compare. It need not be one for all equal networks.
+    fn pruned(&self, genotype: &Genotype) -> Genotype {
+        self.space().pruned(genotype)
+    }
+
+    /// Where networks are graphs: hashes of the operators along every path from input to output,
+    /// sorted. Predictors compare them beside the genes; empty elsewhere.
+    fn paths(&self, genotype: &Genotype) -> Vec<u64> {
+        self.space().paths(genotype)
+    }
+
     /// Whether the genotype is within the hard limits.
     fn is_feasible(&self, _genotype: &Genotype) -> bool {
         true

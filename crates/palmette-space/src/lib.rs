@@ -41,6 +41,7 @@ for neighbour in space.neighbours(&genotype) {
 
 mod build;
 mod cardinality;
+mod cell;
 mod choice;
 mod dag;
 mod dag_canonical;
@@ -60,6 +61,7 @@ mod tests;
 
 pub use build::SpaceBuilder;
 pub use cardinality::Cardinality;
+pub use cell::{EdgeCell, edge_dag_paths, edge_dag_pruned};
 pub use choice::{Choice, ChoiceId, Condition, Kind, TokenForm};
 pub use dag::{EdgeDag, NodeDag};
 pub use dag_canonical::{canonical_graph, edge_dag_isomorphs};

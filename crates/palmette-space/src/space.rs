@@ -2,7 +2,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Choice, ChoiceId, Genotype, Kind, MutationTree, SpaceBuilder, SpaceError};
+use crate::{Choice, ChoiceId, EdgeCell, Genotype, Kind, MutationTree, SpaceBuilder, SpaceError};
 
 /// A list of named choices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +12,7 @@ pub struct Space {
     choices: Vec<Choice>,
     mutation: MutationTree,
     conditional: bool,
+    cells: Vec<EdgeCell>,
 }
 
 /// What is written of a space.
@@ -21,18 +22,21 @@ struct Record {
     name: String,
     choices: Vec<Choice>,
     mutation: MutationTree,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    cells: Vec<EdgeCell>,
 }
 
 impl TryFrom<Record> for Space {
     type Error = SpaceError;
     fn try_from(record: Record) -> Result<Self, SpaceError> {
-        Self::new(record.name, record.choices, Some(record.mutation))
+        Self::new(record.name, record.choices, Some(record.mutation), record.cells)
     }
 }
 
 impl From<Space> for Record {
     fn from(space: Space) -> Self {
-        Self { name: space.name, choices: space.choices, mutation: space.mutation }
+        let Space { name, choices, mutation, cells, .. } = space;
+        Self { name, choices, mutation, cells }
     }
 }
 
@@ -46,6 +50,7 @@ impl Space {
         name: String,
         choices: Vec<Choice>,
         mutation: Option<MutationTree>,
+        cells: Vec<EdgeCell>,
     ) -> Result<Self, SpaceError> {
         let mut names = HashSet::new();
         for (position, choice) in choices.iter().enumerate() {
@@ -58,7 +63,14 @@ impl Space {
         let mutation = mutation.unwrap_or_else(|| MutationTree::flat(choices.len()));
         mutation.validate(&name, choices.len())?;
         let conditional = choices.iter().any(|choice| choice.condition.is_some());
-        Ok(Self { name, choices, mutation, conditional })
+        if let Some(edge) = cells.iter().flat_map(|cell| &cell.edges).find(|e| e.0 >= choices.len())
+        {
+            return Err(SpaceError::BadChoice {
+                choice: name,
+                problem: format!("a cell names choice {} of {}", edge.0, choices.len()),
+            });
+        }
+        Ok(Self { name, choices, mutation, conditional, cells })
     }
 
     /// The name of the space.
@@ -69,6 +81,11 @@ impl Space {
     /// The choices.
     pub fn choices(&self) -> &[Choice] {
         &self.choices
+    }
+
+    /// Choices that are the edges of cells.
+    pub fn cells(&self) -> &[EdgeCell] {
+        &self.cells
     }
 
     /// The tree that mutation walks.

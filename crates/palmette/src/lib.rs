@@ -39,3 +39,4 @@ pub mod drawing;
 pub mod onnx;
 pub mod report;
 pub mod run;
+pub mod studies;

@@ -1,6 +1,5 @@
 //! The `palmette` binary: one verb a file under `commands/`.
 
-mod bench_page;
 mod commands;
 
 use std::process::ExitCode;

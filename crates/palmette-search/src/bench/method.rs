@@ -28,6 +28,18 @@ pub enum Method {
 }
 
 impl Method {
+    /// The methods for one objective and whole evaluations, as regret studies compare them.
+    pub const COMPARED: [Self; 8] = [
+        Self::Random,
+        Self::Evolution,
+        Self::NasRecEvolution,
+        Self::Metropolis,
+        Self::Nsga2,
+        Self::FarthestGreedy,
+        Self::LocalSearch,
+        Self::PredictorGuided,
+    ];
+
     /// All methods.
     pub const ALL: [Self; 9] = [
         Self::Random,
@@ -59,6 +71,11 @@ impl Method {
     /// The method called `name`.
     pub fn find(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|method| method.name() == name)
+    }
+
+    /// Whether its settings depend on the number of evaluations it is planned for.
+    pub fn has_plan(self) -> bool {
+        matches!(self, Self::NasRecEvolution | Self::Metropolis)
     }
 
     /// The strategy, planned for `evaluations`.

@@ -1,6 +1,6 @@
-use rayon::prelude::*;
 use serde::Serialize;
 
+use super::searches::{Tick, for_seeds};
 use super::{Method, Summary};
 use crate::{
     Ask, SearchError, hypervolume,
@@ -33,6 +33,7 @@ pub fn pareto_study(
     methods: &[Method],
     checkpoints: &[usize],
     seeds: usize,
+    tick: Tick<'_>,
 ) -> Result<ParetoStudy, SearchError> {
     let unknown = || SearchError::BadSetting {
         setting: "quality and cost",
@@ -62,30 +63,27 @@ pub fn pareto_study(
     let evaluations = checkpoints.iter().copied().max().unwrap_or(0);
     let mut found = Vec::new();
     for &method in methods {
-        let runs: Vec<Vec<f64>> = (0..seeds as u64)
-            .into_par_iter()
-            .map(|seed| -> Result<Vec<f64>, SearchError> {
-                let mut experimenter = new_experimenter()?;
-                let mut strategy = method.make(evaluations, seed)?;
-                let mut seen: Vec<[f64; 2]> = Vec::new();
-                let mut shares = vec![f64::NAN; checkpoints.len()];
-                for evaluation in 1..=evaluations {
-                    if let Ask::Try(suggestion) = strategy.suggest(domain) {
-                        let outcome = experimenter.evaluate(&suggestion.genotype);
-                        if let crate::Outcome::Scored(scores) = &outcome {
-                            seen.push(scale([scores[0], scores[1]]));
-                        }
-                        strategy.observe(domain, suggestion.trial, outcome)?;
+        let runs = for_seeds(seeds, tick, |seed| {
+            let mut experimenter = new_experimenter()?;
+            let mut strategy = method.make(evaluations, seed)?;
+            let mut seen: Vec<[f64; 2]> = Vec::new();
+            let mut shares = vec![f64::NAN; checkpoints.len()];
+            for evaluation in 1..=evaluations {
+                if let Ask::Try(suggestion) = strategy.suggest(domain) {
+                    let outcome = experimenter.evaluate(&suggestion.genotype);
+                    if let crate::Outcome::Scored(scores) = &outcome {
+                        seen.push(scale([scores[0], scores[1]]));
                     }
-                    for (share, &at) in shares.iter_mut().zip(checkpoints) {
-                        if at == evaluation {
-                            *share = hypervolume(&seen, [1.0, 1.0]) / whole;
-                        }
+                    strategy.observe(domain, suggestion.trial, outcome)?;
+                }
+                for (share, &at) in shares.iter_mut().zip(checkpoints) {
+                    if at == evaluation {
+                        *share = hypervolume(&seen, [1.0, 1.0]) / whole;
                     }
                 }
-                Ok(shares)
-            })
-            .collect::<Result<_, _>>()?;
+            }
+            Ok(shares)
+        })?;
         let summaries = (0..checkpoints.len())
             .map(|i| Summary::of(&runs.iter().map(|run| run[i]).collect::<Vec<f64>>()))
             .collect();

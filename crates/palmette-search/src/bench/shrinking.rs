@@ -2,6 +2,7 @@ use palmette_space::{Domain, Genotype, Subspace};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::searches::{Tick, for_seeds};
 use super::{Method, Summary, summary::median};
 use crate::{
     Ask, SearchError,
@@ -41,6 +42,8 @@ pub struct ShrinkStudy {
 pub struct ShrinkMeans {
     /// Members.
     pub size: f64,
+    /// Members over the full size.
+    pub size_ratio: f64,
     /// Mean quality.
     pub mean: f64,
     /// Share of members in the top 1 %.
@@ -85,6 +88,7 @@ pub fn shrink_study(
     transfer_to: &[String],
     config: &ShrinkConfig,
     seeds: usize,
+    tick: Tick<'_>,
 ) -> Result<ShrinkStudy, SearchError> {
     let table = domain.table();
     let values = column(domain, quality)?;
@@ -108,7 +112,7 @@ pub fn shrink_study(
         ];
         Some(Run { lissnas: found.space, evaluations: found.evaluations, reports })
     };
-    let runs: Vec<Option<Run>> = (0..seeds as u64).into_par_iter().map(run).collect();
+    let runs: Vec<Option<Run>> = for_seeds(seeds, tick, |seed| Ok(run(seed)))?;
     let kept: Vec<&Run> = runs.iter().flatten().collect();
     let promised = kept.iter().filter(|run| {
         let report = run.reports[0];
@@ -222,6 +226,7 @@ fn means(reports: &[ShrinkReport]) -> ShrinkMeans {
     indices.retain(|index| index.is_finite());
     ShrinkMeans {
         size: mean(all(|r| r.size as f64)),
+        size_ratio: mean(all(|r| r.size_ratio)),
         mean: mean(all(|r| r.mean)),
         density: Summary::of(&all(|r| r.density)),
         recall: Summary::of(&all(|r| r.recall)),

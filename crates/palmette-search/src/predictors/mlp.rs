@@ -1,5 +1,7 @@
 use palmette_random::{Draw, stream};
 
+use super::linear::{Descent, Linear, Tower, cosine};
+
 /// Settings of [`MlpPredictor`]; the published widths are `[1024, 1024, 1024]`, epochs 300, batch 128.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MlpConfig {
@@ -37,24 +39,23 @@ impl Default for MlpConfig {
 pub struct MlpPredictor {
     config: MlpConfig,
     seed: u64,
-    sizes: Vec<usize>,
+    tower: Tower,
+    head: Option<Linear>,
+    /// Weights of the layers, then the output's scale and bias.
     weights: Vec<f64>,
 }
 
 impl MlpPredictor {
     /// A predictor that is not fitted yet.
     pub fn new(config: MlpConfig, seed: u64) -> Self {
-        Self { config, seed, sizes: Vec::new(), weights: Vec::new() }
+        Self { config, seed, tower: Tower::default(), head: None, weights: Vec::new() }
     }
 
     /// Fits labels of about zero mean and unit variance to rows of 0/1 features.
     pub fn fit(&mut self, rows: &[Vec<f32>], labels: &[f64]) {
-        let inputs = rows.first().map_or(0, Vec::len);
-        self.sizes = [inputs].into_iter().chain(self.config.widths.iter().copied()).collect();
-        self.sizes.push(1);
-        self.weights = self.initial();
+        self.build(rows.first().map_or(0, Vec::len));
         let mut average = self.weights.clone();
-        let mut momentum = vec![0.0; self.weights.len()];
+        let mut descent = Descent::new(self.weights.len(), self.config.decay);
         let mut gradient = vec![0.0; self.weights.len()];
         let steps = self.config.epochs * rows.len().div_ceil(self.config.batch);
         let mut step = 0;
@@ -64,17 +65,10 @@ impl MlpPredictor {
             for batch in order.chunks(self.config.batch) {
                 gradient.fill(0.0);
                 self.accumulate(rows, labels, batch, &mut gradient);
-                let norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
-                let clip = if norm > 100.0 { 100.0 / norm } else { 1.0 };
-                let progress = step as f64 / steps as f64;
-                let rate = self.config.learning_rate
-                    * 0.5
-                    * (1.0 + (std::f64::consts::PI * progress).cos());
-                for i in 0..self.weights.len() {
-                    let slope = clip * gradient[i] + self.config.decay * self.weights[i];
-                    momentum[i] = 0.9 * momentum[i] + slope;
-                    self.weights[i] -= rate * momentum[i];
-                    average[i] = 0.9 * average[i] + 0.1 * self.weights[i];
+                let rate = self.config.learning_rate * cosine(step as f64 / steps as f64, 0.0);
+                descent.step(&mut self.weights, &gradient, rate);
+                for (average, weight) in average.iter_mut().zip(&self.weights) {
+                    *average = 0.9 * *average + 0.1 * weight;
                 }
                 step += 1;
             }
@@ -84,54 +78,35 @@ impl MlpPredictor {
 
     /// The predicted label; 0 before any fit.
     pub fn predict(&self, row: &[f32]) -> f64 {
-        if self.weights.is_empty() {
-            return 0.0;
-        }
-        self.forward(row).last().map_or(0.0, |layer| layer[0])
+        self.forward(row).1
     }
 
-    /// Kaiming-normal weights, zero biases, output scale 1 and bias 0.
-    fn initial(&self) -> Vec<f64> {
+    fn build(&mut self, inputs: usize) {
         let mut rng = stream(self.seed, "predictor/mlp/weights", 0);
-        let mut weights = Vec::new();
-        for pair in self.sizes.windows(2) {
-            let deviation = (2.0 / pair[0].max(1) as f64).sqrt();
-            weights.extend((0..pair[0] * pair[1]).map(|_| deviation * rng.normal()));
-            weights.extend(std::iter::repeat_n(0.0, pair[1]));
-        }
-        weights.extend([1.0, 0.0]);
-        weights
+        self.weights.clear();
+        self.tower = Tower::push(&mut self.weights, inputs, &self.config.widths, &mut rng);
+        let last = self.config.widths.last().copied().unwrap_or(inputs);
+        self.head = Some(Linear::push(&mut self.weights, last, 1, &mut rng));
+        self.weights.extend([1.0, 0.0]);
     }
 
-    /// Activations of every layer, the scaled output last.
-    fn forward(&self, row: &[f32]) -> Vec<Vec<f64>> {
-        let mut layers = vec![row.iter().map(|&x| 2.0 * f64::from(x) - 1.0).collect::<Vec<f64>>()];
-        let mut offset = 0;
-        for (index, pair) in self.sizes.windows(2).enumerate() {
-            let (from, to) = (pair[0], pair[1]);
-            let weights = &self.weights[offset..offset + from * to];
-            let biases = &self.weights[offset + from * to..offset + from * to + to];
-            let input = &layers[index];
-            let is_hidden = index + 2 < self.sizes.len();
-            let output = (0..to).map(|o| {
-                let sum: f64 =
-                    weights[o * from..(o + 1) * from].iter().zip(input).map(|(w, x)| w * x).sum();
-                if is_hidden { (sum + biases[o]).max(0.0) } else { sum + biases[o] }
-            });
-            let output: Vec<f64> = output.collect();
-            layers.push(output);
-            offset += from * to + to;
-        }
-        let raw = layers[layers.len() - 1][0];
-        layers.push(vec![raw * self.weights[offset] + self.weights[offset + 1]]);
-        layers
+    /// Activations of the tower and the head, and the scaled output.
+    fn forward(&self, row: &[f32]) -> (Vec<Vec<f64>>, f64) {
+        let (Some(head), [.., scale, bias]) = (self.head, &self.weights[..]) else {
+            return (Vec::new(), 0.0);
+        };
+        let input = row.iter().map(|&x| 2.0 * f64::from(x) - 1.0).collect();
+        let mut activations = self.tower.forward(&self.weights, input);
+        let raw = head.forward(&self.weights, &activations[activations.len() - 1]);
+        let output = raw[0] * scale + bias;
+        activations.push(raw);
+        (activations, output)
     }
 
     /// Adds the gradient of the mean loss of a batch.
     fn accumulate(&self, rows: &[Vec<f32>], labels: &[f64], batch: &[usize], into: &mut [f64]) {
-        let layers: Vec<Vec<Vec<f64>>> = batch.iter().map(|&i| self.forward(&rows[i])).collect();
-        let outputs: Vec<f64> =
-            layers.iter().map(|l| l.last().map_or(0.0, |layer| layer[0])).collect();
+        let (traces, outputs): (Vec<_>, Vec<f64>) =
+            batch.iter().map(|&i| self.forward(&rows[i])).unzip();
         let n = batch.len() as f64;
         let mut slopes: Vec<f64> =
             outputs.iter().zip(batch).map(|(o, &i)| 2.0 * (o - labels[i]) / n).collect();
@@ -146,38 +121,19 @@ impl MlpPredictor {
                 }
             }
         }
-        for (layers, slope) in layers.iter().zip(slopes) {
-            self.backward(layers, slope, into);
+        for (activations, slope) in traces.iter().zip(slopes) {
+            self.backward(activations, slope, into);
         }
     }
 
-    fn backward(&self, layers: &[Vec<f64>], slope: f64, into: &mut [f64]) {
-        let mut end = into.len() - 2;
-        let raw = layers[layers.len() - 2][0];
-        into[end] += slope * raw;
-        into[end + 1] += slope;
-        let mut delta = vec![slope * self.weights[end]];
-        for index in (0..self.sizes.len() - 1).rev() {
-            let (from, to) = (self.sizes[index], self.sizes[index + 1]);
-            let start = end - from * to - to;
-            let input = &layers[index];
-            let mut before = vec![0.0; from];
-            for (o, &d) in delta.iter().enumerate() {
-                if d == 0.0 {
-                    continue;
-                }
-                into[start + from * to + o] += d;
-                let row = start + o * from;
-                for i in 0..from {
-                    into[row + i] += d * input[i];
-                    before[i] += d * self.weights[row + i];
-                }
-            }
-            // The derivative of ReLU, by its output; the inputs of the first layer need none.
-            before.iter_mut().zip(input).for_each(|(b, &x)| *b *= f64::from(u8::from(x > 0.0)));
-            delta = before;
-            end = start;
-        }
+    fn backward(&self, activations: &[Vec<f64>], slope: f64, into: &mut [f64]) {
+        let (Some(head), [hidden @ .., raw]) = (self.head, activations) else { return };
+        let scale = self.weights.len() - 2;
+        into[scale] += slope * raw[0];
+        into[scale + 1] += slope;
+        let slopes = [slope * self.weights[scale]];
+        let before = head.backward(&self.weights, &hidden[hidden.len() - 1], &slopes, into);
+        self.tower.backward(&self.weights, hidden, before, into);
     }
 }
 

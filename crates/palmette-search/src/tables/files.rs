@@ -107,7 +107,8 @@ impl Columns {
 pub fn nas_bench_201(path: &Path) -> Result<Table, TableError> {
     let file = Columns::read(path)?;
     let mut builder = Space::builder("nas-bench-201");
-    builder.edge_dag(4, &NB201_OPERATORS);
+    let cell = builder.edge_dag(4, &NB201_OPERATORS);
+    builder.edge_cell(&cell, "none", Some("skip_connect"));
     let space = builder.finish().map_err(|e| file.space_error(e))?;
     let mut genotypes = Vec::new();
     for (row, cell) in file.texts("cellstr")?.into_iter().enumerate() {

@@ -11,8 +11,8 @@ use super::{Column, Role, Table, TableError};
 pub struct OwnTable {
     /// Columns of the genotype; empty: every column that has no other meaning.
     pub genotype: Vec<String>,
-    /// The quality that a search sees; higher is better.
-    pub score: String,
+    /// Qualities that a search sees, at least one; higher is better.
+    pub score: Vec<String>,
     /// Qualities for the final report alone.
     pub test: Vec<String>,
     /// Costs; lower is better.
@@ -42,8 +42,14 @@ pub fn read_csv(path: &Path, own: &OwnTable) -> Result<Table, TableError> {
     if rows.is_empty() {
         return Err(problem("it has no rows; needed: a header and at least one row".into()));
     }
+    if own.score.is_empty() {
+        return Err(problem(
+            "no score is named; needed: at least one column, --score COLUMN".into(),
+        ));
+    }
     let mut columns = Vec::new();
-    let roles = std::iter::once((&own.score, Role::Validation))
+    let scores = own.score.iter().map(|name| (name, Role::Validation));
+    let roles = scores
         .chain(own.test.iter().map(|name| (name, Role::Test)))
         .chain(own.costs.iter().map(|name| (name, Role::Cost)));
     let mut used = Vec::new();
@@ -127,7 +133,8 @@ mod tests {
     fn read(text: &str) -> Result<Table, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        let own = OwnTable { score: "acc".into(), costs: vec!["ms".into()], ..OwnTable::default() };
+        let own =
+            OwnTable { score: vec!["acc".into()], costs: vec!["ms".into()], ..OwnTable::default() };
         read_csv(file.path(), &own)
             .map_err(|e| e.to_string().replace(&file.path().display().to_string(), "own.csv"))
     }

@@ -8,6 +8,7 @@ use palmette::console::Console;
 
 pub mod bench;
 mod bench_ranking;
+mod bench_search;
 mod check_golden;
 mod cost;
 mod eval;

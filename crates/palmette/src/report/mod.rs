@@ -23,8 +23,8 @@ assert!(page.contains("<h1>Ship the searched model</h1>"));
 
 mod charts;
 mod data;
-mod plot;
-mod scale;
+pub(crate) mod plot;
+pub(crate) mod scale;
 mod view;
 
 use thiserror::Error;

@@ -2,6 +2,7 @@
 //! of tests compiles the engine again.
 
 mod bench_ranking;
+mod bench_search;
 mod check_golden;
 mod cost;
 mod damaged_model;

@@ -1,0 +1,437 @@
+use palmette_random::{Draw, stream};
+use palmette_space::Genotype;
+
+use super::encoding::{Encoded, HeterogeneousEncoding};
+use super::linear::{Descent, Linear, Tower, cosine, dot};
+
+/// Settings of [`DenseSparsePredictor`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct DenseSparseConfig {
+    /// Widths of each of the two towers.
+    pub tower: Vec<usize>,
+    /// Length of embeddings and of a tower's projection.
+    pub embedding: usize,
+    /// Widths of the layers after the interactions.
+    pub join: Vec<usize>,
+    /// Share of the joined features that a training step drops.
+    pub dropout: f64,
+    /// Passes over the labels.
+    pub epochs: usize,
+    /// Labels of a step; a last short batch is left out unless it is the only one.
+    pub batch: usize,
+    /// Learning rate at its highest: it rises over the first quarter of the steps.
+    pub learning_rate: f64,
+    /// L2 penalty on weights.
+    pub decay: f64,
+    /// Weight of the ranking loss on every second step after a sixth of the epochs; 0 for none.
+    pub ranking: f64,
+    /// Differences in the right order, and wrong ones up to this much, cost nothing in the ranking.
+    pub margin: f64,
+}
+
+impl DenseSparseConfig {
+    /// PIDS's: towers of 1024-1024-1024, embeddings of 256, 512-256 after them, dropout 0.5.
+    pub fn published() -> Self {
+        Self {
+            tower: vec![1024; 3],
+            embedding: 256,
+            join: vec![512, 256],
+            dropout: 0.5,
+            batch: 64,
+            ..Self::default()
+        }
+    }
+}
+
+impl Default for DenseSparseConfig {
+    /// The same shape, small enough for hundreds of labels.
+    fn default() -> Self {
+        Self {
+            tower: vec![32, 32],
+            embedding: 12,
+            join: vec![64, 32],
+            dropout: 0.1,
+            epochs: 150,
+            batch: 16,
+            learning_rate: 0.05,
+            decay: 2e-4,
+            ranking: 0.125,
+            margin: 0.0075,
+        }
+    }
+}
+
+/// PIDS's dense-sparse predictor (Zhang et al., 2022) on a [`HeterogeneousEncoding`].
+///
+/// Positional and architectural sizes go through a tower each; a tower's projection and the
+/// embeddings of all sparse slots meet in all pairwise scalar products, those with themselves
+/// included; products and tower outputs of both join in a last tower. The loss is the squared error
+/// on labels scaled to 0..1 and a ranking loss on random pairs. Sizes are standardised with
+/// the statistics of the first labels, where the published code keeps running means of batches.
+///
+/// [`fit`](Self::fit) goes on from the weights it finds: fit costs of many genotypes, then the few
+/// qualities that are known.
+#[derive(Clone, Debug)]
+pub struct DenseSparsePredictor {
+    encoding: HeterogeneousEncoding,
+    config: DenseSparseConfig,
+    seed: u64,
+    fits: u64,
+    network: Option<Network>,
+    weights: Vec<f64>,
+    /// Mean and deviation of each size, positional ones first.
+    standard: Vec<(f64, f64)>,
+    lowest: f64,
+    range: f64,
+}
+
+/// Where the parts of the network lie in the weights.
+#[derive(Clone, Debug)]
+struct Network {
+    towers: [(Tower, Linear); 2],
+    /// Start of each slot's table of embeddings.
+    tables: Vec<usize>,
+    join: Tower,
+    head: Linear,
+}
+
+/// What the backward pass needs of the forward pass.
+struct Trace {
+    towers: [Vec<Vec<f64>>; 2],
+    /// Per tower, the projection, then the embeddings.
+    vectors: [Vec<Vec<f64>>; 2],
+    join: Vec<Vec<f64>>,
+    output: f64,
+}
+
+impl DenseSparsePredictor {
+    /// A predictor that is not fitted yet.
+    pub fn new(encoding: HeterogeneousEncoding, config: DenseSparseConfig, seed: u64) -> Self {
+        Self {
+            encoding,
+            config,
+            seed,
+            fits: 0,
+            network: None,
+            weights: Vec::new(),
+            standard: Vec::new(),
+            lowest: 0.0,
+            range: 1.0,
+        }
+    }
+
+    /// Fits labels, from fresh weights the first time and from those of the last fit afterwards.
+    pub fn fit(&mut self, genotypes: &[&Genotype], labels: &[f64]) {
+        let rows: Vec<Encoded> = genotypes.iter().map(|g| self.encoding.encode(g)).collect();
+        self.lowest = labels.iter().copied().fold(f64::INFINITY, f64::min);
+        let highest = labels.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        self.range = if highest > self.lowest { highest - self.lowest } else { 1.0 };
+        let targets: Vec<f64> =
+            labels.iter().map(|label| (label - self.lowest) / self.range).collect();
+        if self.network.is_none() {
+            self.standard = standard(&rows);
+            self.build();
+        }
+        let mut descent = Descent::new(self.weights.len(), self.config.decay);
+        let mut gradient = vec![0.0; self.weights.len()];
+        let batches = (rows.len() / self.config.batch).max(1);
+        let steps = self.config.epochs * batches;
+        for step in 0..steps {
+            let (epoch, batch) = (step / batches, step % batches);
+            let index = self.fits << 32 | epoch as u64;
+            let mut rng = stream(self.seed, "predictor/dense-sparse/order", index);
+            let order = rng.distinct(rows.len(), rows.len());
+            let start = batch * self.config.batch;
+            let drawn = &order[start..(start + self.config.batch).min(rows.len())];
+            let is_ranking = 6 * epoch >= self.config.epochs && step % 2 == 1;
+            gradient.fill(0.0);
+            let index = self.fits << 32 | step as u64;
+            self.accumulate(&rows, &targets, drawn, is_ranking, Some(index), &mut gradient);
+            let rate = self.config.learning_rate * cosine(step as f64 / steps as f64, 0.25);
+            descent.step(&mut self.weights, &gradient, rate);
+        }
+        self.fits += 1;
+    }
+
+    /// The predicted label; 0 before any fit.
+    pub fn predict(&self, genotype: &Genotype) -> f64 {
+        let Some(network) = &self.network else { return 0.0 };
+        let row = self.encoding.encode(genotype);
+        self.lowest + self.range * self.forward(network, &row, None).output
+    }
+
+    fn build(&mut self) {
+        let mut rng = stream(self.seed, "predictor/dense-sparse/weights", 0);
+        let mut weights = Vec::new();
+        let [positional, architectural, slots] = self.encoding.lengths();
+        let DenseSparseConfig { tower, embedding, join, .. } = &self.config;
+        let towers = [positional, architectural].map(|inputs| {
+            // A tower without sizes reads a constant.
+            let inputs = inputs.max(1);
+            let layers = Tower::push(&mut weights, inputs, tower, &mut rng);
+            let last = tower.last().copied().unwrap_or(inputs);
+            (layers, Linear::push(&mut weights, last, *embedding, &mut rng))
+        });
+        let deviation = (1.0 / *embedding as f64).sqrt();
+        let tables = self.encoding.slot_sizes().into_iter().map(|size| {
+            let start = weights.len();
+            weights.extend((0..size * embedding).map(|_| deviation * rng.normal()));
+            start
+        });
+        let tables = tables.collect();
+        let products = (slots + 1) * (slots + 2) / 2;
+        let width = |inputs: usize| tower.last().copied().unwrap_or(inputs.max(1)) + products;
+        let joined = width(positional) + width(architectural);
+        let layers = Tower::push(&mut weights, joined, join, &mut rng);
+        let head = Linear::push(&mut weights, join.last().copied().unwrap_or(joined), 1, &mut rng);
+        self.network = Some(Network { towers, tables, join: layers, head });
+        self.weights = weights;
+    }
+
+    /// `dropped` is the mask of the joined features, already scaled.
+    fn forward(&self, network: &Network, row: &Encoded, dropped: Option<&[f64]>) -> Trace {
+        let scaled = |values: &[f64], from: usize| -> Vec<f64> {
+            let standard = &self.standard[from..];
+            values
+                .iter()
+                .zip(standard)
+                .map(|(x, (mean, deviation))| (x - mean) / deviation)
+                .collect()
+        };
+        let inputs = [scaled(&row.positional, 0), scaled(&row.architectural, row.positional.len())];
+        let mut joined = Vec::new();
+        let mut vectors = [Vec::new(), Vec::new()];
+        let mut towers = [Vec::new(), Vec::new()];
+        for (t, mut input) in inputs.into_iter().enumerate() {
+            if input.is_empty() {
+                input.push(1.0);
+            }
+            let (tower, project) = &network.towers[t];
+            towers[t] = tower.forward(&self.weights, input);
+            let last = &towers[t][towers[t].len() - 1];
+            vectors[t].push(project.forward(&self.weights, last));
+            for (&table, &value) in network.tables.iter().zip(&row.sparse) {
+                let start = table + value * self.config.embedding;
+                vectors[t].push(self.weights[start..start + self.config.embedding].to_vec());
+            }
+            for (i, a) in vectors[t].iter().enumerate() {
+                joined.extend(vectors[t][..=i].iter().map(|b| dot(a, b)));
+            }
+            joined.extend_from_slice(last);
+        }
+        if let Some(mask) = dropped {
+            joined.iter_mut().zip(mask).for_each(|(x, m)| *x *= m);
+        }
+        let join = network.join.forward(&self.weights, joined);
+        let output = network.head.forward(&self.weights, &join[join.len() - 1])[0];
+        Trace { towers, vectors, join, output }
+    }
+
+    /// Adds the gradient of the mean loss of a batch; without a `step` nothing is dropped.
+    fn accumulate(
+        &self,
+        rows: &[Encoded],
+        targets: &[f64],
+        batch: &[usize],
+        is_ranking: bool,
+        step: Option<u64>,
+        into: &mut [f64],
+    ) {
+        let Some(network) = &self.network else { return };
+        let mut rng = stream(self.seed, "predictor/dense-sparse/step", step.unwrap_or(0));
+        let joined = network.join_inputs();
+        let keep = 1.0 - self.config.dropout;
+        let mut mask = || -> Option<Vec<f64>> {
+            (step.is_some() && keep < 1.0).then(|| {
+                (0..joined).map(|_| if rng.chance(keep) { 1.0 / keep } else { 0.0 }).collect()
+            })
+        };
+        let masks: Vec<Option<Vec<f64>>> = batch.iter().map(|_| mask()).collect();
+        let traces: Vec<Trace> = batch
+            .iter()
+            .zip(&masks)
+            .map(|(&i, mask)| self.forward(network, &rows[i], mask.as_deref()))
+            .collect();
+        let n = batch.len() as f64;
+        let mut slopes: Vec<f64> =
+            traces.iter().zip(batch).map(|(t, &i)| 2.0 * (t.output - targets[i]) / n).collect();
+        if is_ranking && self.config.ranking > 0.0 {
+            for a in 0..batch.len() {
+                let b = (a + 1) % batch.len();
+                let sign = if targets[batch[a]] > targets[batch[b]] { 1.0 } else { -1.0 };
+                if -sign * (traces[a].output - traces[b].output) > self.config.margin {
+                    slopes[a] -= self.config.ranking * sign / n;
+                    slopes[b] += self.config.ranking * sign / n;
+                }
+            }
+        }
+        for (((trace, slope), &i), mask) in traces.iter().zip(slopes).zip(batch).zip(&masks) {
+            self.backward(network, &rows[i], trace, slope, mask.as_deref(), into);
+        }
+    }
+
+    fn backward(
+        &self,
+        network: &Network,
+        row: &Encoded,
+        trace: &Trace,
+        slope: f64,
+        mask: Option<&[f64]>,
+        into: &mut [f64],
+    ) {
+        let weights = &self.weights;
+        let last = &trace.join[trace.join.len() - 1];
+        let before = network.head.backward(weights, last, &[slope], into);
+        let mut joined = network.join.backward(weights, &trace.join, before, into);
+        if let Some(mask) = mask {
+            joined.iter_mut().zip(mask).for_each(|(x, m)| *x *= m);
+        }
+        let mut rest = &joined[..];
+        for (t, (tower, project)) in network.towers.iter().enumerate() {
+            let vectors = &trace.vectors[t];
+            let mut slopes = vec![vec![0.0; self.config.embedding]; vectors.len()];
+            let products = vectors.len() * (vectors.len() + 1) / 2;
+            let (ours, others) = rest.split_at(products);
+            let mut ours = ours.iter();
+            for i in 0..vectors.len() {
+                for (j, &slope) in (0..=i).zip(&mut ours) {
+                    for k in 0..self.config.embedding {
+                        slopes[i][k] += slope * vectors[j][k];
+                        slopes[j][k] += slope * vectors[i][k];
+                    }
+                }
+            }
+            let activations = &trace.towers[t];
+            let last = &activations[activations.len() - 1];
+            let (direct, others) = others.split_at(last.len());
+            rest = others;
+            let mut before = project.backward(weights, last, &slopes[0], into);
+            before.iter_mut().zip(direct).for_each(|(b, d)| *b += d);
+            tower.backward(weights, activations, before, into);
+            for ((&table, &value), slopes) in
+                network.tables.iter().zip(&row.sparse).zip(&slopes[1..])
+            {
+                let start = table + value * self.config.embedding;
+                into[start..].iter_mut().zip(slopes).for_each(|(g, s)| *g += s);
+            }
+        }
+    }
+}
+
+impl Network {
+    fn join_inputs(&self) -> usize {
+        self.join.inputs().unwrap_or_else(|| self.head.inputs())
+    }
+}
+
+/// Mean and deviation of every size.
+fn standard(rows: &[Encoded]) -> Vec<(f64, f64)> {
+    let sizes = |row: &Encoded| [&row.positional[..], &row.architectural[..]].concat();
+    let rows: Vec<Vec<f64>> = rows.iter().map(sizes).collect();
+    let n = rows.len() as f64;
+    (0..rows.first().map_or(0, Vec::len))
+        .map(|i| {
+            let mean = rows.iter().map(|row| row[i]).sum::<f64>() / n;
+            let variance = rows.iter().map(|row| (row[i] - mean).powi(2)).sum::<f64>() / n;
+            (mean, if variance > 1e-12 { variance.sqrt() } else { 1.0 })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use palmette_space::Space;
+
+    fn space() -> Space {
+        let mut builder = Space::builder("stages");
+        builder.repeat("stage", 3, |builder, _| {
+            builder.one_of("kernel", &["3", "5", "7"]);
+            builder.integer("repeats", 1, 4);
+            builder.one_of_ordered("width", &["8", "16", "32"]);
+        });
+        builder.finish().unwrap()
+    }
+
+    /// Cost grows with sizes; quality is cost's logarithm with a bonus for equal kernels.
+    fn labelled(n: u64) -> (Vec<Genotype>, Vec<f64>, Vec<f64>) {
+        let space = space();
+        let genotypes: Vec<Genotype> =
+            (0..n).map(|i| space.sample(&mut stream(3, "test/dense-sparse", i))).collect();
+        let cost = |g: &Genotype| -> f64 {
+            g.genes().chunks(3).map(|s| f64::from((s[1] + 1) << s[2])).sum()
+        };
+        let bonus = |g: &Genotype| 0.3 * f64::from(u8::from(g.genes()[0] == g.genes()[3]));
+        let costs: Vec<f64> = genotypes.iter().map(|g| cost(g).ln()).collect();
+        let qualities = genotypes.iter().zip(&costs).map(|(g, c)| c + bonus(g)).collect();
+        (genotypes, costs, qualities)
+    }
+
+    fn predictor(config: DenseSparseConfig) -> DenseSparsePredictor {
+        let encoding = HeterogeneousEncoding::by_kind(&space());
+        DenseSparsePredictor::new(encoding, config, 5)
+    }
+
+    #[test]
+    fn gradients_agree_with_central_differences() {
+        let config = DenseSparseConfig {
+            tower: vec![5, 4],
+            embedding: 3,
+            join: vec![6],
+            epochs: 1,
+            dropout: 0.0,
+            margin: 0.01,
+            ..DenseSparseConfig::default()
+        };
+        let (genotypes, _, qualities) = labelled(7);
+        let references: Vec<&Genotype> = genotypes.iter().collect();
+        let mut predictor = predictor(config);
+        predictor.fit(&references, &qualities);
+        let rows: Vec<Encoded> = references.iter().map(|g| predictor.encoding.encode(g)).collect();
+        let targets: Vec<f64> =
+            qualities.iter().map(|q| (q - predictor.lowest) / predictor.range).collect();
+        let batch: Vec<usize> = (0..7).collect();
+        let loss = |predictor: &DenseSparsePredictor| {
+            let network = predictor.network.as_ref().unwrap();
+            let out: Vec<f64> =
+                rows.iter().map(|row| predictor.forward(network, row, None).output).collect();
+            let squares: f64 = out.iter().zip(&targets).map(|(o, t)| (o - t).powi(2)).sum();
+            let pairs: f64 = (0..7)
+                .map(|a| {
+                    let b = (a + 1) % 7;
+                    let sign = if targets[a] > targets[b] { 1.0 } else { -1.0 };
+                    (-sign * (out[a] - out[b]) - 0.01).max(0.0)
+                })
+                .sum();
+            (squares + 0.125 * pairs) / 7.0
+        };
+        let mut gradient = vec![0.0; predictor.weights.len()];
+        predictor.accumulate(&rows, &targets, &batch, true, None, &mut gradient);
+        assert!(gradient.iter().filter(|g| **g != 0.0).count() > gradient.len() / 4);
+        for i in 0..gradient.len() {
+            let mut moved = predictor.clone();
+            moved.weights[i] += 1e-6;
+            let above = loss(&moved);
+            moved.weights[i] -= 2e-6;
+            let slope = (above - loss(&moved)) / 2e-6;
+            assert!((slope - gradient[i]).abs() < 1e-6, "{i}: {slope} {}", gradient[i]);
+        }
+    }
+
+    #[test]
+    fn costs_of_many_networks_help_with_few_qualities() {
+        let (genotypes, costs, qualities) = labelled(400);
+        let references: Vec<&Genotype> = genotypes.iter().collect();
+        let correlation = |is_pretrained: bool| {
+            let mut predictor = predictor(DenseSparseConfig::default());
+            if is_pretrained {
+                predictor.fit(&references[..200], &costs[..200]);
+            }
+            predictor.fit(&references[..20], &qualities[..20]);
+            let guesses: Vec<f64> = genotypes[200..].iter().map(|g| predictor.predict(g)).collect();
+            crate::pearson(&guesses, &qualities[200..])
+        };
+        let (without, with) = (correlation(false), correlation(true));
+        assert!(with > without + 0.05 && with > 0.8, "{without} {with}");
+    }
+}
