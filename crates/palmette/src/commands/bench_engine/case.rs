@@ -34,7 +34,7 @@ pub enum Plan {
     /// The same one every time.
     Fixed,
     /// A fresh path through a supernet: drawn, built and placed inside the step.
-    Paths { space: NasRecSpace, network: Box<Network>, strategy: PathStrategy, count: u64 },
+    Paths { space: Box<NasRecSpace>, network: Box<Network>, strategy: PathStrategy, count: u64 },
 }
 
 /// One batch.

@@ -84,7 +84,11 @@ mod x86 {
                 *sum = _mm512_fmadd_ps(*sum, x, y);
             }
         }
-        sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
+        let mut total = 0.0;
+        for sum in sums {
+            total += _mm512_reduce_add_ps(sum);
+        }
+        total
     }
 
     #[target_feature(enable = "avx2,fma")]
@@ -100,12 +104,13 @@ mod x86 {
                 *sum = _mm256_fmadd_ps(*sum, x, y);
             }
         }
-        let mut lanes = [0.0; 8];
-        let all = sums.into_iter().reduce(|a, b| _mm256_add_ps(a, b));
-        if let Some(all) = all {
-            // SAFETY: eight lanes fit the array.
-            unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), all) };
+        let mut all = _mm256_setzero_ps();
+        for sum in sums {
+            all = _mm256_add_ps(all, sum);
         }
+        let mut lanes = [0.0; 8];
+        // SAFETY: eight lanes fit the array.
+        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), all) };
         lanes.iter().sum()
     }
 
@@ -122,6 +127,10 @@ mod x86 {
                 *sum = _mm512_dpbf16_ps(*sum, x, x);
             }
         }
-        sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
+        let mut total = 0.0;
+        for sum in sums {
+            total += _mm512_reduce_add_ps(sum);
+        }
+        total
     }
 }

@@ -219,7 +219,7 @@ pub fn supernet_of(
         tables: Tables::new(tables(&sizes), slots, 1)?,
     };
     let batches = batches(8, rows, preset.shape.dense, &sizes);
-    let plan = Plan::Paths { space, network, strategy, count };
+    let plan = Plan::Paths { space: Box::new(space), network, strategy, count };
     Ok(Case::new(rows, model, Program::new(), plan, batches, work))
 }
 
