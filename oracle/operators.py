@@ -1,7 +1,7 @@
 """Operator vectors from PyTorch in double precision.
 
-Writes crates/palmette-engine/tests/vectors.json; run by `cargo xtask oracle`. Inputs and weights
-are formulas, which crates/palmette-engine/tests/oracle.rs repeats; logits, losses, gradients and
+Writes crates/palmette-engine/tests/suite/vectors.json; run by `cargo xtask oracle`. Inputs and weights
+are formulas, which crates/palmette-engine/tests/suite/oracle.rs repeats; logits, losses, gradients and
 the weights after optimiser steps are written out.
 """
 

@@ -9,6 +9,8 @@
 `dense` holds numbers before any transform, not-a-number where missing; `categorical` holds values
 before any embedding table, -1 where missing or unknown. Both go into `model.onnx` as they are, as
 f32 `[rows, dense fields]` and i64 `[rows, categorical fields]`; `Encoders.numpy` makes these arrays.
+`Encoders.encode_lists` gives the values of lists (histories, tags), as many a row as there are; in
+arrays each list is an input `list.NAME`, i64 `[rows, longest]`, filled up with -2.
 
 On the command line, `palmette_encode.py ENCODERS.json FILE.csv` prints a JSON object a row.
 """
@@ -43,6 +45,9 @@ class Encoders:
         self.dense = document["dense"]
         self.categorical = document["categorical"]
         self._encode = [self._encoder(field) for field in self.categorical]
+        self.lists = document.get("lists", [])
+        own = {field["name"]: encode for field, encode in zip(self.categorical, self._encode)}
+        self._encode_list = [self._list_encoder(field, own) for field in self.lists]
 
     @classmethod
     def load(cls, path):
@@ -62,23 +67,44 @@ class Encoders:
                 raise EncodeError(f"row {number}: {error}") from None
         return dense, categorical
 
+    def encode_lists(self, rows):
+        """The values of each list, row by row: text with separators, or a sequence of texts."""
+        encoded = [[] for _ in self.lists]
+        for number, row in enumerate(rows):
+            for field, encode, out in zip(self.lists, self._encode_list, encoded):
+                try:
+                    out.append(self._list(field, encode, row))
+                except EncodeError as error:
+                    raise EncodeError(f"row {number}: {error}") from None
+        return encoded
+
     def numpy(self, rows):
         """The same as arrays, under the names of the model's inputs."""
         import numpy
 
+        rows = list(rows)
         dense, categorical = self.encode(rows)
         shapes = [(len(dense), len(self.dense)), (len(dense), len(self.categorical))]
-        return {
+        arrays = {
             "dense": numpy.array(dense, dtype=numpy.float32).reshape(shapes[0]),
             "categorical": numpy.array(categorical, dtype=numpy.int64).reshape(shapes[1]),
         }
+        for field, values in zip(self.lists, self.encode_lists(rows)):
+            longest = max((len(row) for row in values), default=0)
+            padded = numpy.full((len(values), max(longest, 1)), -2, dtype=numpy.int64)
+            for row, found in enumerate(values):
+                padded[row, : len(found)] = found
+            arrays[f"list.{field['name']}"] = padded
+        return arrays
 
     def _text(self, field, row):
         """The trimmed text of a field, None where missing."""
         name = field["name"]
         if name not in row:
             raise EncodeError(f"the field `{name}` is missing from the row; None means no value")
-        value = row[name]
+        return self._trimmed(name, row[name])
+
+    def _trimmed(self, name, value):
         if value is None:
             return None
         if isinstance(value, int) and not isinstance(value, bool):
@@ -115,6 +141,35 @@ class Encoders:
             return encode(text)
         except EncodeError as error:
             raise EncodeError(f"the field `{field['name']}` is {text!r}; {error}") from None
+
+    def _list(self, field, encode, row):
+        name, value = field["name"], row.get(field["name"])
+        if isinstance(value, (list, tuple)):
+            texts = value
+        else:
+            text = self._text(field, row)
+            texts = [] if text is None else text.split(field["separator"])
+        present = [(i, self._trimmed(name, text)) for i, text in enumerate(texts, 1)]
+        present = [(i, text) for i, text in present if text is not None]
+        kept, length = present, field["max_length"]
+        if len(present) > length:
+            kept = present[-length:] if field["keep"] == "last" else present[:length]
+        values = []
+        for position, text in kept:
+            try:
+                values.append(encode(text))
+            except EncodeError as error:
+                where = f"value {position} of the list `{name}` is {text!r}"
+                raise EncodeError(f"{where}; {error}") from None
+        return values
+
+    def _list_encoder(self, field, own):
+        shared = field.get("shares")
+        if shared is None:
+            return self._encoder({"name": field["name"], **field["encoder"]})
+        if shared not in own:
+            raise EncodeError(f"the list `{field['name']}` shares the unknown field `{shared}`")
+        return own[shared]
 
     @staticmethod
     def _encoder(field):
@@ -293,11 +348,13 @@ def main(arguments):
             for number, row in enumerate(csv.DictReader(file), start=2):
                 try:
                     dense, categorical = encoders.encode([row])
+                    lists = [values[0] for values in encoders.encode_lists([row])]
                 except EncodeError as error:
                     message = str(error).removeprefix("row 0: ")
                     raise EncodeError(f"{arguments[1]}, row {number}: {message}") from None
                 numbers = [None if math.isnan(x) else x for x in dense[0]]
-                print(json.dumps({"dense": numbers, "categorical": categorical[0]}))
+                encoded = {"dense": numbers, "categorical": categorical[0]}
+                print(json.dumps({**encoded, "lists": lists} if lists else encoded))
     except (OSError, EncodeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

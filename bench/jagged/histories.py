@@ -1,16 +1,21 @@
 """A whole model over item histories: jagged rows against the same rows padded.
 
-`python histories.py FOLDER [--lengths 50,200] [--seeds 5] [--epochs 2]`, where FOLDER has
+`python histories.py FOLDER [--lengths 50,200] [--seeds 5] [--epochs 2] [--device cpu] [--users N]`,
+where FOLDER has
 s3rec_sequences.parquet (dataset, user, items) and s3rec_item_attributes.parquet (dataset,
 item, attrs). Next-item prediction with causal self-attention (2 blocks, 2 heads of 64, bf16
 autocast) over items and their attributes, keys (dataset, item), one fixed sampled negative a
 position; the last item of a user is tested, the one before it held out. Both variants have
 the same parameters, batches and negatives; the padded one is padded to the longest history
-of its batch and uses PyTorch's fused causal attention. They take turns seed by seed. Needs
-a CUDA GPU, PyTorch, PyArrow and the package palmette.
+of its batch and uses PyTorch's fused causal attention. They take turns seed by seed. On a CPU
+(f32, `--threads`, every so many-th user up to `--users`) memory is the peak of resident bytes over
+what was resident before the first step. Needs PyTorch, PyArrow and the package palmette.
 """
 
 import argparse
+import contextlib
+import ctypes
+import gc
 import time
 
 import numpy
@@ -107,7 +112,8 @@ def batch(histories, cut, longest, padded):
         offsets = jagged.Rows.from_lengths(lengths)
         flat = lambda values: torch.from_numpy(numpy.concatenate(values)).to(DEVICE, non_blocking=True)
         place = torch.from_numpy(numpy.concatenate([numpy.arange(len(r)) for r in inputs])).to(DEVICE, non_blocking=True)
-        attend = lambda q, k, v: jagged.attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), offsets, mask="causal")
+        narrow = (lambda x: x.bfloat16()) if DEVICE == "cuda" else (lambda x: x.contiguous())
+        attend = lambda q, k, v: jagged.attention(narrow(q), narrow(k), narrow(v), offsets, mask="causal")
     return flat(inputs), flat(targets), place, attend, lengths
 
 
@@ -122,13 +128,43 @@ def loss_of(positive, negative, targets):
     return (both * weight).sum() / (2 * weight.sum())
 
 
+def autocast():
+    return torch.autocast("cuda", torch.bfloat16) if DEVICE == "cuda" else contextlib.nullcontext()
+
+
+def synchronize():
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def resident(field):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(field)) * 1024
+
+
+def start_of_peak():
+    """Starts the high-water mark of memory anew; bytes that do not count."""
+    gc.collect()
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return 0
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as clear:
+        clear.write("5")
+    return resident("VmRSS")
+
+
+def peak_bytes(start):
+    return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else resident("VmHWM") - start
+
+
 def run(histories, table, count, attributes, longest, seed, epochs, padded):
     torch.manual_seed(seed)
     model = Model(count, attributes, longest).to(DEVICE)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=DEVICE == "cuda")
     order = numpy.random.default_rng(seed)
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
+    synchronize()
+    start = start_of_peak()
     times = []
     for _ in range(epochs):
         shuffled = order.permutation(len(histories))
@@ -136,19 +172,19 @@ def run(histories, table, count, attributes, longest, seed, epochs, padded):
         for first in range(0, len(shuffled) - BATCH + 1, BATCH):
             members = [histories[i] for i in shuffled[first : first + BATCH]]
             items, targets, place, attend, _ = batch(members, 2, longest, padded)
-            torch.cuda.synchronize()
+            synchronize()
             begin = time.perf_counter()
-            with torch.autocast("cuda", torch.bfloat16):
+            with autocast():
                 positive, negative = logits(model, table, items, targets, place, attend, count)
             loss = loss_of(positive, negative, targets)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            torch.cuda.synchronize()
+            synchronize()
             times.append((time.perf_counter() - begin) * 1e3)
-    peak = torch.cuda.max_memory_allocated() / 2**20
+    peak = peak_bytes(start) / 2**20
     total = tested = 0.0
-    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+    with torch.no_grad(), autocast():
         for first in range(0, len(histories), BATCH):
             members = histories[first : first + BATCH]
             items, targets, place, attend, lengths = batch(members, 0, longest, padded)
@@ -171,10 +207,22 @@ if __name__ == "__main__":
     parser.add_argument("--lengths", default="50,200")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--device", default=DEVICE, choices=("cuda", "cpu"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--users", type=int)
     options = parser.parse_args()
+    DEVICE = options.device
+    if DEVICE == "cpu":
+        from palmette import _native
+
+        _native.set_threads(options.threads)
+        torch.set_num_threads(options.threads)
     histories, table, count, attributes = load(options.folder)
     total = sum(len(h) for h in histories)
-    print(f"{torch.cuda.get_device_name()}: {len(histories)} users, {total} interactions, {count - 1} items")
+    if options.users:
+        histories = histories[:: max(1, len(histories) // options.users)][: options.users]
+    name = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{options.threads} threads"
+    print(f"{name}: {len(histories)} users, {total} interactions, {count - 1} items")
     for longest in map(int, options.lengths.split(",")):
         found = {False: [], True: []}
         kept = [min(len(h) - 3, longest) for h in histories]

@@ -16,7 +16,7 @@ struct Vectors {
 const VECTORS: &[Vectors] = &[
     Vectors { script: "graphs.py", output: "crates/palmette-space/src/nauty.json" },
     Vectors { script: "metrics.py", output: "crates/palmette-ctr/src/metrics/vectors.json" },
-    Vectors { script: "operators.py", output: "crates/palmette-engine/tests/vectors.json" },
+    Vectors { script: "operators.py", output: "crates/palmette-engine/tests/suite/vectors.json" },
 ];
 
 /// Runs every script; `git diff` then shows whether anything moved.

@@ -1,6 +1,6 @@
 //! Throughput of the NASRec-Full supernet step over one fixed list of fresh random paths.
 //!
-//! `cargo run --release -p palmette-ctr --example supernet_step [paths] [batch]`
+//! `cargo run --release -p palmette-ctr --example supernet_step [paths] [batch] [f32|bf16]`
 
 use std::time::Instant;
 
@@ -9,7 +9,12 @@ use palmette_engine::*;
 use palmette_random::{Draw, stream};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args = std::env::args().skip(1).map(|a| a.parse::<usize>());
+    let precision = match std::env::args().nth(3).as_deref() {
+        None | Some("f32") => Precision::F32,
+        Some("bf16") => Precision::Bf16,
+        Some(other) => return Err(format!("precision {other}: f32 or bf16").into()),
+    };
+    let mut args = std::env::args().skip(1).take(2).map(|a| a.parse::<usize>());
     let paths = args.next().transpose()?.unwrap_or(200);
     let rows = args.next().transpose()?.unwrap_or(512);
     let space = NasRecSpace::published(Operators::Full);
@@ -57,6 +62,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         })
         .collect();
     let mut executor = Executor::new();
+    executor.set_precision(precision);
+    println!("products in {:?}", executor.precision());
     let mut program = Program::new();
     let (mut planning, mut macs) = (0.0, Vec::new());
     for round in 0..4u64 {
@@ -75,7 +82,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             planning += t.elapsed().as_secs_f64();
             macs.push(program.macs());
             let (dense, ids, labels) = &batches[step as usize % 8];
-            let batch = Batch { rows, dense, ids, labels, weights: &[] };
+            let batch = Batch { rows, dense, ids, labels, weights: &[], lists: &[] };
             let options = Step {
                 index: step,
                 learning_rate: 0.01,

@@ -68,7 +68,7 @@ fn main() -> Result<(), Error> {
     candidates.push(("nasrec".into(), vec![nasrec]));
     let normed = CompiledModel::nasrec(&path(), &inputs, true);
     candidates.push(("nasrec-norm".into(), vec![normed]));
-    for name in Baseline::NAMES.iter().filter(|&&name| name != "mlp") {
+    for name in Baseline::NAMES.iter().filter(|&&name| name != "mlp" && name != "history") {
         candidates.push((name.to_string(), vec![Baseline::named(name)?.compile(&inputs)?]));
     }
     let mut mlp_loss = None;
@@ -162,8 +162,14 @@ fn fit(
     let schedule = Schedule::new(peak, (train.len() / batch_rows) as u64);
     for (index, rows) in train.chunks_exact(batch_rows).enumerate() {
         let (dense, ids, labels) = batch_of(rows);
-        let batch =
-            Batch { rows: rows.len(), dense: &dense, ids: &ids, labels: &labels, weights: &[] };
+        let batch = Batch {
+            rows: rows.len(),
+            dense: &dense,
+            ids: &ids,
+            labels: &labels,
+            weights: &[],
+            lists: &[],
+        };
         let index = index as u64;
         let step = Step {
             index,
@@ -181,8 +187,14 @@ fn fit(
         let mut logits = Vec::new();
         for rows in rows.chunks(1024) {
             let (dense, ids, _) = batch_of(rows);
-            let batch =
-                Batch { rows: rows.len(), dense: &dense, ids: &ids, labels: &[], weights: &[] };
+            let batch = Batch {
+                rows: rows.len(),
+                dense: &dense,
+                ids: &ids,
+                labels: &[],
+                weights: &[],
+                lists: &[],
+            };
             let found = executor.forward(&model, &mut compiled.program, &batch)?;
             logits.extend(found.iter().map(|&z| f64::from(z)));
         }

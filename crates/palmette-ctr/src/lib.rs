@@ -7,4 +7,4 @@ pub mod nasrec;
 pub mod synthetic;
 pub mod train;
 
-pub use model::{CompiledModel, Field, ModelInputs};
+pub use model::{CompiledModel, Field, List, ListTable, ModelInputs};

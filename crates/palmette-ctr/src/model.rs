@@ -23,13 +23,45 @@ pub struct ModelInputs {
     pub dense: usize,
     /// Categorical fields, in the order of a batch's ids.
     pub fields: Vec<Field>,
+    /// Lists, in the order of a batch's lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lists: Vec<List>,
+}
+
+/// A list of the data and the table of its values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List {
+    /// Name of the column.
+    pub name: String,
+    /// The table.
+    pub table: ListTable,
+}
+
+/// The embedding table of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ListTable {
+    /// That of the categorical field with this number.
+    Shared(usize),
+    /// One of its own with so many rows.
+    Own(usize),
 }
 
 impl ModelInputs {
     /// Inputs whose fields are called `C1`, `C2`, ...
     pub fn numbered(dense: usize, table_rows: &[usize]) -> Self {
         let field = |(i, &rows): (usize, &usize)| Field { name: format!("C{}", i + 1), rows };
-        Self { dense, fields: table_rows.iter().enumerate().map(field).collect() }
+        let fields = table_rows.iter().enumerate().map(field).collect();
+        Self { dense, fields, lists: Vec::new() }
+    }
+
+    /// Rows of all tables: of the fields, then of the lists that have one of their own.
+    pub fn table_rows(&self) -> Vec<u32> {
+        let own = self.lists.iter().filter_map(|list| match list.table {
+            ListTable::Own(rows) => Some(rows),
+            ListTable::Shared(_) => None,
+        });
+        self.fields.iter().map(|field| field.rows).chain(own).map(|rows| rows as u32).collect()
     }
 
     /// Numbers of inputs alone.

@@ -10,7 +10,7 @@ use crate::batch::{Batch, RawBatch};
 use crate::encoder::{DenseTransform, MIN_TABLE_ROWS, table_index};
 use crate::error::DataError;
 use crate::hash;
-use crate::manifest::{FORMAT_VERSION, MANIFEST_FILE, Manifest, Split};
+use crate::manifest::{FORMAT_VERSION, MANIFEST_FILE, Manifest, ShardEntry, Split};
 use crate::schema::ExtraKind;
 use crate::shard::{Column, Columns, HEADER_BYTES, MAGIC};
 
@@ -24,6 +24,8 @@ pub struct Dataset {
     parts: [Vec<Shard>; 3],
     /// Where the field's values are: a stored column or a constant.
     dense: Vec<DenseSource>,
+    /// The table of each list.
+    list_tables: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +40,8 @@ struct Shard {
     rows: usize,
     /// Offsets of the columns, in stored order.
     offsets: Vec<usize>,
+    /// Values of each list.
+    elements: Vec<usize>,
     /// `(column, row)` of the cells that hold 4294967295, sorted.
     exceptions: Vec<(u32, u32)>,
 }
@@ -47,6 +51,21 @@ impl Shard {
     fn cells<const W: usize>(&self, position: usize) -> &[[u8; W]] {
         let start = self.offsets[position];
         self.map[start..start + self.rows * W].as_chunks::<W>().0
+    }
+
+    /// Cells of the values of a list, and the range of each row in them. A damaged file may give
+    /// any range: it is cut to what is there.
+    fn list(&self, columns: Columns, list: usize) -> (&[[u8; 4]], impl Fn(usize) -> Range<usize>) {
+        let start = self.offsets[columns.elements_position(list)];
+        let count = self.elements[list];
+        let cells = self.map[start..start + 4 * count].as_chunks::<4>().0;
+        let ends = self.cells::<8>(columns.position(Column::ListEnds(list)));
+        let end = move |row: usize| (u64::from_le_bytes(ends[row]) as usize).min(count);
+        let range = move |row: usize| {
+            let start = if row == 0 { 0 } else { end(row - 1) };
+            start..end(row).max(start)
+        };
+        (cells, range)
     }
 
     /// `v + 1`, and 2^32 for the value that wraps.
@@ -100,7 +119,7 @@ impl Dataset {
             Columns::of_encoders(&manifest.encoders, manifest.weighted, manifest.extras.len());
         let mut parts = [Vec::new(), Vec::new(), Vec::new()];
         for entry in &manifest.shards {
-            let shard = open_shard(&dir.join(&entry.file), entry.rows, entry.bytes, columns)?;
+            let shard = open_shard(dir, entry, columns)?;
             parts[entry.split as usize].push(shard);
         }
         for split in Split::ALL {
@@ -120,7 +139,8 @@ impl Dataset {
             None => DenseSource::Column(stored.next().unwrap_or_default(), field.transform),
         });
         let dense = dense.collect();
-        Ok(Dataset { dir: dir.into(), manifest, columns, parts, dense })
+        let list_tables = manifest.encoders.list_tables();
+        Ok(Dataset { dir: dir.into(), manifest, columns, parts, dense, list_tables })
     }
 
     /// Compares every file with its content hash; the error names the damaged one.
@@ -136,7 +156,7 @@ impl Dataset {
         for entry in &self.manifest.shards {
             check(&self.dir.join(&entry.file), &entry.hash)?;
         }
-        for field in &self.manifest.encoders.categorical {
+        for field in self.manifest.encoders.tables() {
             if let Some(vocabulary) = &field.vocabulary {
                 check(&self.dir.join(&vocabulary.file), &vocabulary.hash)?;
             }
@@ -171,20 +191,31 @@ impl Dataset {
         self.columns.categorical
     }
 
+    /// Number of lists.
+    pub fn list_fields(&self) -> usize {
+        self.columns.lists
+    }
+
+    /// The embedding table of each list, as a place in [`Dataset::table_rows`].
+    pub fn list_tables(&self) -> &[usize] {
+        &self.list_tables
+    }
+
     /// Rows of a part.
     pub fn rows(&self, split: Split) -> usize {
         self.manifest.rows.get(split) as usize
     }
 
-    /// Rows of each embedding table, at most `cap` and at least [`MIN_TABLE_ROWS`].
+    /// Rows of each embedding table, at most `cap` and at least [`MIN_TABLE_ROWS`]: of each
+    /// categorical field, then of each list that has a table of its own.
     pub fn table_rows(&self, cap: Option<u32>) -> Vec<u32> {
-        let rows = self.manifest.encoders.categorical.iter().map(|field| field.table_rows);
+        let rows = self.manifest.encoders.tables().map(|field| field.table_rows);
         rows.map(|rows| rows.min(cap.unwrap_or(u32::MAX)).max(MIN_TABLE_ROWS)).collect()
     }
 
     /// Fills `batch` with the given rows of a part (numbers inside the part, in any order).
     ///
-    /// `table_rows` has one entry a categorical field, see [`Dataset::table_rows`].
+    /// `table_rows` has one entry a table, see [`Dataset::table_rows`].
     pub fn fill(
         &self,
         split: Split,
@@ -200,7 +231,7 @@ impl Dataset {
             )));
         }
         self.check_tables(table_rows)?;
-        batch.resize(rows.len(), self.dense.len(), table_rows.len());
+        batch.resize(rows.len(), self.dense.len(), self.columns.categorical, self.columns.lists);
         let shards = &self.parts[split as usize];
         let shard_rows = self.manifest.shard_rows as usize;
         let mut start = 0;
@@ -227,7 +258,7 @@ impl Dataset {
     ) -> Result<(), DataError> {
         self.check_range(split, &rows)?;
         self.check_tables(table_rows)?;
-        batch.resize(rows.len(), self.dense.len(), table_rows.len());
+        batch.resize(rows.len(), self.dense.len(), self.columns.categorical, self.columns.lists);
         let mut at = 0;
         for (shard, range) in self.pieces(split, rows) {
             let (first, run) = (range.start, range.len());
@@ -274,7 +305,7 @@ impl Dataset {
             }
         }
         let rows = batch.rows;
-        for (field, &table) in table_rows.iter().enumerate() {
+        for (field, &table) in table_rows[..self.columns.categorical].iter().enumerate() {
             let cells = shard.cells::<4>(self.columns.position(Column::Categorical(field)));
             let out = &mut batch.ids[field * rows + at..field * rows + at + run];
             for (i, id) in out.iter_mut().enumerate() {
@@ -285,6 +316,21 @@ impl Dataset {
                     0 => table_index(shard.widened(field, row, 0) as i64 - 1, table),
                     _ => (stored - 1) % (table - 1) + 1,
                 };
+            }
+        }
+        for (list, out) in batch.lists.iter_mut().enumerate() {
+            let (cells, range) = shard.list(self.columns, list);
+            let table = table_rows[self.list_tables[list]];
+            let coded = self.columns.categorical + list;
+            for i in 0..run {
+                let values = range(pick(i));
+                let first = values.start;
+                out.push(cells[values].iter().enumerate().map(
+                    |(i, cell)| match u32::from_le_bytes(*cell) {
+                        0 => table_index(shard.widened(coded, first + i, 0) as i64 - 1, table),
+                        stored => (stored - 1) % (table - 1) + 1,
+                    },
+                ));
             }
         }
     }
@@ -298,7 +344,7 @@ impl Dataset {
     ) -> Result<(), DataError> {
         self.check_range(split, &rows)?;
         let (dense_fields, categorical_fields) = (self.dense.len(), self.columns.categorical);
-        batch.resize(rows.len(), dense_fields, categorical_fields);
+        batch.resize(rows.len(), dense_fields, categorical_fields, self.columns.lists);
         let mut at = 0;
         for (shard, range) in self.pieces(split, rows) {
             let labels = shard.cells::<1>(self.columns.position(Column::Label));
@@ -322,6 +368,17 @@ impl Dataset {
                     let stored = u32::from_le_bytes(cells[row]);
                     batch.values[(at + i) * categorical_fields + field] =
                         shard.widened(field, row, stored) as i64 - 1;
+                }
+            }
+            for (list, out) in batch.lists.iter_mut().enumerate() {
+                let (cells, values) = shard.list(self.columns, list);
+                for row in range.clone() {
+                    let values = values(row);
+                    let first = values.start;
+                    out.push(cells[values].iter().enumerate().map(|(i, cell)| {
+                        let coded = categorical_fields + list;
+                        shard.widened(coded, first + i, u32::from_le_bytes(*cell)) as i64 - 1
+                    }));
                 }
             }
             at += range.len();
@@ -364,8 +421,8 @@ impl Dataset {
             None => {
                 let known: Vec<&str> = extras.iter().map(|extra| extra.name.as_str()).collect();
                 Err(DataError::Options(format!(
-                    "the dataset keeps no column `{name}` of this kind; it keeps: {} \
-                     (name it under `keep`, `group`, `time` or `baseline` in the schema)",
+                    "the dataset keeps no column `{name}` for this use; it keeps: {} (numbers stand under \
+                     `keep`, `baseline` or `time` in the schema, keys under `group`)",
                     if known.is_empty() { "none".into() } else { known.join(", ") }
                 )))
             }
@@ -402,16 +459,18 @@ impl Dataset {
     }
 
     fn check_tables(&self, table_rows: &[u32]) -> Result<(), DataError> {
-        if table_rows.len() != self.columns.categorical {
+        let tables = self.manifest.encoders.tables().count();
+        if table_rows.len() != tables {
             return Err(DataError::Batch(format!(
-                "{} table sizes for {} categorical fields",
+                "{} table sizes for {} categorical fields and {} lists with tables of their own",
                 table_rows.len(),
-                self.columns.categorical
+                self.columns.categorical,
+                tables - self.columns.categorical
             )));
         }
         match table_rows.iter().position(|&rows| rows < MIN_TABLE_ROWS) {
             Some(field) => Err(DataError::Batch(format!(
-                "the table of categorical field {field} has {} rows, fewer than {MIN_TABLE_ROWS}",
+                "table {field} has {} rows, fewer than {MIN_TABLE_ROWS}",
                 table_rows[field]
             ))),
             None => Ok(()),
@@ -424,7 +483,9 @@ struct Version {
     format_version: u32,
 }
 
-fn open_shard(path: &Path, rows: u64, bytes: u64, columns: Columns) -> Result<Shard, DataError> {
+fn open_shard(dir: &Path, entry: &ShardEntry, columns: Columns) -> Result<Shard, DataError> {
+    let path = &dir.join(&entry.file);
+    let (rows, bytes) = (entry.rows, entry.bytes);
     let damaged = |problem: String| DataError::Damaged { file: path.into(), problem };
     let file = File::open(path).map_err(DataError::io("open", path))?;
     // SAFETY: shards are written once under another name and renamed; the program never changes
@@ -433,7 +494,15 @@ fn open_shard(path: &Path, rows: u64, bytes: u64, columns: Columns) -> Result<Sh
     if map.len() as u64 != bytes {
         return Err(damaged(format!("{} bytes long, the manifest says {bytes}", map.len())));
     }
-    let offsets = columns.offsets(rows);
+    if entry.elements.len() != columns.lists {
+        return Err(damaged(format!(
+            "the manifest counts the values of {} lists, there are {}",
+            entry.elements.len(),
+            columns.lists
+        )));
+    }
+    let offsets = columns.offsets(rows, &entry.elements);
+    let offsets = offsets.ok_or_else(|| damaged("its size does not fit its columns".into()))?;
     let tail = offsets[offsets.len() - 1];
     if map.len() < HEADER_BYTES as usize || map[..8] != MAGIC || map[8..16] != rows.to_le_bytes() {
         return Err(damaged("its header is not that of a shard with these rows".into()));
@@ -447,5 +516,6 @@ fn open_shard(path: &Path, rows: u64, bytes: u64, columns: Columns) -> Result<Sh
         .map(|i| (word(tail as usize + 8 * i), word(tail as usize + 8 * i + 4)))
         .collect();
     let offsets = offsets.iter().map(|&offset| offset as usize).collect();
-    Ok(Shard { map, rows: rows as usize, offsets, exceptions })
+    let elements = entry.elements.iter().map(|&count| count as usize).collect();
+    Ok(Shard { map, rows: rows as usize, offsets, elements, exceptions })
 }

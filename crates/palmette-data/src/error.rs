@@ -89,7 +89,7 @@ pub enum DataError {
     },
     /// A Parquet column of a type that is no field of a log.
     #[error(
-        "{file}: column `{column}` has the Parquet type {found}; use numbers, booleans, text, dates or timestamps"
+        "{file}: column `{column}` has the Parquet type {found}; use numbers, booleans, text, dates or timestamps, or lists of them for a field under `lists`"
     )]
     UnsupportedColumnType {
         /// The input file.
@@ -184,6 +184,14 @@ pub enum RowProblem {
         value: String,
         /// What was expected.
         expected: &'static str,
+    },
+    /// A value of a list that cannot be used.
+    #[error("value {position} of the list: {problem}")]
+    ListValue {
+        /// Its place in the row's list, counted from 1.
+        position: usize,
+        /// What is wrong with it.
+        problem: Box<RowProblem>,
     },
     /// A time that cannot be read.
     #[error("`{value}` is not a time of the form {expected}")]

@@ -55,7 +55,7 @@ pub fn estimate(options: &PrepareOptions) -> Result<Estimate, DataError> {
     let budget = SAMPLE_BYTES / options.inputs.len() as u64;
     for path in &options.inputs {
         let mut input = Input::open(path, schema, BLOCK_BYTES)?;
-        let parser = RowParser::new(schema, &input.names, path, Purpose::Prepare)?;
+        let parser = RowParser::new(schema, &input, Purpose::Prepare)?;
         input.project(&parser.used())?;
         let (mut text_bytes, mut rows) = (0, input.header_rows);
         let start = Instant::now();
@@ -75,9 +75,12 @@ pub fn estimate(options: &PrepareOptions) -> Result<Estimate, DataError> {
             rows += parsed.records;
             text_bytes += block.bytes();
             sample.rows += parsed.rows() as u64;
+            sample.elements +=
+                parsed.lists.iter().map(|list| list.values.len() as u64).sum::<u64>();
             sample.texts += parsed
                 .categorical
                 .iter()
+                .chain(parsed.lists.iter().map(|list| &list.values))
                 .map(|column| match column {
                     CategoricalColumn::Texts(texts) => {
                         texts.texts.texts().map(|text| text.len() as u64 + 12).sum()
@@ -96,6 +99,8 @@ pub fn estimate(options: &PrepareOptions) -> Result<Estimate, DataError> {
 #[derive(Default)]
 struct Sample {
     rows: u64,
+    /// Values of all lists.
+    elements: u64,
     /// Bytes of the (compressed) files that held the rows.
     file_bytes: u64,
     /// Bytes of distinct texts, block by block.
@@ -113,7 +118,8 @@ impl Sample {
         let scale = (total_bytes as f64 / self.file_bytes.max(1) as f64).max(1.0);
         let rows = (self.rows as f64 * scale).round() as u64;
         let threads = rayon::current_num_threads();
-        let dataset_bytes = rows * columns.row_bytes();
+        let elements = (self.elements as f64 * scale) as u64;
+        let dataset_bytes = rows * columns.row_bytes() + 4 * elements;
         let texts = (self.texts as f64 * scale) as u64;
         let parsing = self.time.as_secs_f64() * scale / threads as f64;
         let writing = (dataset_bytes + texts) as f64 / (COLUMN_BYTES_PER_SECOND * threads as f64);
@@ -123,8 +129,7 @@ impl Sample {
             .categorical
             .iter()
             .map(|field| 16 * u64::from(field.rows.unwrap_or(0)).min(rows));
-        let table =
-            tables.max().unwrap_or_default().max(4 * texts / columns.categorical.max(1) as u64);
+        let table = tables.max().unwrap_or_default().max(4 * texts / columns.coded().max(1) as u64);
         let memory = BASE_MEMORY + 2 * chunk + table * threads as u64;
         Estimate {
             rows,

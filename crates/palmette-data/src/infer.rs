@@ -55,6 +55,8 @@ struct ColumnStatistics {
     binary: u64,
     texts: Interner,
     overflow: bool,
+    /// Whether it is a list of the file's own.
+    list: bool,
 }
 
 impl ColumnStatistics {
@@ -95,6 +97,9 @@ impl ColumnStatistics {
         if self.present == 0 {
             return Role::Ignore("always missing");
         }
+        if self.list {
+            return Role::List;
+        }
         if distinct == 1 && self.missing == 0 {
             return Role::Ignore("always the same");
         }
@@ -126,6 +131,7 @@ impl ColumnStatistics {
 enum Role {
     Dense,
     Categorical,
+    List,
     Time,
     Ignore(&'static str),
 }
@@ -181,6 +187,10 @@ pub fn infer(path: &Path) -> Result<String, DataError> {
     let _ = writeln!(text, "# ? Leave out what is only known after the outcome.");
     let _ = writeln!(text, "dense = {}", list(&of(Role::Dense)));
     let _ = writeln!(text, "categorical = {}", list(&of(Role::Categorical)));
+    let lists = of(Role::List);
+    if !lists.is_empty() {
+        let _ = writeln!(text, "lists = {}", list(&lists));
+    }
     let mut ignored = Vec::new();
     for (role, column) in &roles {
         if let Role::Ignore(why) = role {
@@ -254,6 +264,9 @@ fn look(path: &Path) -> Result<(Vec<ColumnStatistics>, bool, Vec<&'static str>),
     input.project_supported()?;
     let mut columns: Vec<ColumnStatistics> =
         names.into_iter().map(|name| ColumnStatistics { name, ..Default::default() }).collect();
+    for (column, list) in columns.iter_mut().zip(&input.native_lists) {
+        column.list = *list;
+    }
     let mut markers = Vec::new();
     let mut rows = 0;
     if headerless {

@@ -49,6 +49,43 @@ assert!(batch.ids.iter().all(|&id| (1..6).contains(&id)));
 # }
 ```
 
+# Fields of any number of values
+
+Histories and sets of tags are `lists` of the schema: `a|b|c` in text, a list or such a text in
+Parquet. They are stored without padding and arrive as [`Jagged`] table rows; a list may share
+vocabulary and table with a categorical field.
+
+```
+# use palmette_data::{Batch, PrepareOptions, Schema, Split, prepare};
+# fn main() -> Result<(), Box<dyn std::error::Error>> {
+# let dir = tempfile::tempdir()?;
+let log = dir.path().join("log.csv");
+std::fs::write(&log, "click,item,history\n1,a,b|c|a\n0,b,\n1,c,a\n")?;
+let schema = Schema::parse(
+    r#"
+    label = "click"
+    categorical = ["item"]
+    lists = ["history"]
+    split = { fractions = [1.0, 0.0, 0.0] }
+    [column.history]
+    max_length = 2
+    keep = "last"
+    shares = "item"
+    "#,
+    "log.toml".as_ref(),
+)?;
+let dataset = prepare(&PrepareOptions::new(schema, vec![log], dir.path().join("data")), &())?;
+let mut batch = Batch::default();
+dataset.fill_range(Split::Train, 0..3, &dataset.table_rows(None), &mut batch)?;
+assert_eq!(batch.lists[0].offsets, [0, 2, 2, 3]);
+// `a` is seen three times, `c` twice, `b` once: rows 1, 2 and 3 of the table
+assert_eq!(batch.ids, [1, 3, 2]);
+assert_eq!(batch.lists[0].values, [2, 1, 1]);
+assert_eq!(dataset.manifest().lists[0].cut, 1);
+# Ok(())
+# }
+```
+
 # What is promised
 
 - The same log, schema and seed give the same bytes, whatever the memory, the number of threads,
@@ -81,7 +118,7 @@ mod staging;
 mod time;
 mod write;
 
-pub use batch::{Batch, RawBatch};
+pub use batch::{Batch, Jagged, RawBatch};
 pub use dataset::Dataset;
 pub use encode::{LogReader, RowEncoder};
 pub use encoder::{
@@ -91,14 +128,15 @@ pub use error::{DataError, RowProblem};
 pub use estimate::{Estimate, estimate};
 pub use infer::infer;
 pub use manifest::{
-    Encoders, FORMAT_VERSION, FittedCategorical, FittedDense, InputEntry, MANIFEST_FILE, Manifest,
-    ShardEntry, Split, SplitCounts, VocabularyEntry,
+    Encoders, FORMAT_VERSION, FittedCategorical, FittedDense, FittedList, InputEntry, ListCounts,
+    ListVocabulary, MANIFEST_FILE, Manifest, ShardEntry, Split, SplitCounts, VocabularyEntry,
 };
 pub use prepare::{
     MIN_MEMORY, Observer, OnBadRow, PrepareOptions, QUARANTINE_FILE, Stage, prepare,
 };
 pub use schema::{
-    CategoricalField, DenseField, EncoderRule, ExtraColumn, ExtraKind, FileFormat, LabelRule,
-    PRESETS, ProfileRule, Schema, SplitOverride, SplitRule, TIME_COLUMN, TimeRule, TransformRule,
+    CategoricalField, DEFAULT_LIST_LENGTH, DenseField, EncoderRule, ExtraColumn, ExtraKind,
+    FileFormat, Keep, LabelRule, ListField, MAX_LIST_LENGTH, PRESETS, ProfileRule, Schema,
+    SplitOverride, SplitRule, TIME_COLUMN, TimeRule, TransformRule,
 };
 pub use time::TimeFormat;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::encoder::{CategoricalEncoder, DenseTransform};
-use crate::schema::{ExtraColumn, Schema};
+use crate::schema::{ExtraColumn, Keep, Schema};
 
 /// The version of the files that this crate writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -73,6 +73,48 @@ pub struct FittedCategorical {
     pub vocabulary: Option<VocabularyEntry>,
 }
 
+/// A list with its fitted encoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FittedList {
+    /// The column.
+    pub name: String,
+    /// What stands between two values of a text.
+    pub separator: char,
+    /// The most values of a row that are kept.
+    pub max_length: u32,
+    /// Which ones are kept.
+    pub keep: Keep,
+    /// How a value is encoded.
+    pub values: ListVocabulary,
+}
+
+/// Whose encoder and embedding table a list uses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ListVocabulary {
+    /// Those of the categorical field with this number.
+    Shared(usize),
+    /// Its own, which are those of a categorical field otherwise; no value is missing.
+    Own(FittedCategorical),
+}
+
+/// What the rows of a log had in one list, in all parts together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListCounts {
+    /// The list.
+    pub name: String,
+    /// Values that are stored.
+    pub elements: u64,
+    /// Rows without a value.
+    pub empty: u64,
+    /// Rows that had more values than the list keeps.
+    pub truncated: u64,
+    /// Values of these rows that were left out.
+    pub cut: u64,
+}
+
 /// The file of a vocabulary: one JSON array `[text, count]` a line in the order of their values,
 /// where `text` is null for the missing value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +146,31 @@ pub struct Encoders {
     pub dense: Vec<FittedDense>,
     /// Categorical fields in order.
     pub categorical: Vec<FittedCategorical>,
+    /// Lists in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lists: Vec<FittedList>,
+}
+
+impl Encoders {
+    /// The fields that have an embedding table, in the order of the tables: categorical fields,
+    /// then the lists that share nobody's.
+    pub fn tables(&self) -> impl Iterator<Item = &FittedCategorical> {
+        let own = self.lists.iter().filter_map(|list| match &list.values {
+            ListVocabulary::Own(field) => Some(field),
+            ListVocabulary::Shared(_) => None,
+        });
+        self.categorical.iter().chain(own)
+    }
+
+    /// The table of each list, as a place in [`Encoders::tables`].
+    pub fn list_tables(&self) -> Vec<usize> {
+        let mut next = self.categorical.len()..;
+        let tables = self.lists.iter().map(|list| match &list.values {
+            ListVocabulary::Shared(field) => *field,
+            ListVocabulary::Own(_) => next.next().unwrap_or_default(),
+        });
+        tables.collect()
+    }
 }
 
 /// Rows of the three parts.
@@ -144,6 +211,9 @@ pub struct ShardEntry {
     pub file: String,
     /// Rows.
     pub rows: u64,
+    /// Values of each list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elements: Vec<u64>,
     /// Size of the file.
     pub bytes: u64,
     /// XXH3-128 of the file, in hexadecimal.
@@ -184,6 +254,9 @@ pub struct Manifest {
     pub dropped: u64,
     /// Bad rows set aside.
     pub quarantined: u64,
+    /// What the lists held.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lists: Vec<ListCounts>,
     /// Columns of the input that the schema does not name.
     pub unused_columns: Vec<String>,
     /// The inputs in order.

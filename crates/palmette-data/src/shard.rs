@@ -5,11 +5,17 @@
 //! 8   rows, u64 little endian (as are all numbers)
 //! 16  number of exceptions, u64
 //! 64  label u8 | weight f32 | dense f32 each | categorical u32 each | extras 8 bytes each
+//!     end of each row's values u64, a list each
+//!     values u32, a list each
 //!     exceptions: (column u32, row u32) each
 //! ```
 //!
+//! Columns of coded values are the categorical fields and then the lists. A list's row `r` has the
+//! values `ends[r - 1]..ends[r]` of the shard's values of that list.
+//!
 //! A categorical cell holds `v + 1` modulo 2^32, so 0 is a missing value; the one real value that
-//! wraps to 0, 4294967295, is told apart by the exceptions. That keeps a cell at four bytes
+//! wraps to 0, 4294967295, is told apart by the exceptions (of a list: by the number of the value,
+//! not of the row). That keeps a cell at four bytes
 //! although `v` has 2^32 + 1 possible values.
 
 use crate::manifest::Encoders;
@@ -33,6 +39,8 @@ pub(crate) struct Columns {
     pub categorical: usize,
     /// Extra columns.
     pub extras: usize,
+    /// Lists.
+    pub lists: usize,
 }
 
 /// One stored column.
@@ -48,6 +56,8 @@ pub(crate) enum Column {
     Categorical(usize),
     /// An extra column.
     Extra(usize),
+    /// Where each row's values of a list end.
+    ListEnds(usize),
 }
 
 impl Columns {
@@ -58,6 +68,7 @@ impl Columns {
             dense: schema.dense.iter().filter(|field| field.constant.is_none()).count(),
             categorical: schema.categorical.len(),
             extras: extras.len(),
+            lists: schema.lists.len(),
         }
     }
 
@@ -68,6 +79,7 @@ impl Columns {
             dense: encoders.dense.iter().filter(|field| field.constant.is_none()).count(),
             categorical: encoders.categorical.len(),
             extras,
+            lists: encoders.lists.len(),
         }
     }
 
@@ -78,23 +90,36 @@ impl Columns {
             .chain((0..self.dense).map(Column::Dense))
             .chain((0..self.categorical).map(Column::Categorical))
             .chain((0..self.extras).map(Column::Extra))
+            .chain((0..self.lists).map(Column::ListEnds))
     }
 
-    /// Bytes of a row.
+    /// Columns of coded values: categorical fields, then lists.
+    pub fn coded(self) -> usize {
+        self.categorical + self.lists
+    }
+
+    /// Bytes of a row, the values of lists not counted.
     pub fn row_bytes(self) -> u64 {
         self.iter().map(Column::width).sum()
     }
 
-    /// Where each column of a shard with `rows` rows starts, in stored order, then the exceptions.
-    pub fn offsets(self, rows: u64) -> Vec<u64> {
+    /// Where each column of a shard with `rows` rows starts, in stored order, then the values of
+    /// each list (`elements` says how many), then the exceptions; `None` where that is more than
+    /// 64 bits count.
+    pub fn offsets(self, rows: u64, elements: &[u64]) -> Option<Vec<u64>> {
+        debug_assert_eq!(elements.len(), self.lists);
         let mut at = HEADER_BYTES;
         let mut offsets = Vec::new();
         for column in self.iter() {
             offsets.push(at);
-            at = (at + rows * column.width()).next_multiple_of(64);
+            at = after(at, rows, column.width())?;
+        }
+        for &count in elements {
+            offsets.push(at);
+            at = after(at, count, 4)?;
         }
         offsets.push(at);
-        offsets
+        Some(offsets)
     }
 
     /// The position of a column in stored order.
@@ -106,7 +131,13 @@ impl Columns {
             Column::Dense(i) => 1 + weight + i,
             Column::Categorical(i) => 1 + weight + self.dense + i,
             Column::Extra(i) => 1 + weight + self.dense + self.categorical + i,
+            Column::ListEnds(i) => 1 + weight + self.dense + self.categorical + self.extras + i,
         }
+    }
+
+    /// The position of a list's values behind the columns.
+    pub fn elements_position(self, list: usize) -> usize {
+        self.position(Column::ListEnds(self.lists)) + list
     }
 }
 
@@ -116,9 +147,14 @@ impl Column {
         match self {
             Column::Label => 1,
             Column::Weight | Column::Dense(_) | Column::Categorical(_) => 4,
-            Column::Extra(_) => 8,
+            Column::Extra(_) | Column::ListEnds(_) => 8,
         }
     }
+}
+
+/// The first multiple of 64 behind `count` cells of `width` bytes.
+fn after(at: u64, count: u64, width: u64) -> Option<u64> {
+    at.checked_add(count.checked_mul(width)?)?.checked_next_multiple_of(64)
 }
 
 /// The header of a shard.
@@ -143,13 +179,17 @@ mod tests {
     #[test]
     fn positions_follow_the_iteration() {
         for weighted in [false, true] {
-            let columns = Columns { weighted, dense: 2, categorical: 3, extras: 1 };
+            let columns = Columns { weighted, dense: 2, categorical: 3, extras: 1, lists: 2 };
             for (position, column) in columns.iter().enumerate() {
                 assert_eq!(columns.position(column), position, "{column:?}");
             }
-            let offsets = columns.offsets(5);
-            assert_eq!(offsets.len(), columns.iter().count() + 1);
+            let offsets = columns.offsets(5, &[17, 0]).unwrap();
+            assert_eq!(offsets.len(), columns.iter().count() + 3);
             assert!(offsets.iter().all(|offset| offset % 64 == 0));
+            let first = columns.elements_position(0);
+            assert_eq!(offsets[first + 1] - offsets[first], 128);
+            assert_eq!(offsets[first + 2] - offsets[first + 1], 0);
+            assert_eq!(columns.offsets(5, &[1 << 62, 0]), None);
         }
     }
 }

@@ -51,8 +51,26 @@ pub(crate) struct ChunkInfo {
     routes: Option<u64>,
     /// Where the exceptions start, and how many there are.
     exceptions: (u64, u64),
-    /// For each categorical column with a dictionary: start, texts, bytes.
+    /// For each coded column with a dictionary: start, texts, bytes.
     dictionaries: Vec<Option<(u64, u64, u64)>>,
+    /// What the lists hold.
+    #[serde(default)]
+    pub lists: Vec<StagedList>,
+}
+
+/// The values of a list in a chunk.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct StagedList {
+    /// Where they start.
+    start: u64,
+    /// How many there are.
+    pub elements: u64,
+    /// Rows without a value.
+    pub empty: u64,
+    /// Rows that had more values than the list keeps.
+    pub truncated: u64,
+    /// Values of these rows that were left out.
+    pub cut: u64,
 }
 
 /// A staged chunk.
@@ -137,10 +155,38 @@ struct MergedTexts {
 fn merge_texts(blocks: &[ParsedBlock], column: usize) -> Option<MergedTexts> {
     let mut merged = MergedTexts { texts: Interner::default(), remaps: Vec::new() };
     for block in blocks {
-        let CategoricalColumn::Texts(texts) = &block.categorical[column] else { return None };
+        let Some(CategoricalColumn::Texts(texts)) = block.coded(column) else { return None };
         merged.remaps.push(texts.texts.texts().map(|text| merged.texts.intern(text)).collect());
     }
     Some(merged)
+}
+
+/// Appends the cells of block `number`: values as they are, texts by their number in the chunk.
+fn append_cells(
+    bytes: &mut Vec<u8>,
+    column: &CategoricalColumn,
+    merged: Option<&MergedTexts>,
+    number: usize,
+) {
+    match (column, merged) {
+        (CategoricalColumn::Texts(texts), Some(merged)) => {
+            let remap = &merged.remaps[number];
+            let numbers = texts.numbers.iter().map(|&n| remap[n as usize]);
+            bytes.extend(numbers.flat_map(|x| x.to_le_bytes()));
+        }
+        (CategoricalColumn::Values(values), _) => {
+            bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+        }
+        _ => {}
+    }
+}
+
+/// Where the columns of a chunk start. The values of lists come later, at places of their own.
+fn fixed_offsets(columns: Columns, rows: u64, path: &Path) -> Result<Vec<u64>, DataError> {
+    columns.offsets(rows, &vec![0; columns.lists]).ok_or_else(|| DataError::Damaged {
+        file: path.into(),
+        problem: format!("it cannot have {rows} rows"),
+    })
 }
 
 impl Chunk {
@@ -152,11 +198,11 @@ impl Chunk {
         mut info: ChunkInfo,
     ) -> Result<Chunk, DataError> {
         info.rows = blocks.iter().map(|block| block.rows() as u64).sum();
-        let merged: Vec<Option<MergedTexts>> = (0..columns.categorical)
+        let merged: Vec<Option<MergedTexts>> = (0..columns.coded())
             .into_par_iter()
             .map(|column| merge_texts(blocks, column))
             .collect();
-        let offsets = columns.offsets(info.rows);
+        let offsets = fixed_offsets(columns, info.rows, path)?;
         let mut file = AtomicFile::create(path)?;
         file.write(&[0; HEADER_BYTES as usize])?;
         let mut bytes = Vec::new();
@@ -174,21 +220,40 @@ impl Chunk {
                     Column::Extra(i) => {
                         bytes.extend(block.extras[i].iter().flat_map(|x| x.to_le_bytes()))
                     }
-                    Column::Categorical(i) => match (&block.categorical[i], &merged[i]) {
-                        (CategoricalColumn::Texts(texts), Some(merged)) => {
-                            let remap = &merged.remaps[number];
-                            let numbers = texts.numbers.iter().map(|&n| remap[n as usize]);
-                            bytes.extend(numbers.flat_map(|x| x.to_le_bytes()));
-                        }
-                        (CategoricalColumn::Values(values), _) => {
-                            bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
-                        }
-                        _ => {}
-                    },
+                    Column::Categorical(i) => {
+                        append_cells(&mut bytes, &block.categorical[i], merged[i].as_ref(), number);
+                    }
+                    Column::ListEnds(i) => {
+                        let before: u64 =
+                            blocks[..number].iter().map(|b| b.lists[i].values.len() as u64).sum();
+                        let ends = block.lists[i].ends.iter().map(|end| before + end);
+                        bytes.extend(ends.flat_map(|x| x.to_le_bytes()));
+                    }
                 }
                 file.write(&bytes)?;
             }
             file.align()?;
+        }
+        info.lists.clear();
+        for i in 0..columns.lists {
+            let mut list = StagedList { start: file.position(), ..StagedList::default() };
+            for (number, block) in blocks.iter().enumerate() {
+                let column = &block.lists[i];
+                bytes.clear();
+                let merged = merged[columns.categorical + i].as_ref();
+                append_cells(&mut bytes, &column.values, merged, number);
+                file.write(&bytes)?;
+                list.elements += column.values.len() as u64;
+                let mut start = 0;
+                for (&end, &cut) in column.ends.iter().zip(&column.cut) {
+                    list.empty += u64::from(end == start);
+                    list.truncated += u64::from(cut > 0);
+                    list.cut += u64::from(cut);
+                    start = end;
+                }
+            }
+            file.align()?;
+            info.lists.push(list);
         }
         if blocks.iter().any(|block| !block.routes.is_empty()) {
             info.routes = Some(file.position());
@@ -197,16 +262,19 @@ impl Chunk {
             }
             file.align()?;
         }
-        let mut first = 0u32;
+        // of a list the number of the value counts, which is why each column has its own beginning
+        let mut first = vec![0u32; columns.coded()];
         let mut exceptions = 0;
         let start = file.position();
         for block in blocks {
             for (column, row) in &block.exceptions {
                 file.write(&column.to_le_bytes())?;
-                file.write(&(first + row).to_le_bytes())?;
+                file.write(&(first[*column as usize] + row).to_le_bytes())?;
                 exceptions += 1;
             }
-            first += block.rows() as u32;
+            for (column, first) in first.iter_mut().enumerate() {
+                *first += block.coded(column).map_or(0, CategoricalColumn::len) as u32;
+            }
         }
         info.exceptions = (start, exceptions);
         info.dictionaries.clear();
@@ -250,7 +318,7 @@ impl Chunk {
         let mut footer = vec![0; size as usize];
         file.read_exact_at(&mut footer, start).map_err(DataError::io("read", path))?;
         let info: ChunkInfo = serde_json::from_slice(&footer).map_err(|_| damaged())?;
-        let offsets = columns.offsets(info.rows);
+        let offsets = fixed_offsets(columns, info.rows, path)?;
         Ok(Some(Chunk { info, path: path.into(), columns, offsets }))
     }
 
@@ -265,6 +333,12 @@ impl Chunk {
         self.read_at(at, self.info.rows * W as u64, cells)
     }
 
+    /// Reads the cells of all values of a list into `cells`.
+    pub fn read_elements(&self, list: usize, cells: &mut Vec<u8>) -> Result<(), DataError> {
+        let list = &self.info.lists[list];
+        self.read_at(list.start, 4 * list.elements, cells)
+    }
+
     /// Reads the routes, if there are any.
     pub fn routes(&self, routes: &mut Vec<u8>) -> Result<bool, DataError> {
         match self.info.routes {
@@ -273,7 +347,7 @@ impl Chunk {
         }
     }
 
-    /// The `(column, row)` of the values that wrap to 0.
+    /// The `(coded column, row)` of the values that wrap to 0; of a list the number of the value.
     pub fn exceptions(&self) -> Result<Vec<(u32, u32)>, DataError> {
         let mut bytes = Vec::new();
         self.read_at(self.info.exceptions.0, self.info.exceptions.1 * 8, &mut bytes)?;
@@ -281,7 +355,7 @@ impl Chunk {
         Ok(bytes.chunks_exact(8).map(|pair| (word(&pair[..4]), word(&pair[4..]))).collect())
     }
 
-    /// Number of texts in the dictionary of a categorical column.
+    /// Number of texts in the dictionary of a coded column.
     pub fn texts(&self, column: usize) -> usize {
         self.info.dictionaries[column].map_or(0, |(_, texts, _)| texts as usize)
     }

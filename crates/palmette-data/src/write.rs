@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
@@ -10,7 +11,7 @@ use crate::error::DataError;
 use crate::fit::VocabularyReader;
 use crate::hash;
 use crate::interner::Interner;
-use crate::manifest::{Encoders, ShardEntry, Split};
+use crate::manifest::{Encoders, FittedCategorical, ListVocabulary, ShardEntry, Split};
 use crate::shard::{Column, Columns, SHARD_ROWS, header};
 use crate::split::Assignment;
 use crate::staging::{Chunk, temporary_name};
@@ -21,7 +22,7 @@ const SHARD_DIR: &str = "shards";
 /// For each dictionary column, the stored cell (`v + 1`, 0 if out of vocabulary) of each text of
 /// each chunk, in a file.
 pub(crate) struct Remaps {
-    /// By categorical column; `None` where values are stored as they are.
+    /// By coded column; `None` where values are stored as they are.
     columns: Vec<Option<(PathBuf, Vec<u64>)>>,
 }
 
@@ -113,8 +114,14 @@ struct OpenShard {
     file: File,
     offsets: Vec<u64>,
     rows: u64,
+    /// Values of each list that the whole shard has, and that are written so far.
+    elements: Vec<u64>,
+    written: Vec<AtomicU64>,
     exceptions: Vec<(u32, u32)>,
 }
+
+/// A value that wraps to 0 on its way: part, shard, coded column and cell.
+type RoutedException = (usize, u64, u32, u32);
 
 /// Writes all shards and returns their entries.
 pub(crate) fn write_shards(
@@ -134,24 +141,36 @@ pub(crate) fn write_shards(
         opened: 0,
         open: Vec::new(),
     });
+    let totals = list_totals(columns, chunks, assignment)?;
     let mut entries = Vec::new();
     let mut routes = Vec::new();
     for (number, chunk) in chunks.iter().enumerate() {
         assignment.read(number, chunk, &mut routes)?;
         let mut counts = [0u64; 3];
         routes.iter().for_each(|&part| counts[usize::from(part)] += 1);
-        for (part, count) in parts.iter_mut().zip(counts) {
-            part.open_shards(&dir, columns, part.written + count)?;
+        for ((part, count), totals) in parts.iter_mut().zip(counts).zip(&totals) {
+            part.open_shards(&dir, columns, part.written + count, totals)?;
         }
         let all: Vec<Column> = columns.iter().collect();
-        all.par_iter().try_for_each(|&column| {
+        let routed = all.par_iter().map(|&column| {
             let remap = match column {
                 Column::Categorical(i) => remaps.read(i, number, chunk)?,
+                Column::ListEnds(i) => remaps.read(columns.categorical + i, number, chunk)?,
                 _ => None,
             };
-            copy_column(&dir, &parts, columns, column, chunk, &routes, remap.as_deref())
-        })?;
-        route_exceptions(&mut parts, chunk, &routes)?;
+            let remap = remap.as_deref();
+            if let Column::ListEnds(list) = column {
+                return copy_list(&dir, &parts, columns, list, chunk, &routes, remap);
+            }
+            copy_column(&dir, &parts, columns, column, chunk, &routes, remap).map(|()| Vec::new())
+        });
+        let routed = routed.collect::<Result<Vec<Vec<RoutedException>>, DataError>>()?;
+        route_exceptions(&mut parts, columns, chunk, &routes)?;
+        for (part, shard, column, cell) in routed.into_iter().flatten() {
+            let part = &mut parts[part];
+            let first = part.open[0].number;
+            part.open[(shard - first) as usize].exceptions.push((column, cell));
+        }
         for (part, count) in parts.iter_mut().zip(counts) {
             part.written += count;
             part.close_full(&dir, &mut entries)?;
@@ -168,7 +187,13 @@ fn shard_name(split: Split, number: u64) -> String {
 
 impl PartWriter {
     /// Opens the shards that rows up to `end` need.
-    fn open_shards(&mut self, dir: &Path, columns: Columns, end: u64) -> Result<(), DataError> {
+    fn open_shards(
+        &mut self,
+        dir: &Path,
+        columns: Columns,
+        end: u64,
+        totals: &[Vec<u64>],
+    ) -> Result<(), DataError> {
         while self.opened * SHARD_ROWS < end {
             let next = self.opened;
             let rows = (self.rows - next * SHARD_ROWS).min(SHARD_ROWS);
@@ -176,8 +201,21 @@ impl PartWriter {
             let file =
                 File::options().read(true).write(true).create(true).truncate(true).open(&path);
             let file = file.map_err(DataError::io("create", &path))?;
-            let offsets = columns.offsets(rows);
-            self.open.push(OpenShard { number: next, file, offsets, rows, exceptions: Vec::new() });
+            let elements = totals[next as usize].clone();
+            let offsets = columns.offsets(rows, &elements).ok_or_else(|| {
+                DataError::Options(format!("{}: too many values for one file", path.display()))
+            })?;
+            let written = elements.iter().map(|_| AtomicU64::new(0)).collect();
+            let exceptions = Vec::new();
+            self.open.push(OpenShard {
+                number: next,
+                file,
+                offsets,
+                rows,
+                elements,
+                written,
+                exceptions,
+            });
             self.opened += 1;
         }
         Ok(())
@@ -210,7 +248,8 @@ impl PartWriter {
             let hash = hash::file(&temporary)?;
             std::fs::rename(&temporary, &path).map_err(DataError::io("rename", &temporary))?;
             let file = format!("{SHARD_DIR}/{name}");
-            entries.push(ShardEntry { split: self.split, file, rows: shard.rows, bytes, hash });
+            let (split, rows, elements) = (self.split, shard.rows, shard.elements);
+            entries.push(ShardEntry { split, file, rows, elements, bytes, hash });
         }
         Ok(())
     }
@@ -277,10 +316,13 @@ fn copy_cells<const W: usize>(
 /// Gives the exceptions of a chunk to the shards of their rows.
 fn route_exceptions(
     parts: &mut [PartWriter; 3],
+    columns: Columns,
     chunk: &Chunk,
     routes: &[u8],
 ) -> Result<(), DataError> {
-    let exceptions = chunk.exceptions()?;
+    let mut exceptions = chunk.exceptions()?;
+    // those of lists are routed with their values
+    exceptions.retain(|(column, _)| (*column as usize) < columns.categorical);
     if exceptions.is_empty() {
         return Ok(());
     }
@@ -303,8 +345,151 @@ fn route_exceptions(
     Ok(())
 }
 
-/// The columns' total of encoders with dictionaries, for progress.
+/// The vocabulary of each coded column, where it has one.
 pub(crate) fn vocabulary_paths(dir: &Path, encoders: &Encoders) -> Vec<Option<PathBuf>> {
-    let fields = encoders.categorical.iter();
-    fields.map(|field| field.vocabulary.as_ref().map(|entry| dir.join(&entry.file))).collect()
+    let path = |field: &FittedCategorical| -> Option<PathBuf> {
+        field.vocabulary.as_ref().map(|entry| dir.join(&entry.file))
+    };
+    let lists = encoders.lists.iter().map(|list| match &list.values {
+        ListVocabulary::Shared(field) => encoders.categorical.get(*field).and_then(path),
+        ListVocabulary::Own(field) => path(field),
+    });
+    encoders.categorical.iter().map(path).chain(lists).collect()
+}
+
+/// How many values of each list every shard of every part will have: `[part][shard][list]`.
+fn list_totals(
+    columns: Columns,
+    chunks: &[Chunk],
+    assignment: &Assignment,
+) -> Result<[Vec<Vec<u64>>; 3], DataError> {
+    let mut totals = Split::ALL.map(|split| {
+        let shards = assignment.rows.get(split).div_ceil(SHARD_ROWS);
+        vec![vec![0u64; columns.lists]; shards as usize]
+    });
+    if columns.lists == 0 {
+        return Ok(totals);
+    }
+    let mut rows = [0u64; 3];
+    let (mut routes, mut ends) = (Vec::new(), Vec::new());
+    for (number, chunk) in chunks.iter().enumerate() {
+        assignment.read(number, chunk, &mut routes)?;
+        let before = rows;
+        for list in 0..columns.lists {
+            rows = before;
+            chunk.read::<8>(Column::ListEnds(list), &mut ends)?;
+            for (length, &part) in lengths(&ends).zip(&routes) {
+                let part = usize::from(part);
+                totals[part][(rows[part] / SHARD_ROWS) as usize][list] += length as u64;
+                rows[part] += 1;
+            }
+        }
+    }
+    Ok(totals)
+}
+
+/// Lengths of lists from where they end.
+fn lengths(ends: &[u8]) -> impl Iterator<Item = usize> {
+    let mut start = 0;
+    ends.as_chunks::<8>().0.iter().map(move |end| {
+        let end = u64::from_le_bytes(*end);
+        let length = end - start;
+        start = end;
+        length as usize
+    })
+}
+
+/// Routes the rows of one list of a chunk and writes them into the open shards.
+fn copy_list(
+    dir: &Path,
+    parts: &[PartWriter; 3],
+    columns: Columns,
+    list: usize,
+    chunk: &Chunk,
+    routes: &[u8],
+    remap: Option<&[u8]>,
+) -> Result<Vec<RoutedException>, DataError> {
+    let (mut ends, mut cells) = (Vec::new(), Vec::new());
+    chunk.read::<8>(Column::ListEnds(list), &mut ends)?;
+    chunk.read_elements(list, &mut cells)?;
+    let coded = columns.categorical + list;
+    let wraps = chunk.exceptions()?.into_iter().filter(|(column, _)| *column == coded as u32);
+    let wraps: Vec<u32> = wraps.map(|(_, cell)| cell).collect();
+    let mut exceptions = Vec::new();
+    for (part, writer) in parts.iter().enumerate() {
+        // rows of this part, as one piece a shard
+        let mut row = writer.written;
+        let mut piece = Piece::default();
+        let mut start = 0;
+        for (length, &route) in lengths(&ends).zip(routes) {
+            let values = start..start + length;
+            start += length;
+            if usize::from(route) != part {
+                continue;
+            }
+            let shard = row / SHARD_ROWS;
+            if shard != piece.shard {
+                piece.write(dir, writer, columns, list)?;
+                piece = Piece { shard, first: row, ..Piece::default() };
+            } else if piece.ends.is_empty() {
+                piece.first = row;
+            }
+            let open = &writer.open[(shard - writer.open[0].number) as usize];
+            let base = open.written[list].load(Ordering::Relaxed) + piece.cells.len() as u64 / 4;
+            for &cell in wraps.iter().filter(|&&cell| values.contains(&(cell as usize))) {
+                let cell = (base + cell as u64 - values.start as u64) as u32;
+                exceptions.push((part, shard, coded as u32, cell));
+            }
+            for cell in cells[4 * values.start..4 * values.end].as_chunks::<4>().0 {
+                let cell = match remap {
+                    Some(remap) => {
+                        let at = 4 * u32::from_le_bytes(*cell) as usize;
+                        &remap[at..at + 4]
+                    }
+                    None => &cell[..],
+                };
+                piece.cells.extend_from_slice(cell);
+            }
+            piece.ends.extend_from_slice(&(base + length as u64).to_le_bytes());
+            row += 1;
+        }
+        piece.write(dir, writer, columns, list)?;
+    }
+    Ok(exceptions)
+}
+
+/// Consecutive rows of a list in one shard.
+#[derive(Default)]
+struct Piece {
+    shard: u64,
+    /// The first row, counted in the part.
+    first: u64,
+    ends: Vec<u8>,
+    cells: Vec<u8>,
+}
+
+impl Piece {
+    /// Writes the rows. One task at a time works on a list, so its count needs no order.
+    fn write(
+        &self,
+        dir: &Path,
+        writer: &PartWriter,
+        columns: Columns,
+        list: usize,
+    ) -> Result<(), DataError> {
+        if self.ends.is_empty() {
+            return Ok(());
+        }
+        let shard = &writer.open[(self.shard - writer.open[0].number) as usize];
+        let before = shard.written[list].fetch_add(self.cells.len() as u64 / 4, Ordering::Relaxed);
+        let ends =
+            shard.offsets[columns.position(Column::ListEnds(list))] + 8 * (self.first % SHARD_ROWS);
+        let cells = shard.offsets[columns.elements_position(list)] + 4 * before;
+        let path = dir.join(shard_name(writer.split, shard.number));
+        let write = || -> std::io::Result<()> {
+            shard.file.write_all_at(&self.ends, ends)?;
+            shard.file.write_all_at(&self.cells, cells)
+        };
+        write().map_err(DataError::io("write", path))
+    }
 }

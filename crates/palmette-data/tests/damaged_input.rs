@@ -19,6 +19,7 @@ transform = "standard"
 time = "day"
 keep = ["age"]
 group = "user"
+lists = ["seen", "tags"]
 [split]
 by = "random"
 fractions = [0.8, 0.1, 0.1]
@@ -28,15 +29,26 @@ encoder = "hash"
 rows = 100
 [column.age]
 transform = "none"
+[column.seen]
+shares = "user"
+max_length = 3
+[column.tags]
+encoder = { kind = "modulo", base = "hex" }
+separator = ";"
+keep = "first"
 "#;
 
 fn log(rows: u64) -> String {
-    let mut text = String::from("click,price,age,user,site,day\n");
+    let mut text = String::from("click,price,age,user,site,day,seen,tags\n");
     for row in 0..rows {
         let mut random = stream(3, "test/damage", row);
         let (click, user, site) = (random.below(2), random.below(9), random.below(4));
         let (price, day) = (random.unit() * 9.0, 1 + random.below(28));
-        text += &format!("{click},{price:.2},{user}4,u{user},\"s,{site}\",2013-10-{day:02}\n");
+        let seen: Vec<String> = (0..random.below(6)).map(|i| format!("u{i}")).collect();
+        let seen = seen.join("|");
+        text += &format!(
+            "{click},{price:.2},{user}4,u{user},\"s,{site}\",2013-10-{day:02},{seen},{site};ff\n"
+        );
     }
     text
 }
@@ -61,6 +73,10 @@ fn read(schema: &Schema, name: &str, content: &[u8], modes: &[OnBadRow]) {
                 dataset.fill_range(split, 0..rows, &tables, &mut batch).unwrap();
                 let fits = |(i, &id): (usize, &u32)| id < tables[i / rows.max(1)];
                 assert!(batch.ids.iter().enumerate().all(fits));
+                for (list, &table) in batch.lists.iter().zip(dataset.list_tables()) {
+                    assert_eq!(list.rows(), rows);
+                    assert!(list.values.iter().all(|&id| id < tables[table]));
+                }
             }
         }
     }

@@ -165,3 +165,19 @@ fn presets_have_the_published_shapes() {
         assert_eq!(capped, expect, "{name}");
     }
 }
+
+#[test]
+fn a_time_of_no_columns_or_of_too_many_is_refused() {
+    let check = |time: &str, expect: Option<&str>| {
+        let text = format!("label = \"y\"\ncategorical = [\"c\"]\ntime = {time}");
+        let parsed = Schema::parse(&text, "s.toml".as_ref());
+        match (parsed, expect) {
+            (Err(error), Some(expect)) => assert!(error.to_string().contains(expect), "{error}"),
+            (parsed, expect) => assert!(parsed.is_ok() && expect.is_none(), "{time}"),
+        }
+    };
+    check("[]", Some("time: 0 columns"));
+    check("[\"a\", \"b\", \"c\", \"d\", \"e\", \"f\", \"g\"]", Some("time: 7 columns"));
+    check("[\"day\"]", None);
+    check("[\"year\", \"month\"]", None);
+}

@@ -76,17 +76,39 @@ impl Program {
         }
     }
 
+    fn assert_no_list(&self, operator: &str, buffers: impl IntoIterator<Item = BufferId>) {
+        for buffer in buffers {
+            let extent = self.extent(buffer);
+            assert!(
+                !matches!(extent, Extent::Jagged { .. }),
+                "{operator} takes no list, which {extent:?} is; pool it first"
+            );
+        }
+    }
+
+    /// The list that all of `buffers` hold with `dim` channels.
+    fn assert_list(&self, operator: &str, dim: usize, buffers: &[BufferId]) -> usize {
+        match self.extent(buffers[0]) {
+            Extent::Jagged { list, .. } => {
+                let extent = Extent::Jagged { list, dim };
+                self.assert_extent(operator, extent, buffers.iter().copied());
+                list
+            }
+            extent => panic!("{operator} takes a list, not {extent:?}"),
+        }
+    }
+
     fn trains(&self, buffer: BufferId) -> bool {
         self.buffer(buffer).needs_grad
     }
 
-    /// Channels of a fields buffer.
+    /// Channels of a fields buffer or of a list.
     ///
     /// # Panics
     /// When `buffer` holds rows: a program is built by code, not by input.
     pub fn dim(&self, buffer: BufferId) -> usize {
         match self.extent(buffer) {
-            Extent::Fields { dim, .. } => dim,
+            Extent::Fields { dim, .. } | Extent::Jagged { dim, .. } => dim,
             Extent::Rows { .. } => panic!("a rows buffer has no channels"),
         }
     }
@@ -102,6 +124,82 @@ impl Program {
     pub fn embedding(&mut self, first_table: usize, fields: usize, dim: usize) -> BufferId {
         let out = self.add_buffer(Extent::Fields { fields, dim }, true);
         self.ops.push(Op::Embedding(Embedding { out, first_table, dim }));
+        out
+    }
+
+    /// Rows of one table for the values of a list, `[values, dim]`; see [`JaggedEmbedding`].
+    pub fn jagged_embedding(&mut self, list: usize, table: usize, dim: usize) -> BufferId {
+        let out = self.add_buffer(Extent::Jagged { list, dim }, true);
+        self.ops.push(Op::JaggedEmbedding(JaggedEmbedding { out, list, table, dim }));
+        out
+    }
+
+    /// The values of a list as one field; see [`Pool`].
+    pub fn pool(&mut self, x: BufferId, pooling: Pooling) -> BufferId {
+        let dim = self.dim(x);
+        let list = self.assert_list("pooling", dim, &[x]);
+        let needs_grad = self.trains(x);
+        let inputs = self.add_inputs([x]);
+        let out = self.add_buffer(Extent::Fields { fields: 1, dim }, needs_grad);
+        self.ops.push(Op::Pool(Pool { inputs, out, list, dim, pooling }));
+        out
+    }
+
+    /// Attention of fields over the values of a list; see [`TargetAttention`].
+    ///
+    /// # Panics
+    /// When the heads do not divide the channels.
+    pub fn target_attention(
+        &mut self,
+        targets: BufferId,
+        keys: BufferId,
+        values: BufferId,
+        heads: usize,
+    ) -> BufferId {
+        let dim = self.dim(targets);
+        self.assert_dim("target attention", dim, [targets]);
+        let list = self.assert_list("target attention", dim, &[keys, values]);
+        assert!(heads > 0 && dim.is_multiple_of(heads), "{dim} channels in {heads} heads");
+        let fields = self.width(targets);
+        let inputs = self.add_inputs([targets, keys, values]);
+        let out = self.add_buffer(Extent::Fields { fields, dim }, true);
+        let stats = self.add_buffer(Extent::Fields { fields, dim: 2 * heads }, false);
+        self.ops.push(Op::TargetAttention(TargetAttention {
+            inputs,
+            out,
+            stats,
+            list,
+            dim,
+            heads,
+        }));
+        out
+    }
+
+    /// Self-attention inside each row of a list; see [`JaggedAttention`].
+    ///
+    /// # Panics
+    /// When the heads do not divide the channels.
+    pub fn jagged_attention(
+        &mut self,
+        [q, k, v]: [BufferId; 3],
+        heads: usize,
+        causal: bool,
+    ) -> BufferId {
+        let dim = self.dim(q);
+        let list = self.assert_list("attention over a list", dim, &[q, k, v]);
+        assert!(heads > 0 && dim.is_multiple_of(heads), "{dim} channels in {heads} heads");
+        let inputs = self.add_inputs([q, k, v]);
+        let out = self.add_buffer(Extent::Jagged { list, dim }, true);
+        let stats = self.add_buffer(Extent::Jagged { list, dim: 2 * heads }, false);
+        self.ops.push(Op::JaggedAttention(JaggedAttention {
+            inputs,
+            out,
+            stats,
+            list,
+            dim,
+            heads,
+            causal,
+        }));
         out
     }
 
@@ -195,7 +293,11 @@ impl Program {
         );
         let inputs = self.add_inputs([x]);
         let weight = self.add_slice(weight, dim_out, dim_in, true, 0);
-        let out = self.add_buffer(Extent::Fields { fields: self.width(x), dim: dim_out }, true);
+        let extent = match self.extent(x) {
+            Extent::Jagged { list, .. } => Extent::Jagged { list, dim: dim_out },
+            _ => Extent::Fields { fields: self.width(x), dim: dim_out },
+        };
+        let out = self.add_buffer(extent, true);
         let bias = bias.map(|b| self.vector(b, dim_out));
         self.ops.push(Op::RowMap(RowMap { inputs, weight, out, bias, relu, dim_in, dim_out }));
         out
@@ -232,7 +334,7 @@ impl Program {
         let extent = self.extent(widest);
         match extent {
             Extent::Rows { .. } => self.assert_rows("a sum", terms.iter().copied()),
-            Extent::Fields { .. } => self.assert_extent("a sum", extent, terms.iter().copied()),
+            _ => self.assert_extent("a sum", extent, terms.iter().copied()),
         }
         let inputs = self.add_inputs(terms.iter().copied());
         let out = self.add_buffer(extent, needs_grad);
@@ -258,6 +360,7 @@ impl Program {
     pub fn attention(&mut self, q: BufferId, k: BufferId, v: BufferId, heads: usize) -> BufferId {
         let extent = self.extent(q);
         let (fields, dim) = (self.width(q), self.dim(q));
+        self.assert_no_list("attention over fields", [q, k, v]);
         self.assert_extent("attention", extent, [k, v]);
         assert!(
             heads > 0 && dim % heads == 0 && [1, 2, 4, 8, 16].contains(&(dim / heads)),
@@ -282,13 +385,17 @@ impl Program {
         let extent = self.extent(a);
         let (fields, dim) = (self.width(a), self.dim(a));
         self.assert_extent("a residual norm", extent, [b]);
+        let stats = match extent {
+            Extent::Jagged { list, .. } => Extent::Jagged { list, dim: 2 },
+            _ => Extent::Fields { fields, dim: 2 },
+        };
         let inputs = self.add_inputs([a, b]);
         let out = self.add_buffer(extent, true);
         let pre = self.add_buffer(extent, true);
         let norm = NormSlices {
             scale: self.vector(scale, dim),
             shift: self.vector(shift, dim),
-            stats: self.add_buffer(Extent::Fields { fields, dim: 2 }, false),
+            stats: self.add_buffer(stats, false),
         };
         self.ops.push(Op::AddNorm(AddNorm { inputs, out, pre, norm, dim }));
         out
@@ -309,6 +416,7 @@ impl Program {
     /// Flattens fields; see [`RowsFromFields`].
     pub fn rows_from_fields(&mut self, x: BufferId) -> BufferId {
         let (dim, needs_grad) = (self.dim(x), self.trains(x));
+        self.assert_no_list("flattening", [x]);
         let width = self.width(x) * dim;
         let inputs = self.add_inputs([x]);
         let out = self.add_buffer(Extent::Rows { width }, needs_grad);
@@ -330,6 +438,7 @@ impl Program {
     /// Sums over the channels; see [`FieldSums`].
     pub fn field_sums(&mut self, x: BufferId) -> BufferId {
         let (dim, needs_grad) = (self.dim(x), self.trains(x));
+        self.assert_no_list("sums over channels", [x]);
         let width = self.width(x);
         let inputs = self.add_inputs([x]);
         let out = self.add_buffer(Extent::Rows { width }, needs_grad);
@@ -340,7 +449,7 @@ impl Program {
     /// Products of all pairs of fields; see [`Outer`].
     pub fn outer(&mut self, x: BufferId, y: BufferId) -> BufferId {
         let dim = self.dim(x);
-        self.assert_dim("outer products", dim, [y]);
+        self.assert_dim("outer products", dim, [x, y]);
         let fields = self.width(x) * self.width(y);
         let inputs = self.add_inputs([x, y]);
         let out = self.add_buffer(Extent::Fields { fields, dim }, true);
@@ -370,6 +479,7 @@ impl Program {
         assert!(pieces.len() <= 8, "the head takes at most eight inputs");
         // Before anything is added: a buffer of another program panics here.
         assert!(pieces.iter().all(|p| (p.0.0 as usize) < self.buffers.len()), "no such buffer");
+        self.assert_no_list("the head", pieces.iter().map(|p| p.0));
         self.first_head_slice = self.slices.len();
         let inputs = self.add_inputs(pieces.iter().map(|p| p.0));
         let mut kinds = [None; 8];
@@ -380,6 +490,7 @@ impl Program {
                     let (rows, cols) = match self.extent(buffer) {
                         Extent::Rows { width } => (1, width),
                         Extent::Fields { fields, dim } => (fields, dim),
+                        Extent::Jagged { .. } => unreachable!("a head takes no list"),
                     };
                     HeadPiece::Trained(self.add_slice(param, rows, cols, true, 0))
                 }

@@ -1,8 +1,8 @@
 //! What an operator sees of a step: a chunk of the batch's rows.
 
-use crate::matmul::Strided;
+use crate::matmul::{Precision, Strided};
 use crate::params::ParamStore;
-use crate::program::{BufferId, Program, SliceId};
+use crate::program::{BufferId, Extent, Program, SliceId};
 use crate::tables::Tables;
 use crate::{Batch, Real};
 
@@ -22,6 +22,7 @@ pub(crate) struct Chunk<'a, T> {
     pub scratch: *mut T,
     pub first: usize,
     pub rows: usize,
+    pub precision: Precision,
 }
 
 impl<T: Real> Chunk<'_, T> {
@@ -41,21 +42,55 @@ impl<T: Real> Chunk<'_, T> {
         (unsafe { self.grads.add(b.offset + self.first * b.stride) }, b.stride)
     }
 
+    /// The first vector of channels of this chunk in a field, or in a list.
+    #[inline(always)]
+    pub fn first_vector(&self, extent: Extent) -> usize {
+        match extent {
+            Extent::Jagged { list, .. } => self.batch.lists[list].offsets[self.first],
+            _ => self.first,
+        }
+    }
+
+    /// Vectors of channels that this chunk has in every field, or in a list.
+    #[inline(always)]
+    pub fn vectors(&self, id: BufferId) -> usize {
+        match self.program.buffer(id).extent {
+            Extent::Jagged { list, .. } => self.list_ids(list).len(),
+            _ => self.rows,
+        }
+    }
+
+    /// Table rows of this chunk's values of a list.
+    #[inline(always)]
+    pub fn list_ids(&self, list: usize) -> &[u32] {
+        let list = &self.batch.lists[list];
+        &list.ids[list.offsets[self.first]..list.offsets[self.first + self.rows]]
+    }
+
+    /// Which of this chunk's values of a list belong to its row `row`.
+    #[inline(always)]
+    pub fn list_row(&self, list: usize, row: usize) -> std::ops::Range<usize> {
+        let offsets = &self.batch.lists[list].offsets[self.first..];
+        offsets[row] - offsets[0]..offsets[row + 1] - offsets[0]
+    }
+
     /// Values of a fields buffer with `dim` channels: pointer to this chunk's first row of
-    /// field 0, and the stride between fields.
+    /// field 0, and the stride between fields. A list is one field of all values.
     #[inline(always)]
     pub fn fields_of(&self, id: BufferId, dim: usize) -> (*mut T, usize) {
         let b = self.program.buffer(id);
+        let first = self.first_vector(b.extent);
         // SAFETY: `place` reserved `fields * stride` elements at `offset`.
-        (unsafe { self.values.add(b.offset + self.first * dim) }, b.stride)
+        (unsafe { self.values.add(b.offset + first * dim) }, b.stride)
     }
 
     /// Gradients of a fields buffer.
     #[inline(always)]
     pub fn field_grads_of(&self, id: BufferId, dim: usize) -> (*mut T, usize) {
         let b = self.program.buffer(id);
+        let first = self.first_vector(b.extent);
         // SAFETY: the gradient arena has the layout of the values.
-        (unsafe { self.grads.add(b.offset + self.first * dim) }, b.stride)
+        (unsafe { self.grads.add(b.offset + first * dim) }, b.stride)
     }
 
     /// A weight slice as a row-major matrix.

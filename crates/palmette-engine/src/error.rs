@@ -11,6 +11,14 @@ pub enum EngineError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// A table cannot be kept in a file.
+    #[error("a file for table rows in {}: {source}", directory.display())]
+    TableFile {
+        /// The folder that was asked for.
+        directory: std::path::PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// The loss or a gradient is not finite.
     #[error(
         "training diverged at step {step}: the {what} is not finite (a lower learning rate usually helps)"

@@ -5,7 +5,7 @@
 //! them runs. The checks allocate nothing and cost a few microseconds a step.
 
 use crate::executor::{Batch, Model, Trainable};
-use crate::ops::{Embedding, Op};
+use crate::ops::{Embedding, JaggedEmbedding, Op};
 use crate::optimizer::Optimizer;
 use crate::program::Program;
 use crate::{EngineError, Real};
@@ -41,6 +41,7 @@ pub(crate) fn check_forward<T: Real>(
                 check_length(batch, "dense values", expected, batch.dense.len())?;
             }
             Op::Embedding(op) => check_ids(model, program, batch, op)?,
+            Op::JaggedEmbedding(op) => check_list(model, batch, op)?,
             _ => {}
         }
     }
@@ -95,20 +96,63 @@ fn check_ids<T: Real>(
     Ok(())
 }
 
+fn check_list<T: Real>(
+    model: &Model<T>,
+    batch: &Batch<'_, T>,
+    op: &JaggedEmbedding,
+) -> Result<(), EngineError> {
+    let unfit = |reason: String| Err(EngineError::Unfit(reason));
+    let Some(list) = batch.lists.get(op.list) else {
+        let (list, count) = (op.list, batch.lists.len());
+        return unfit(format!("the program reads list {list}, the batch has {count}"));
+    };
+    check_length(batch, "offsets of a list", batch.rows + 1, list.offsets.len())?;
+    let rising = list.offsets.is_sorted() && list.offsets.first() == Some(&0);
+    if !rising || list.offsets.last() != Some(&list.ids.len()) || list.ids.len() > u32::MAX as usize
+    {
+        return unfit(format!(
+            "the offsets of list {} do not rise from 0 to its {} values",
+            op.list,
+            list.ids.len()
+        ));
+    }
+    if op.table >= model.tables.len() {
+        let (table, count) = (op.table, model.tables.len());
+        return unfit(format!("the program reads table {table}, the model has {count}"));
+    }
+    let spec = model.tables.table(op.table).spec();
+    if spec.dim != op.dim {
+        return unfit(format!(
+            "the program reads {} channels of table {}, which has {}",
+            op.dim, spec.name, spec.dim
+        ));
+    }
+    match list.ids.iter().find(|&&id| id as usize >= spec.rows) {
+        None => Ok(()),
+        Some(&id) => {
+            Err(EngineError::RowOutOfRange { table: spec.name.clone(), id, rows: spec.rows })
+        }
+    }
+}
+
 /// Fails unless the model keeps the state that `optimizer` needs.
 pub(crate) fn check_state<T: Real>(
     model: &Model<T>,
     optimizer: Optimizer,
 ) -> Result<(), EngineError> {
-    let needed = optimizer.state_slots();
-    let slots = std::iter::once(model.params.state.len())
-        .chain(model.tables.tables.iter().map(|table| table.slots()));
-    match slots.into_iter().find(|&found| found < needed) {
-        None => Ok(()),
-        Some(found) => Err(EngineError::Unfit(format!(
-            "{optimizer:?} keeps {needed} numbers beside each weight, the model has room for {found}"
-        ))),
+    let found = model.params.state.len();
+    if found < optimizer.state_slots() {
+        return Err(state_is_missing(optimizer, found));
     }
+    model.tables.tables.iter().try_for_each(|table| table.check_state(optimizer))
+}
+
+/// The model was made for an optimiser with less state.
+pub(crate) fn state_is_missing(optimizer: Optimizer, found: usize) -> EngineError {
+    let needed = optimizer.state_slots();
+    EngineError::Unfit(format!(
+        "{optimizer:?} keeps {needed} numbers beside each weight, the model has room for {found}"
+    ))
 }
 
 /// Which parameters and tables a program has named, kept between steps for their memory.

@@ -51,6 +51,12 @@ pub(crate) fn dot<T: Real>(x: &[T], y: &[T]) -> T {
     sum2(x, y, |x, y, acc| x.mul_add(y, acc))
 }
 
+/// `sum x_i^2`.
+#[inline(always)]
+pub(crate) fn sum_of_squares<T: Real>(row: &[T]) -> f64 {
+    sum2(row, row, |x, y, acc| x.mul_add(y, acc)).to_f64()
+}
+
 /// `y_i = f(x_i, y_i)`.
 #[inline(always)]
 pub(crate) fn update<T: Real>(y: &mut [T], x: &[T], f: impl Fn(T, T) -> T) {

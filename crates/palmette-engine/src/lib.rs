@@ -41,6 +41,7 @@ let batch = Batch {
     ids: &[],
     labels: &[0.0, 1.0, 1.0, 0.0],
     weights: &[],
+    lists: &[],
 };
 let mut executor = Executor::new();
 let mut losses = vec![];
@@ -59,6 +60,7 @@ mod clock;
 mod error;
 mod executor;
 mod fit;
+mod kernels;
 mod lanes;
 mod matmul;
 mod memory;
@@ -69,18 +71,17 @@ mod program;
 mod real;
 mod simd;
 mod state;
-mod table_rows;
 mod tables;
 
 pub use builder::{Epilogue, HeadInput};
 pub use clock::TimeSplit;
 pub use error::EngineError;
 pub use executor::{
-    Batch, CHUNK_ROWS, Executor, Model, Step, TILE_ROWS, Trainable, instruction_set,
+    Batch, CHUNK_ROWS, Executor, JaggedIds, Model, Step, TILE_ROWS, Trainable, instruction_set,
 };
-pub use matmul::counted_macs;
+pub use matmul::{Precision, counted_macs};
 pub use optimizer::{Optimizer, Schedule};
 pub use params::{Init, ParamId, ParamLayout, ParamSpec, ParamStore};
 pub use program::{BufferId, Extent, NORM_EPSILON, NormSlices, Program, SliceId, Span};
 pub use real::Real;
-pub use tables::{Table, TableSpec, Tables, xavier_normal};
+pub use tables::{Table, TableOptions, TableSpec, TableStorage, Tables, xavier_normal};

@@ -1,6 +1,8 @@
 //! Large zeroed allocations, page-aligned and touched only where used.
 
+use std::io::Write;
 use std::marker::PhantomData;
+use std::path::Path;
 
 use memmap2::MmapMut;
 
@@ -38,6 +40,44 @@ impl<T: Real> Zeroed<T> {
             // Advice only: a kernel without transparent huge pages says no and nothing is lost.
             let _ = map.advise(memmap2::Advice::HugePage);
         }
+        Ok(Self { map: Some(map), len, element: PhantomData })
+    }
+
+    /// `len` elements in a file without a name in `directory`, written a block at a time by
+    /// `fill(block, elements)`, which starts from zeros.
+    ///
+    /// Every byte is written before the file is mapped: a full disk is then an error here and not
+    /// a signal in the middle of a step.
+    ///
+    /// # Errors
+    /// [`EngineError::TableFile`] when the system refuses the file, its size or its mapping.
+    pub fn in_file(
+        directory: &Path,
+        len: usize,
+        block: usize,
+        mut fill: impl FnMut(usize, &mut [T]),
+    ) -> Result<Self, EngineError> {
+        let failed = |source| EngineError::TableFile { directory: directory.into(), source };
+        if len == 0 {
+            return Self::new(0);
+        }
+        let mut file = tempfile::tempfile_in(directory).map_err(failed)?;
+        let mut elements = vec![T::ZERO; block.min(len)];
+        for (index, start) in (0..len).step_by(block).enumerate() {
+            let elements = &mut elements[..block.min(len - start)];
+            elements.fill(T::ZERO);
+            fill(index, elements);
+            // SAFETY: the bytes of plain numbers.
+            let bytes = unsafe {
+                std::slice::from_raw_parts(elements.as_ptr().cast::<u8>(), size_of_val(elements))
+            };
+            file.write_all(bytes).map_err(failed)?;
+        }
+        // SAFETY: the file has no name, so no other process changes or cuts it.
+        let map = unsafe { MmapMut::map_mut(&file) }.map_err(failed)?;
+        #[cfg(unix)]
+        // Advice only: neighbours of a row are not worth reading.
+        let _ = map.advise(memmap2::Advice::Random);
         Ok(Self { map: Some(map), len, element: PhantomData })
     }
 

@@ -62,6 +62,16 @@ impl<T: Real> Rule<T> {
         }
     }
 
+    /// Row-wise Adagrad: the accumulator takes the mean square of the row's gradients, and the row
+    /// moves like SGD at a rate of its own.
+    #[inline(always)]
+    pub fn of_row(self, state: &mut [T], grads: &[T], scale: T) -> Self {
+        let (Self::Adagrad { lr, epsilon }, [sum, ..]) = (self, state) else { return self };
+        let squares = crate::lanes::dot(grads, grads) * scale * scale;
+        *sum += squares / T::from_f64(grads.len() as f64);
+        Self::Sgd { lr: lr / (sum.sqrt() + epsilon) }
+    }
+
     /// Clips by `scale` and moves `weights`; `first` and `second` are the state, empty where unused.
     #[inline(always)]
     pub fn apply(

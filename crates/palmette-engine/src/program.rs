@@ -31,6 +31,13 @@ pub enum Extent {
         /// Channels of a field.
         dim: usize,
     },
+    /// A vector of `dim` channels for each value of a list: `[values, dim]`.
+    Jagged {
+        /// Index of the list in the batch.
+        list: usize,
+        /// Channels of a value.
+        dim: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -126,6 +133,10 @@ pub struct Program {
     pub(crate) arena_len: usize,
     /// Rows that the buffers were placed for; `None` since an operator was added.
     pub(crate) placed: Option<usize>,
+    /// Values and longest row of each list that the buffers were placed for.
+    placed_lists: Vec<(usize, usize)>,
+    /// Scratch that depends on the lists.
+    list_scratch_len: usize,
     pub(crate) first_head_slice: usize,
     seen: Vec<bool>,
 }
@@ -151,7 +162,8 @@ impl Program {
         self.placed = None;
     }
 
-    /// Multiply-accumulates of one row's forward pass, products only.
+    /// Multiply-accumulates of one row's forward pass, products only. Of a list one value counts:
+    /// how many there are is a matter of the data.
     pub fn macs(&self) -> u64 {
         self.ops.iter().map(|op| op.macs(self)).sum()
     }
@@ -171,11 +183,12 @@ impl Program {
         self.buffers[buffer.0 as usize].extent
     }
 
-    /// Width of a rows buffer, or fields of a fields buffer.
+    /// Width of a rows buffer, or fields of a fields buffer; a list is one field.
     pub fn width(&self, buffer: BufferId) -> usize {
         match self.extent(buffer) {
             Extent::Rows { width } => width,
             Extent::Fields { fields, .. } => fields,
+            Extent::Jagged { .. } => 1,
         }
     }
 
@@ -198,6 +211,20 @@ impl Program {
     /// All weight slices.
     pub fn slice_ids(&self) -> impl Iterator<Item = SliceId> + use<> {
         (0..self.slices.len() as u32).map(SliceId)
+    }
+
+    /// Whether the buffers have their places for such a batch.
+    pub(crate) fn is_placed(
+        &self,
+        rows: usize,
+        lists: impl Iterator<Item = (usize, usize)>,
+    ) -> bool {
+        self.placed == Some(rows) && self.placed_lists.iter().copied().eq(lists)
+    }
+
+    /// Elements of each chunk's scratch.
+    pub(crate) fn scratch(&self) -> usize {
+        self.scratch_len.max(self.list_scratch_len)
     }
 
     pub(crate) fn buffer(&self, id: BufferId) -> &Buffer {
@@ -257,7 +284,22 @@ impl Program {
     /// # Errors
     /// [`EngineError::Unfit`] when the buffers of so many rows cannot be addressed.
     pub fn place(&mut self, rows: usize) -> Result<(), EngineError> {
+        self.place_lists(rows, std::iter::empty())
+    }
+
+    /// [`Program::place`] for lists with these numbers of values and longest rows.
+    pub(crate) fn place_lists(
+        &mut self,
+        rows: usize,
+        lists: impl Iterator<Item = (usize, usize)>,
+    ) -> Result<(), EngineError> {
         self.placed = None;
+        self.placed_lists.clear();
+        self.placed_lists.extend(lists);
+        let lists = &self.placed_lists;
+        let longest = |list: usize| lists.get(list).map_or(0, |list| list.1);
+        let scratch = self.ops.iter().map(|op| op.scratch_len(longest));
+        self.list_scratch_len = scratch.max().unwrap_or(0);
         let mut offset = 0usize;
         for buffer in &mut self.buffers {
             buffer.offset = offset;
@@ -275,6 +317,14 @@ impl Program {
                     (fields.max(dim) <= LARGEST_EXTENT)
                         .then(|| fields.checked_mul(buffer.stride))
                         .flatten()
+                }
+                Extent::Jagged { list, dim } => {
+                    // Whole cache lines, so that the next buffer starts on one.
+                    let values = lists.get(list).map_or(0, |list| list.0);
+                    let elements = values.checked_mul(dim).filter(|_| dim <= LARGEST_EXTENT);
+                    let elements = elements.and_then(|n| n.checked_next_multiple_of(16));
+                    buffer.stride = elements.unwrap_or(usize::MAX);
+                    elements
                 }
             }
             .and_then(|elements| elements.checked_add(offset));

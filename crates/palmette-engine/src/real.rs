@@ -6,6 +6,7 @@ use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssi
 /// f32 (training) or f64 (references and gradient checks).
 pub trait Real:
     crate::simd::Registers
+    + crate::kernels::Kernels
     + Copy
     + Debug
     + Default

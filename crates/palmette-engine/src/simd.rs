@@ -66,6 +66,24 @@ pub trait Registers: Copy + 'static {
         unsafe { pointer.cast::<Self::Register<S>>().write_unaligned(value) }
     }
 
+    /// The first `count` elements from `pointer`, the others zero.
+    ///
+    /// # Safety
+    /// `count` elements must be readable there, and a register must have as many.
+    unsafe fn load_first<S: Simd>(simd: S, pointer: *const Self, count: usize)
+    -> Self::Register<S>;
+
+    /// The first `count` elements to `pointer`.
+    ///
+    /// # Safety
+    /// `count` elements must be writable there, and a register must have as many.
+    unsafe fn store_first<S: Simd>(
+        simd: S,
+        pointer: *mut Self,
+        count: usize,
+        value: Self::Register<S>,
+    );
+
     /// `target[c][r] = source[r][c]` for sixteen rows and columns, rows `stride` apart.
     ///
     /// # Safety
@@ -105,7 +123,8 @@ pub(crate) fn is_avx512<S: Simd>() -> bool {
 
 macro_rules! arithmetic {
     ($register:ident, $lanes:ident, $splat:ident, $add:ident, $sub:ident, $mul:ident, $div:ident,
-     $max:ident, $fma:ident, $greater:ident, $select:ident) => {
+     $max:ident, $fma:ident, $greater:ident, $select:ident, $between:ident, $load:ident,
+     $store:ident) => {
         type Register<S: Simd> = S::$register;
 
         #[inline(always)]
@@ -154,6 +173,21 @@ macro_rules! arithmetic {
             let zero = simd.$splat(0.0);
             simd.$select(simd.$greater(condition, zero), x, zero)
         }
+        #[inline(always)]
+        unsafe fn load_first<S: Simd>(simd: S, pointer: *const Self, count: usize) -> S::$register {
+            // SAFETY: only these elements are read.
+            unsafe { simd.$load(simd.$between(0, count as _), pointer) }
+        }
+        #[inline(always)]
+        unsafe fn store_first<S: Simd>(
+            simd: S,
+            pointer: *mut Self,
+            count: usize,
+            value: S::$register,
+        ) {
+            // SAFETY: only these elements are written.
+            unsafe { simd.$store(simd.$between(0, count as _), pointer, value) }
+        }
     };
 }
 
@@ -169,7 +203,10 @@ impl Registers for f32 {
         max_f32s,
         mul_add_f32s,
         greater_than_f32s,
-        select_f32s
+        select_f32s,
+        mask_between_m32s,
+        mask_load_ptr_f32s,
+        mask_store_ptr_f32s
     );
 
     /// Rounds to an integer by adding 1.5 * 2^23 and takes a polynomial of degree 6 on
@@ -228,7 +265,10 @@ impl Registers for f64 {
         max_f64s,
         mul_add_f64s,
         greater_than_f64s,
-        select_f64s
+        select_f64s,
+        mask_between_m64s,
+        mask_load_ptr_f64s,
+        mask_store_ptr_f64s
     );
 
     /// Lane by lane: f64 is for references, not for speed.
@@ -258,7 +298,7 @@ impl Registers for f64 {
 
 /// Shuffles that the portable registers do not have.
 #[cfg(target_arch = "x86_64")]
-mod avx512 {
+pub(crate) mod avx512 {
     use std::arch::x86_64::*;
 
     use super::BLOCK;

@@ -21,14 +21,7 @@ impl<T: Real> Model<T> {
             values: self.params.values.try_clone()?,
             state: self.params.state.iter().map(Zeroed::try_clone).collect::<Result<_, _>>()?,
         };
-        let copy = |table: &Table<T>| {
-            Ok(Table {
-                spec: table.spec.clone(),
-                slots: table.slots,
-                data: table.data.try_clone()?,
-            })
-        };
-        let tables = self.tables.tables.iter().map(copy).collect::<Result<_, EngineError>>()?;
+        let tables = self.tables.tables.iter().map(Table::try_clone).collect::<Result<_, _>>()?;
         Ok(Self { params, tables: Tables { tables } })
     }
 

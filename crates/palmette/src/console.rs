@@ -61,7 +61,8 @@ impl Console {
             // this only fails if the pool exists, and nothing has run before
             let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global();
         }
-        Self { format: args.format, quiet: args.quiet }
+        // Scripts that ask for JSON find nothing else on either stream.
+        Self { format: args.format, quiet: args.quiet || args.format == Format::Json }
     }
 
     /// Whether progress bars may be drawn: standard error is a terminal and nobody asked for quiet.
@@ -92,8 +93,25 @@ impl Console {
 
     /// Prints an error with its causes on standard error.
     pub fn error(&self, error: &anyhow::Error) {
-        let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+        let mut said = error.to_string();
+        let mut causes: Vec<String> = Vec::new();
+        // Some errors end with the words of their cause.
+        for cause in error.chain().skip(1).map(ToString::to_string) {
+            if !said.ends_with(&cause) {
+                causes.push(cause.clone());
+                said = cause;
+            }
+        }
         self.format.print_error(&error.to_string(), &causes);
+    }
+
+    /// Says that the user stopped the work and how it goes on; the exit code is that of Ctrl-C.
+    pub fn stopped(&self, how: &str) -> std::process::ExitCode {
+        match self.format {
+            Format::Text => self.note(&format!("stopped; {how}")),
+            Format::Json => self.format.print_error(&format!("stopped; {how}"), &[]),
+        }
+        std::process::ExitCode::from(130)
     }
 }
 

@@ -6,7 +6,7 @@ use palmette_engine::{
 
 use super::BaselineError;
 use crate::nasrec::{Arrangement, LogicalTensor};
-use crate::{CompiledModel, ModelInputs};
+use crate::{CompiledModel, ListTable, ModelInputs};
 
 /// Declares parameters and writes the program over them.
 ///
@@ -21,10 +21,20 @@ pub(super) struct ModelBuilder<'a> {
     head: Vec<(BufferId, HeadInput)>,
 }
 
+/// The embedded values of a list.
+pub(super) struct ListValues<'a> {
+    /// Name of the column.
+    pub name: &'a str,
+    /// The field whose table they share, where there is one.
+    pub shared: Option<usize>,
+    /// `[values, dim]`.
+    pub values: BufferId,
+}
+
 impl<'a> ModelBuilder<'a> {
     /// An empty network on these inputs.
     pub fn new(inputs: &'a ModelInputs) -> Result<Self, BaselineError> {
-        if inputs.dense == 0 && inputs.fields.is_empty() {
+        if inputs.dense == 0 && inputs.fields.is_empty() && inputs.lists.is_empty() {
             return Err(BaselineError::NoInputs);
         }
         let mut program = Program::new();
@@ -48,6 +58,45 @@ impl<'a> ModelBuilder<'a> {
     /// The fields' embeddings, `[ns, rows, dim]`, if there are any.
     pub fn embeddings(&mut self, dim: usize) -> Option<BufferId> {
         self.read_tables("embedding", dim)
+    }
+
+    /// The fields' embeddings as [`ModelBuilder::embeddings`] and the values of each list,
+    /// `[values, dim]`.
+    pub fn embeddings_and_lists(&mut self, dim: usize) -> (Option<BufferId>, Vec<ListValues<'a>>) {
+        let first = self.tables.len();
+        let fields = self.embeddings(dim);
+        let mut lists = Vec::new();
+        for (i, list) in self.inputs.lists.iter().enumerate() {
+            let (shared, table) = match list.table {
+                ListTable::Shared(field) => (Some(field), first + field),
+                ListTable::Own(rows) => {
+                    let name = format!("embedding.{}", list.name);
+                    self.tables.push(TableSpec { name, rows, dim });
+                    (None, self.tables.len() - 1)
+                }
+            };
+            let values = self.program.jagged_embedding(i, table, dim);
+            lists.push(ListValues { name: &list.name, shared, values });
+        }
+        (fields, lists)
+    }
+
+    /// `W x + b` for every vector of channels, with a ReLU where wanted.
+    pub fn channel_map(&mut self, name: &str, x: BufferId, relu: bool) -> BufferId {
+        let dim = self.program.dim(x);
+        let weight = self.weight(&format!("{name}.weight"), dim, &[dim]);
+        let bias = self.bias(&format!("{name}.bias"), dim);
+        self.program.row_map(x, weight[0], dim, Some(bias), relu)
+    }
+
+    /// `norm(a + b)` over the channels.
+    pub fn add_norm(&mut self, name: &str, a: BufferId, b: BufferId) -> BufferId {
+        let dim = self.program.dim(a);
+        let scale = format!("{name}.scale");
+        let ones = self.layout.vector(scale.clone(), dim, Init::Constant(1.0));
+        self.tensor(&scale, &[dim], &[ones], Arrangement::Columns);
+        let shift = self.bias(&format!("{name}.shift"), dim);
+        self.program.add_norm(a, b, ones, shift)
     }
 
     fn read_tables(&mut self, prefix: &str, dim: usize) -> Option<BufferId> {
@@ -154,6 +203,7 @@ impl<'a> ModelBuilder<'a> {
         let len = |extent: Extent| match extent {
             Extent::Rows { width } => (1, width),
             Extent::Fields { fields, dim } => (fields, dim),
+            Extent::Jagged { .. } => unreachable!("lists are pooled before they join the logit"),
         };
         let extents: Vec<_> = sources.iter().map(|&s| len(self.program.extent(s))).collect();
         let fan_in = extents.iter().map(|(rows, cols)| rows * cols).sum();

@@ -16,6 +16,12 @@ pub enum BaselineError {
         "the data have neither dense inputs nor categorical fields: a model needs at least one"
     )]
     NoInputs,
+    /// The model is about lists and the data have none.
+    #[error(
+        "history: the data have no lists; name a history or a set of tags under `lists` in the \
+         schema, or choose another baseline"
+    )]
+    NoLists,
     /// A size is zero.
     #[error("{model}: `{key}` holds a zero; every size must be at least 1")]
     ZeroSize {
@@ -44,6 +50,17 @@ pub enum BaselineError {
     Heads {
         /// Name of the model.
         model: &'static str,
+        /// Channels of all heads.
+        channels: usize,
+        /// Heads.
+        heads: usize,
+    },
+    /// Attention over a list cannot split its channels so.
+    #[error(
+        "history: {channels} channels in {heads} heads; at most 64 channels are possible, and the \
+         heads must divide them"
+    )]
+    ListHeads {
         /// Channels of all heads.
         channels: usize,
         /// Heads.

@@ -20,6 +20,7 @@ assert!(unknown.to_string().contains("deepfm"));
 # Ok::<(), palmette_ctr::baselines::BaselineError>(())
 ```
 
+All but [`History`] read dense inputs and categorical fields alone; lists they leave out.
 Where a paper gives every dense input a vector of its own, `x_j v_j`, these models have a
 linear map of all dense inputs; see the structs.
 */
@@ -31,6 +32,7 @@ mod deepfm;
 mod dlrm;
 mod error;
 mod factorization_machine;
+mod history;
 mod logistic_regression;
 mod mlp;
 mod xdeepfm;
@@ -43,6 +45,7 @@ pub use deepfm::DeepFm;
 pub use dlrm::Dlrm;
 pub use error::BaselineError;
 pub use factorization_machine::FactorizationMachine;
+pub use history::{History, HistoryPooling};
 pub use logistic_regression::LogisticRegression;
 pub use mlp::Mlp;
 pub use xdeepfm::XDeepFm;
@@ -77,27 +80,39 @@ pub enum Baseline {
     /// `xdeepfm`
     #[serde(rename = "xdeepfm")]
     XDeepFm(XDeepFm),
+    /// `history`, for data with lists.
+    #[serde(rename = "history")]
+    History(History),
 }
 
 impl Baseline {
     /// Names of all baselines, simplest first.
-    pub const NAMES: [&'static str; 8] =
-        ["lr", "fm", "mlp", "deepfm", "dlrm", "dcn-v2", "autoint-plus", "xdeepfm"];
+    pub const NAMES: [&'static str; 9] =
+        ["lr", "fm", "mlp", "deepfm", "dlrm", "dcn-v2", "autoint-plus", "xdeepfm", "history"];
 
     /// The baseline of this name with its paper's hyper-parameters.
     ///
     /// # Errors
     /// [`BaselineError::UnknownName`].
     pub fn named(name: &str) -> Result<Self, BaselineError> {
+        let [small, medium, large] = Mlp::three_sizes();
         Ok(match name {
             "lr" => Self::LogisticRegression(LogisticRegression::default()),
             "fm" => Self::FactorizationMachine(FactorizationMachine::default()),
             "mlp" => Self::Mlp(Mlp::default()),
+            "mlp-small" => Self::Mlp(small),
+            "mlp-medium" => Self::Mlp(medium),
+            "mlp-large" => Self::Mlp(large),
             "deepfm" => Self::DeepFm(DeepFm::default()),
             "dlrm" => Self::Dlrm(Dlrm::default()),
             "dcn-v2" => Self::DcnV2(DcnV2::default()),
             "autoint-plus" => Self::AutoIntPlus(AutoIntPlus::default()),
             "xdeepfm" => Self::XDeepFm(XDeepFm::default()),
+            "history" => Self::History(History::default()),
+            // The published interaction layers cost 55 M multiply-accumulates a sample.
+            "xdeepfm-small" => {
+                Self::XDeepFm(XDeepFm { interaction: vec![24, 24], ..XDeepFm::default() })
+            }
             _ => return Err(BaselineError::UnknownName { name: name.to_owned() }),
         })
     }
@@ -113,6 +128,7 @@ impl Baseline {
             Self::DcnV2(_) => 5,
             Self::AutoIntPlus(_) => 6,
             Self::XDeepFm(_) => 7,
+            Self::History(_) => 8,
         };
         Self::NAMES[index]
     }
@@ -131,6 +147,7 @@ impl Baseline {
             Self::DcnV2(model) => model.compile(inputs),
             Self::AutoIntPlus(model) => model.compile(inputs),
             Self::XDeepFm(model) => model.compile(inputs),
+            Self::History(model) => model.compile(inputs),
         }
     }
 }

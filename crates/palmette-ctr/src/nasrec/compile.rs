@@ -1,11 +1,15 @@
 //! A path as a program.
 
 use palmette_engine::{BufferId, Epilogue, HeadInput, ParamId, Program};
+use smallvec::{SmallVec, smallvec};
 
+use super::liveness::live_blocks;
 use super::network::{Affine, BlockParams, FieldLayer, Form, HEADS, Layer, MERGE_WIDTH, Network};
-use super::{
-    Block, BlockLiveness, DenseOp, EMBEDDING_DIM, Path, Set, SparseOp, liveness, projected_fields,
-};
+use super::{Block, BlockLiveness, DenseOp, EMBEDDING_DIM, Path, Set, SparseOp, projected_fields};
+
+/// A list that lies on the stack up to the size that seven blocks need: a fresh path is planned
+/// in every step, and allocates nothing.
+type List<T> = SmallVec<[T; 16]>;
 
 /// The sparse tensor of a source: the operator's fields and the merge's.
 #[derive(Clone, Copy)]
@@ -19,8 +23,8 @@ struct Compiler<'a> {
     network: &'a Network,
     path: &'a Path,
     program: &'a mut Program,
-    dense: Vec<Option<BufferId>>,
-    sparse: Vec<Fields>,
+    dense: List<Option<BufferId>>,
+    sparse: List<Fields>,
 }
 
 impl Network {
@@ -36,10 +40,10 @@ impl Network {
             network: self,
             path,
             program,
-            dense: vec![Some(d0)],
-            sparse: vec![Fields { own: Some(s0), merge: None }],
+            dense: smallvec![Some(d0)],
+            sparse: smallvec![Fields { own: Some(s0), merge: None }],
         };
-        for (i, live) in liveness(path).into_iter().enumerate() {
+        for (i, live) in live_blocks(path).into_iter().enumerate() {
             compiler.block(&path.blocks[i], &self.blocks[i], live);
         }
         compiler.head();
@@ -69,20 +73,20 @@ impl Compiler<'_> {
     }
 
     /// (buffer, weight block) of the dense sources, ascending.
-    fn dense_sources(&self, sources: Set, layer: &Layer) -> Vec<(BufferId, ParamId)> {
+    fn dense_sources(&self, sources: Set, layer: &Layer) -> List<(BufferId, ParamId)> {
         let used = sources.iter().filter_map(|j| self.dense[j].zip(layer.weights[j]));
         used.collect()
     }
 
     /// Fields of the sparse sources, ascending, each followed by its merge.
-    fn sparse_pieces(&self, sources: Set) -> Vec<BufferId> {
+    fn sparse_pieces(&self, sources: Set) -> List<BufferId> {
         sources
             .iter()
             .flat_map(|j| self.sparse[j].own.into_iter().chain(self.sparse[j].merge))
             .collect()
     }
 
-    fn sparse_sources(&self, sources: Set, layer: &FieldLayer) -> Vec<(BufferId, ParamId)> {
+    fn sparse_sources(&self, sources: Set, layer: &FieldLayer) -> List<(BufferId, ParamId)> {
         let pairs = |j: usize| {
             let own = self.sparse[j].own.zip(layer.fields.weights[j]);
             own.into_iter().chain(self.sparse[j].merge.zip(layer.merges[j]))
@@ -123,7 +127,7 @@ impl Compiler<'_> {
 
     fn sparse_operators(&mut self, choice: &Block, params: &BlockParams) -> BufferId {
         let fields = usize::from(choice.sparse_width);
-        let mut outputs = Vec::new();
+        let mut outputs = List::new();
         if let (true, Some(efc)) = (choice.has_sparse(SparseOp::Efc), &params.efc) {
             outputs.push(self.field_mix(choice.sparse_sources, efc, fields, true));
         }
@@ -160,7 +164,7 @@ impl Compiler<'_> {
 
     fn dense_operators(&mut self, choice: &Block, params: &BlockParams) -> BufferId {
         let width = usize::from(choice.dense_width);
-        let mut outputs = Vec::new();
+        let mut outputs = List::new();
         if let (true, Some(fc)) = (choice.has_dense(DenseOp::Fc), &params.fc) {
             let sources = self.dense_sources(choice.dense_sources, fc);
             outputs.push(self.linear(&sources, fc, width, true));
@@ -214,11 +218,11 @@ impl Compiler<'_> {
     /// slot r reads U[r, l] for all left slots l, and V's column block of slot r.
     fn gating(&mut self, choice: &Block, params: &BlockParams, width: usize) -> BufferId {
         let Some(gating) = &params.gating else { unreachable!("checked by the caller") };
-        let mut gated = Vec::new();
+        let mut gated = List::new();
         for r in choice.right.iter() {
             let Some(x) = self.dense[r] else { continue };
             let slot = if self.network.form == Form::Supernet { r } else { 0 };
-            let sources: Vec<_> = choice
+            let sources: List<_> = choice
                 .left
                 .iter()
                 .filter_map(|l| {
@@ -234,7 +238,7 @@ impl Compiler<'_> {
         }
         match &gating.out {
             Some(layer) => {
-                let sources: Vec<_> = gated
+                let sources: List<_> = gated
                     .iter()
                     .filter_map(|&(h, slot)| Some(h).zip(layer.weights[slot]))
                     .collect();
@@ -245,7 +249,7 @@ impl Compiler<'_> {
     }
 
     fn sum_in_slots(&mut self, choice: &Block, layer: &Layer, width: usize) -> BufferId {
-        let mut sources = Vec::new();
+        let mut sources = List::new();
         for j in Set(choice.left.0 | choice.right.0).iter() {
             let (Some(x), Some(weight)) = (self.dense[j], layer.weights[j]) else { continue };
             let both = choice.left.has(j) && choice.right.has(j);
@@ -256,7 +260,7 @@ impl Compiler<'_> {
     }
 
     fn sum_aligned(&mut self, choice: &Block, layer: Option<&Layer>, width: usize) -> BufferId {
-        let terms: Vec<_> =
+        let terms: List<_> =
             choice.left.iter().chain(choice.right.iter()).filter_map(|j| self.dense[j]).collect();
         let sum = self.program.add(&terms, false);
         match layer {
@@ -292,7 +296,7 @@ impl Compiler<'_> {
     fn head(&mut self) {
         let head = &self.network.head;
         let last = self.path.blocks.len();
-        let mut pieces = Vec::new();
+        let mut pieces = List::new();
         if let Some(dense) = self.dense[last] {
             pieces.push((dense, HeadInput::Weight(head.dense)));
         }

@@ -398,6 +398,13 @@ impl<T: Real> Inputs<T> {
     }
 
     fn batch(&self, rows: usize) -> Batch<'_, T> {
-        Batch { rows, dense: &self.dense, ids: &self.ids, labels: &self.labels, weights: &[] }
+        Batch {
+            rows,
+            dense: &self.dense,
+            ids: &self.ids,
+            labels: &self.labels,
+            weights: &[],
+            lists: &[],
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Which parts of a path reach the head.
 
+use smallvec::{SmallVec, smallvec};
+
 use super::{DenseOp, Path, SparseOp};
 
 /// What of a block reaches the head.
@@ -30,8 +32,13 @@ impl BlockLiveness {
 /// the dense sources, DP the dense and the sparse ones, SG and Sum read L and R
 /// alone, the zero operators nothing.
 pub fn liveness(path: &Path) -> Vec<BlockLiveness> {
+    live_blocks(path).into_vec()
+}
+
+/// [`liveness`], on the stack for the seven blocks of the published spaces.
+pub(super) fn live_blocks(path: &Path) -> SmallVec<[BlockLiveness; 8]> {
     let n = path.blocks.len();
-    let mut live = vec![BlockLiveness::default(); n];
+    let mut live = smallvec![BlockLiveness::default(); n];
     let mut dense_read = 1u32 << n;
     let mut sparse_read = 1u32 << n;
     for (index, block) in path.blocks.iter().enumerate().rev() {

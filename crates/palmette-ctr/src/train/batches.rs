@@ -1,6 +1,6 @@
 //! Which rows a step reads.
 
-use palmette_data::{Batch, Dataset, Split};
+use palmette_data::{Batch, Dataset, Jagged, Split};
 use palmette_random::{Rng, stream};
 use serde::{Deserialize, Serialize};
 
@@ -142,6 +142,13 @@ fn concatenate(pieces: &[Batch], fields: usize, batch: &mut Batch) {
     batch.ids.clear();
     batch.labels.clear();
     batch.weights.clear();
+    batch.lists.clear();
+    batch.lists.resize_with(pieces.first().map_or(0, |p| p.lists.len()), Jagged::default);
+    for (list, joined) in batch.lists.iter_mut().enumerate() {
+        for lists in pieces.iter().map(|piece| &piece.lists[list]) {
+            (0..lists.rows()).for_each(|row| joined.push(lists.row(row).iter().copied()));
+        }
+    }
     for piece in pieces {
         batch.dense.extend_from_slice(&piece.dense);
         batch.labels.extend_from_slice(&piece.labels);

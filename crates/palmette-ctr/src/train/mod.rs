@@ -16,7 +16,7 @@ mod supernet;
 pub use batches::{Batches, Order};
 pub use progress::TrainingProgress;
 pub use ranking::{RankingSettings, RankingWeights, SubnetRanker};
-pub use standalone::{NetworkTraining, TrainSettings, predict_rows};
+pub use standalone::{NetworkTraining, TrainSettings, engine_lists, predict_rows};
 pub use supernet::{SupernetSettings, SupernetTraining};
 
 use palmette_data::DataError;

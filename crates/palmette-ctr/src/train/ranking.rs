@@ -253,7 +253,7 @@ impl<'a> SubnetRanker<'a> {
                 clip_norm: Some(5.0),
                 trainable,
             };
-            let batch = as_engine(&self.batch);
+            let batch = as_engine(&self.batch, &[]);
             self.executor.train_step(&mut self.model, &mut self.program, &batch, &step)?;
         }
         let logits = predict_rows(

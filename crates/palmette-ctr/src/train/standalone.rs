@@ -2,8 +2,8 @@
 
 use palmette_data::{Batch, Dataset, Split};
 use palmette_engine::{
-    self as engine, Executor, Model, Optimizer, ParamLayout, ParamStore, Program, Schedule, Step,
-    TableSpec, Tables, Trainable,
+    self as engine, Executor, JaggedIds, Model, Optimizer, ParamLayout, ParamStore, Program,
+    Schedule, Step, TableSpec, Tables, Trainable,
 };
 use serde::{Deserialize, Serialize};
 
@@ -123,7 +123,8 @@ impl<'a> NetworkTraining<'a> {
             clip_norm: Some(self.settings.clip_norm),
             trainable: Trainable::Everything,
         };
-        let batch = as_engine(&self.batch);
+        let lists = engine_lists(&self.batch);
+        let batch = as_engine(&self.batch, &lists);
         let loss = self.executor.train_step(&mut self.model, &mut self.program, &batch, &step)?;
         self.progress.record(loss, self.steps(), CURVE_POINTS);
         Ok(())
@@ -145,14 +146,24 @@ impl<'a> NetworkTraining<'a> {
     }
 }
 
+/// The lists of a batch in the layout of the engine.
+pub fn engine_lists(batch: &Batch) -> Vec<JaggedIds<'_>> {
+    let lists = batch.lists.iter();
+    lists.map(|list| JaggedIds { offsets: &list.offsets, ids: &list.values }).collect()
+}
+
 /// A batch in the layout of the engine.
-pub(super) fn as_engine(batch: &Batch) -> engine::Batch<'_, f32> {
+pub(super) fn as_engine<'a>(
+    batch: &'a Batch,
+    lists: &'a [JaggedIds<'a>],
+) -> engine::Batch<'a, f32> {
     engine::Batch {
         rows: batch.rows,
         dense: &batch.dense,
         ids: &batch.ids,
         labels: &batch.labels,
         weights: &batch.weights,
+        lists,
     }
 }
 
@@ -174,7 +185,8 @@ pub fn predict_rows(
     for start in rows.clone().step_by(PREDICT_ROWS) {
         let end = rows.end.min(start + PREDICT_ROWS);
         dataset.fill_range(split, start..end, table_rows, &mut batch)?;
-        let part = executor.forward(model, program, &as_engine(&batch))?;
+        let lists = engine_lists(&batch);
+        let part = executor.forward(model, program, &as_engine(&batch, &lists))?;
         logits.extend(part.iter().map(|&z| f64::from(z)));
     }
     Ok(logits)

@@ -135,7 +135,7 @@ impl<'a> SupernetTraining<'a> {
             clip_norm: Some(s.clip_norm),
             trainable: Trainable::Everything,
         };
-        let batch = as_engine(&self.batch);
+        let batch = as_engine(&self.batch, &[]);
         let loss = self.executor.train_step(&mut self.model, &mut self.program, &batch, &step)?;
         self.progress.record(loss, self.steps(), CURVE_POINTS);
         Ok(self.program.macs())

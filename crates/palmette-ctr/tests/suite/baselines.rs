@@ -2,7 +2,7 @@
 
 use palmette_ctr::baselines::*;
 use palmette_ctr::nasrec::{Block, DenseOp, Path, Set, SparseOp};
-use palmette_ctr::{CompiledModel, ModelInputs};
+use palmette_ctr::{CompiledModel, List, ListTable, ModelInputs};
 use palmette_engine::*;
 use palmette_random::{Draw, stream};
 
@@ -58,7 +58,14 @@ fn data<T: Real>(rows: usize, seed: u64) -> Data<T> {
 impl<T> Data<T> {
     fn batch(&self) -> Batch<'_, T> {
         let rows = self.labels.len();
-        Batch { rows, dense: &self.dense, ids: &self.ids, labels: &self.labels, weights: &[] }
+        Batch {
+            rows,
+            dense: &self.dense,
+            ids: &self.ids,
+            labels: &self.labels,
+            weights: &[],
+            lists: &[],
+        }
     }
 }
 
@@ -473,9 +480,9 @@ fn interaction_network_is_the_papers_formula() {
 #[test]
 fn models_do_without_dense_inputs_and_without_fields() {
     let mut rng = stream(1, "test/part", 0);
-    for baseline in
-        Baseline::NAMES.map(|name| Baseline::named(name).unwrap()).iter().chain(&small())
-    {
+    let all = Baseline::NAMES.map(|name| Baseline::named(name).unwrap());
+    // the last one needs lists
+    for baseline in all[..8].iter().chain(&small()) {
         for inputs in [
             ModelInputs::numbered(0, &TABLE_ROWS),
             ModelInputs::numbered(0, &TABLE_ROWS[..1]),
@@ -487,7 +494,8 @@ fn models_do_without_dense_inputs_and_without_fields() {
             let model = compiled.initialise::<f32>(1, 0).unwrap();
             let dense: Vec<f32> = (0..4 * inputs.dense).map(|_| rng.normal() as f32).collect();
             let ids = vec![1; 4 * inputs.fields.len()];
-            let batch = Batch { rows: 4, dense: &dense, ids: &ids, labels: &[], weights: &[] };
+            let batch =
+                Batch { rows: 4, dense: &dense, ids: &ids, labels: &[], weights: &[], lists: &[] };
             let mut executor = Executor::new();
             let logits = executor.forward(&model, &mut compiled.program, &batch).unwrap();
             assert!(logits.iter().all(|z| z.is_finite()), "{name} {inputs:?}");
@@ -560,4 +568,71 @@ fn a_searched_network_compiles_to_the_same_type() {
     let mut executor = Executor::new();
     let logits = executor.forward(&model, &mut compiled.program, &data.batch()).unwrap();
     assert!(logits.iter().all(|z| z.is_finite()));
+}
+
+/// Whether the item is in the history decides the label; the model has to look.
+#[test]
+fn histories_are_looked_at() {
+    const ITEMS: usize = 30;
+    let list = |name: &str, table| List { name: name.into(), table };
+    let inputs = ModelInputs {
+        lists: vec![list("seen", ListTable::Shared(0)), list("tags", ListTable::Own(6))],
+        ..ModelInputs::numbered(0, &[ITEMS])
+    };
+    assert_eq!(inputs.table_rows(), [ITEMS as u32, 6]);
+    let rows = 2000;
+    let mut rng = stream(6, "test/history", 0);
+    let (mut ids, mut labels) = (Vec::new(), Vec::new());
+    let mut offsets = [vec![0], vec![0]];
+    let mut values = [Vec::new(), Vec::new()];
+    for _ in 0..rows {
+        let item = rng.below(ITEMS as u64) as u32;
+        for _ in 0..rng.below(6) {
+            values[0].push(rng.below(ITEMS as u64) as u32);
+        }
+        let start = offsets[0][offsets[0].len() - 1];
+        if rng.chance(0.5) {
+            values[0].push(item);
+        }
+        values[1].extend((0..rng.below(3)).map(|_| rng.below(6) as u32));
+        labels.push(f32::from(u8::from(values[0][start..].contains(&item))));
+        ids.push(item);
+        (0..2).for_each(|i| offsets[i].push(values[i].len()));
+    }
+    let lists = [0, 1].map(|i| JaggedIds { offsets: &offsets[i], ids: &values[i] });
+    let batch = Batch { rows, dense: &[], ids: &ids, labels: &labels, weights: &[], lists: &lists };
+    let mut losses = Vec::new();
+    for pooling in [HistoryPooling::Mean, HistoryPooling::Target, HistoryPooling::SelfAttention] {
+        let model = History { pooling, heads: 2, hidden: vec![32], ..History::default() };
+        let mut compiled = Baseline::History(model).compile(&inputs).unwrap();
+        assert_eq!(compiled.table_params(), 16 * (ITEMS as u64 + 6));
+        let optimizer = Optimizer::Adagrad { epsilon: 1e-2 };
+        let mut weights = compiled.initialise::<f32>(3, optimizer.state_slots()).unwrap();
+        let mut executor = Executor::new();
+        let mut loss = 0.0;
+        for index in 0..400 {
+            let step = Step {
+                index,
+                learning_rate: 0.1,
+                optimizer,
+                clip_norm: Some(5.0),
+                trainable: Trainable::Everything,
+            };
+            let program = &mut compiled.program;
+            loss = executor.train_step(&mut weights, program, &batch, &step).unwrap();
+        }
+        losses.push(loss);
+    }
+    let chance = {
+        let mean = f64::from(labels.iter().sum::<f32>()) / rows as f64;
+        -mean * mean.ln() - (1.0 - mean) * (1.0 - mean).ln()
+    };
+    // with attention it is all but certain; a mean of vectors says less
+    assert!(losses.iter().all(|&loss| loss < 0.7 * chance), "{losses:?} of {chance}");
+    assert!(losses[1] < 0.2 * chance, "{losses:?} of {chance}");
+
+    let error = History::default().compile(&ModelInputs::numbered(1, &[5])).err().unwrap();
+    assert_eq!(error, BaselineError::NoLists);
+    let error = History { heads: 3, ..History::default() }.compile(&inputs).err().unwrap();
+    assert!(error.to_string().contains("16 channels in 3 heads"), "{error}");
 }

@@ -4,4 +4,5 @@ mod baselines;
 mod damaged_documents;
 mod golden;
 mod paths;
+mod planning;
 mod published;

@@ -38,7 +38,7 @@ impl Rows {
 
     fn batch(&self) -> Batch<'_, f32> {
         let Self { dense, ids, labels } = self;
-        Batch { rows: labels.len(), dense, ids, labels, weights: &[] }
+        Batch { rows: labels.len(), dense, ids, labels, weights: &[], lists: &[] }
     }
 }
 

@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use crate::encoder::{CategoricalEncoder, DenseTransform, MIN_TABLE_ROWS};
 use crate::error::DataError;
-use crate::manifest::{Encoders, FittedCategorical, FittedDense};
-use crate::schema::{CategoricalField, DenseField, EncoderRule, Schema, TransformRule};
+use crate::manifest::{Encoders, FittedCategorical, FittedDense, FittedList, ListVocabulary};
+use crate::schema::{DenseField, EncoderRule, ListField, Schema, TransformRule};
 use crate::shard::Column;
 use crate::split::Assignment;
 use crate::staging::Chunk;
@@ -46,21 +46,105 @@ pub(crate) fn fit(input: &FitInput, advance: &(dyn Fn() + Sync)) -> Result<Encod
         fitted
     });
     let dense = dense.collect::<Result<_, _>>()?;
-    let categorical = input.schema.categorical.par_iter().enumerate().map(|(column, field)| {
-        let fitted = match field.encoder {
-            EncoderRule::Dictionary { min_count } => {
-                vocabulary::fit(input, column, field, min_count)
-            }
+    let tables = tables(input.schema);
+    let fitted = tables.par_iter().map(|table| {
+        let fitted = match table.encoder {
+            EncoderRule::Dictionary { min_count } => vocabulary::fit(input, table, min_count),
             EncoderRule::Modulo { base } => {
-                fit_values(input, column, field, CategoricalEncoder::Modulo { base })
+                fit_values(input, table, CategoricalEncoder::Modulo { base })
             }
-            EncoderRule::Hash => fit_values(input, column, field, CategoricalEncoder::Hash),
+            EncoderRule::Hash => fit_values(input, table, CategoricalEncoder::Hash),
         };
         advance();
         fitted
     });
-    let categorical = categorical.collect::<Result<_, _>>()?;
-    Ok(Encoders { missing: input.schema.missing.clone(), dense, categorical })
+    let mut categorical = fitted.collect::<Result<Vec<_>, _>>()?;
+    let mut own = categorical.split_off(input.schema.categorical.len()).into_iter();
+    let list = |field: &ListField| -> Option<FittedList> {
+        Some(FittedList {
+            name: field.name.clone(),
+            separator: field.separator,
+            max_length: field.max_length,
+            keep: field.keep,
+            values: match input.schema.shared_field(field) {
+                Some(shared) => ListVocabulary::Shared(shared),
+                None => ListVocabulary::Own(own.next()?),
+            },
+        })
+    };
+    let lists = input.schema.lists.iter().filter_map(list).collect();
+    Ok(Encoders { missing: input.schema.missing.clone(), dense, categorical, lists })
+}
+
+/// A vocabulary to fit, with the coded columns that have it.
+struct Table<'a> {
+    name: &'a str,
+    columns: Vec<usize>,
+    encoder: EncoderRule,
+    rows: Option<u32>,
+}
+
+/// One table a categorical field, with the lists that share it, then one a list of its own.
+fn tables(schema: &Schema) -> Vec<Table<'_>> {
+    let fields = schema.categorical.iter().enumerate();
+    let mut tables: Vec<Table> = fields
+        .map(|(i, field)| Table {
+            name: &field.name,
+            columns: vec![i],
+            encoder: field.encoder,
+            rows: field.rows,
+        })
+        .collect();
+    for (i, list) in schema.lists.iter().enumerate() {
+        let column = schema.categorical.len() + i;
+        match schema.shared_field(list) {
+            Some(shared) => tables[shared].columns.push(column),
+            None => tables.push(Table {
+                name: &list.name,
+                columns: vec![column],
+                encoder: list.encoder,
+                rows: list.rows,
+            }),
+        }
+    }
+    tables
+}
+
+/// Visits the cells of a coded column of one chunk that belong to the training part, each with
+/// its number: the row's, or the value's of a list.
+fn for_each_coded_cell(
+    input: &FitInput,
+    number: usize,
+    column: usize,
+    mut visit: impl FnMut(u32, u32) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let chunk = &input.chunks[number];
+    let (mut cells, mut parts) = (Vec::new(), Vec::new());
+    input.assignment.read(number, chunk, &mut parts)?;
+    let Some(list) = column.checked_sub(input.schema.categorical.len()) else {
+        chunk.read::<4>(Column::Categorical(column), &mut cells)?;
+        for (row, cell) in cells.as_chunks::<4>().0.iter().enumerate() {
+            if parts[row] == 0 {
+                visit(u32::from_le_bytes(*cell), row as u32)?;
+            }
+        }
+        return Ok(());
+    };
+    let mut ends = Vec::new();
+    chunk.read::<8>(Column::ListEnds(list), &mut ends)?;
+    chunk.read_elements(list, &mut cells)?;
+    let cells = cells.as_chunks::<4>().0;
+    let mut start = 0;
+    for (row, end) in ends.as_chunks::<8>().0.iter().enumerate() {
+        let end = u64::from_le_bytes(*end) as usize;
+        if parts[row] == 0 {
+            for value in start..end {
+                visit(u32::from_le_bytes(cells[value]), value as u32)?;
+            }
+        }
+        start = end;
+    }
+    Ok(())
 }
 
 /// Visits the cells of a column that belong to the training part, in file order.
@@ -138,46 +222,39 @@ fn fit_dense(
     })
 }
 
-/// Counts the distinct values of a column whose encoder needs no fitting.
+/// Counts the distinct values of a table whose encoder needs no fitting.
 fn fit_values(
     input: &FitInput,
-    column: usize,
-    field: &CategoricalField,
+    table: &Table,
     encoder: CategoricalEncoder,
 ) -> Result<FittedCategorical, DataError> {
     let mut missing = 0;
-    let mut seen = distinct::DistinctCounter::new(input.staging, column, input.memory);
+    let mut seen = distinct::DistinctCounter::new(input.staging, table.columns[0], input.memory);
     let mut wraps = false;
-    // the one value that wraps to 0 is counted apart
-    let mut exceptions: Vec<Vec<u32>> = Vec::new();
-    for chunk in input.chunks {
-        let rows = chunk.exceptions()?.into_iter().filter(|(c, _)| *c == column as u32);
-        let mut rows: Vec<u32> = rows.map(|(_, row)| row).collect();
-        rows.sort_unstable();
-        exceptions.push(rows);
-    }
-    let (mut cells, mut parts) = (Vec::new(), Vec::new());
     for (number, chunk) in input.chunks.iter().enumerate() {
-        chunk.read::<4>(Column::Categorical(column), &mut cells)?;
-        input.assignment.read(number, chunk, &mut parts)?;
-        for (row, cell) in cells.as_chunks::<4>().0.iter().enumerate() {
-            if parts[row] != 0 {
-                continue;
-            }
-            match u32::from_le_bytes(*cell) {
-                0 if exceptions[number].binary_search(&(row as u32)).is_ok() => wraps = true,
-                0 => missing += 1,
-                stored => seen.insert(stored)?,
-            }
+        let exceptions = chunk.exceptions()?;
+        for &column in &table.columns {
+            // the one value that wraps to 0 is counted apart
+            let cells = exceptions.iter().filter(|(c, _)| *c == column as u32);
+            let mut exceptions: Vec<u32> = cells.map(|(_, cell)| *cell).collect();
+            exceptions.sort_unstable();
+            for_each_coded_cell(input, number, column, |stored, cell| {
+                match stored {
+                    0 if exceptions.binary_search(&cell).is_ok() => wraps = true,
+                    0 => missing += 1,
+                    stored => seen.insert(stored)?,
+                }
+                Ok(())
+            })?;
         }
     }
     let distinct = seen.finish()? + u64::from(wraps);
     Ok(FittedCategorical {
-        name: field.name.clone(),
+        name: table.name.into(),
         encoder,
         distinct,
         missing,
-        table_rows: field.rows.unwrap_or_else(|| table_rows(distinct)),
+        table_rows: table.rows.unwrap_or_else(|| table_rows(distinct)),
         vocabulary: None,
     })
 }

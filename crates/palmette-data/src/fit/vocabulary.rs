@@ -9,12 +9,10 @@ use crate::error::DataError;
 use crate::hash;
 use crate::interner::Interner;
 use crate::manifest::{FittedCategorical, VocabularyEntry};
-use crate::schema::CategoricalField;
-use crate::shard::Column;
 use crate::staging::AtomicFile;
 
 use super::counts::SortedCounts;
-use super::{FitInput, table_rows};
+use super::{FitInput, Table, for_each_coded_cell, table_rows};
 
 /// Directory of the vocabularies inside a dataset.
 const VOCABULARY_DIR: &str = "vocabularies";
@@ -23,27 +21,25 @@ const VOCABULARY_DIR: &str = "vocabularies";
 /// falling count and then by text.
 pub(super) fn fit(
     input: &FitInput,
-    column: usize,
-    field: &CategoricalField,
+    table: &Table,
     min_count: u64,
 ) -> Result<FittedCategorical, DataError> {
+    let column = table.columns[0];
     let prefix = |stage: &str| input.staging.join(format!("counts-{stage}-{column}.run"));
     // two sorts overlap: the first one's result is fed to the second
     let mut by_text = SortedCounts::new(prefix("text"), input.memory / 2);
-    let (mut cells, mut parts) = (Vec::new(), Vec::new());
     for (number, chunk) in input.chunks.iter().enumerate() {
-        chunk.read::<4>(Column::Categorical(column), &mut cells)?;
-        input.assignment.read(number, chunk, &mut parts)?;
-        let mut counts = vec![0u32; chunk.texts(column)];
-        for (row, cell) in cells.as_chunks::<4>().0.iter().enumerate() {
-            if parts[row] == 0 {
-                counts[u32::from_le_bytes(*cell) as usize] += 1;
-            }
+        for &column in &table.columns {
+            let mut counts = vec![0u32; chunk.texts(column)];
+            for_each_coded_cell(input, number, column, |text, _| {
+                counts[text as usize] += 1;
+                Ok(())
+            })?;
+            chunk.for_each_text(column, |number, text| match counts[number] {
+                0 => Ok(()),
+                count => by_text.add(text, u64::from(count)),
+            })?;
         }
-        chunk.for_each_text(column, |number, text| match counts[number] {
-            0 => Ok(()),
-            count => by_text.add(text, u64::from(count)),
-        })?;
     }
     let (mut distinct, mut missing) = (0, 0);
     let mut by_count = SortedCounts::new(prefix("count"), input.memory / 2);
@@ -81,15 +77,15 @@ pub(super) fn fit(
     if entries >= u64::from(u32::MAX) - 1 {
         return Err(DataError::Options(format!(
             "field `{}` has {entries} values, more than a table can have rows; raise its min_count or use the hash encoder",
-            field.name
+            table.name
         )));
     }
     Ok(FittedCategorical {
-        name: field.name.clone(),
+        name: table.name.into(),
         encoder: CategoricalEncoder::Dictionary { min_count },
         distinct,
         missing,
-        table_rows: field.rows.unwrap_or_else(|| table_rows(entries)),
+        table_rows: table.rows.unwrap_or_else(|| table_rows(entries)),
         vocabulary: Some(VocabularyEntry { file: name, entries, bytes, hash: hash::file(&path)? }),
     })
 }

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +24,7 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchR
 use crate::error::DataError;
 use crate::time::to_iso;
 
-use super::{Block, BlockRows};
+use super::{Block, BlockRows, NATIVE_SEPARATOR};
 
 /// Rows of a block.
 const BATCH_ROWS: usize = 4096;
@@ -49,10 +50,12 @@ impl ParquetBlocks {
         path: &Path,
         bytes: u64,
         consumed: Arc<AtomicU64>,
-    ) -> Result<(Self, Vec<String>), DataError> {
+    ) -> Result<(Self, Vec<String>, Vec<bool>), DataError> {
         let builder = builder(path)?;
         let names: Vec<String> =
             builder.schema().fields().iter().map(|f| f.name().clone()).collect();
+        let lists = builder.schema().fields().iter().map(|f| values(f.data_type()).is_some());
+        let lists = lists.collect();
         let total_rows = builder.metadata().file_metadata().num_rows().max(0) as u64;
         if total_rows == 0 {
             return Err(DataError::EmptyFile { file: path.into() });
@@ -68,7 +71,7 @@ impl ParquetBlocks {
             bytes,
             consumed,
         };
-        Ok((blocks, names))
+        Ok((blocks, names, lists))
     }
 
     /// Reads only these columns; the fields of the others stay empty.
@@ -113,7 +116,7 @@ impl ParquetBlocks {
         self.position += batch.num_rows() as u64;
         let share = self.position as f64 / self.total_rows as f64;
         self.consumed.store((share * self.bytes as f64) as u64, Ordering::Relaxed);
-        let rows = self.render(&batch);
+        let rows = self.render(&batch)?;
         Ok(Some(Block { rows, end: self.position }))
     }
 
@@ -129,7 +132,7 @@ impl ParquetBlocks {
             .map_err(|e| damaged(&self.path, e))
     }
 
-    fn render(&self, batch: &RecordBatch) -> BlockRows {
+    fn render(&self, batch: &RecordBatch) -> Result<BlockRows, DataError> {
         let width = self.names.len();
         let mut columns = batch.columns().iter();
         let cells: Vec<Option<Cells>> = self
@@ -144,10 +147,14 @@ impl ParquetBlocks {
                 if let Some(cells) = cells {
                     cells.render(row, &mut bytes);
                 }
-                ends.push(bytes.len() as u32);
+                let end = u32::try_from(bytes.len()).map_err(|_| {
+                    let problem = format!("more than 4 GiB of text in {BATCH_ROWS} rows");
+                    damaged(&self.path, problem)
+                })?;
+                ends.push(end);
             }
         }
-        BlockRows::Fields { width, bytes, ends }
+        Ok(BlockRows::Fields { width, bytes, ends })
     }
 }
 
@@ -162,9 +169,23 @@ fn builder(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, DataErr
 
 fn supported(kind: &DataType) -> bool {
     use DataType::{Boolean, Date32, LargeUtf8, Timestamp, Utf8, Utf8View};
-    kind.is_integer()
-        || matches!(kind, DataType::Float32 | DataType::Float64)
-        || matches!(kind, Boolean | Date32 | Timestamp(..) | Utf8 | LargeUtf8 | Utf8View)
+    match values(kind) {
+        Some(inner) => values(inner).is_none() && supported(inner),
+        None => {
+            kind.is_integer()
+                || matches!(kind, DataType::Float32 | DataType::Float64)
+                || matches!(kind, Boolean | Date32 | Timestamp(..) | Utf8 | LargeUtf8 | Utf8View)
+        }
+    }
+}
+
+/// The type of a list's values.
+fn values(kind: &DataType) -> Option<&DataType> {
+    match kind {
+        DataType::List(inner) | DataType::LargeList(inner) => Some(inner.data_type()),
+        DataType::FixedSizeList(inner, _) => Some(inner.data_type()),
+        _ => None,
+    }
 }
 
 /// One column of a batch, by what it renders as.
@@ -174,6 +195,8 @@ enum Cells<'a> {
     Doubles(&'a arrow_array::Float64Array),
     Seconds(&'a dyn Array, Box<dyn Fn(usize) -> i64 + 'a>),
     Texts(&'a dyn Array, Box<dyn Fn(usize) -> &'a str + 'a>),
+    /// Values, and which of them belong to a row.
+    List(&'a dyn Array, Box<Cells<'a>>, Box<dyn Fn(usize) -> Range<usize> + 'a>),
     /// A type that `project` refuses.
     Nothing,
 }
@@ -236,6 +259,27 @@ impl<'a> Cells<'a> {
                 let values = array.as_string_view();
                 Cells::Texts(array, Box::new(|row| values.value(row)))
             }
+            DataType::List(_) => {
+                let list = array.as_list::<i32>();
+                let ends = list.value_offsets();
+                let range = |row: usize| ends[row] as usize..ends[row + 1] as usize;
+                Cells::List(array, Box::new(Cells::new(list.values())), Box::new(range))
+            }
+            DataType::LargeList(_) => {
+                let list = array.as_list::<i64>();
+                let ends = list.value_offsets();
+                let range = |row: usize| ends[row] as usize..ends[row + 1] as usize;
+                Cells::List(array, Box::new(Cells::new(list.values())), Box::new(range))
+            }
+            DataType::FixedSizeList(..) => {
+                let list = array.as_fixed_size_list();
+                let length = list.value_length().max(0) as usize;
+                let range = move |row: usize| {
+                    let start = list.value_offset_at(row);
+                    start..start + length
+                };
+                Cells::List(array, Box::new(Cells::new(list.values())), Box::new(range))
+            }
             _ => Cells::Nothing,
         }
     }
@@ -257,6 +301,21 @@ impl<'a> Cells<'a> {
             }
             Cells::Texts(array, value) if array.is_valid(row) => {
                 out.extend_from_slice(value(row).as_bytes());
+            }
+            Cells::List(array, values, range) if array.is_valid(row) => {
+                for (i, value) in range(row).enumerate() {
+                    if i > 0 {
+                        out.push(NATIVE_SEPARATOR);
+                    }
+                    let start = out.len();
+                    values.render(value, out);
+                    if out[start..].contains(&NATIVE_SEPARATOR) {
+                        let text =
+                            String::from_utf8_lossy(&out[start..]).replace('\x1f', "\u{fffd}");
+                        out.truncate(start);
+                        out.extend_from_slice(text.as_bytes());
+                    }
+                }
             }
             _ => {}
         }

@@ -19,6 +19,10 @@ pub(crate) use record::Delimiter;
 /// second-level cache.
 pub(crate) const BLOCK_BYTES: usize = 1 << 18;
 
+/// What stands between the values of a Parquet list once it is text: a character that texts do not
+/// have. A value that has it nevertheless gets U+FFFD in its place.
+pub(crate) const NATIVE_SEPARATOR: u8 = 0x1f;
+
 /// Whole rows of one file, not yet parsed.
 #[derive(Debug)]
 pub(crate) struct Block {
@@ -64,6 +68,8 @@ pub(crate) struct Input {
     pub path: PathBuf,
     /// Its column names.
     pub names: Vec<String>,
+    /// Which columns are lists of the file's own; empty for text.
+    pub native_lists: Vec<bool>,
     /// Header rows before the first row (0 or 1).
     pub header_rows: u64,
     /// Bytes of the file that have been read, for progress; shared with whoever watches.
@@ -112,10 +118,11 @@ impl Input {
         };
         let consumed = Arc::new(AtomicU64::new(0));
         if format == FileFormat::Parquet {
-            let (blocks, names) =
+            let (blocks, names, native_lists) =
                 columnar::ParquetBlocks::open(path, metadata.len(), consumed.clone())?;
             let source = Source::Parquet(Box::new(blocks));
-            return Ok(Input { path: path.into(), names, header_rows: 0, consumed, source });
+            let path = path.into();
+            return Ok(Input { path, names, native_lists, header_rows: 0, consumed, source });
         }
         let file = File::open(path).map_err(DataError::io("open", path))?;
         let file = Counted { file, consumed: consumed.clone() };
@@ -143,7 +150,8 @@ impl Input {
             None => (blocks.header()?, 1),
         };
         let source = Source::Text(Box::new(blocks));
-        Ok(Input { path: path.into(), names, header_rows, consumed, source })
+        let native_lists = Vec::new();
+        Ok(Input { path: path.into(), names, native_lists, header_rows, consumed, source })
     }
 
     /// The next block, or `None` at the end of the file.
@@ -162,7 +170,7 @@ impl Input {
         }
     }
 
-    /// Leaves out columns of types that are no fields (lists, maps).
+    /// Leaves out columns of types that are no fields (structures, maps).
     pub fn project_supported(&mut self) -> Result<(), DataError> {
         match &mut self.source {
             Source::Text(_) => Ok(()),

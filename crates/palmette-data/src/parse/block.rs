@@ -40,6 +40,17 @@ pub(crate) enum CategoricalColumn {
     Texts(TextColumn),
 }
 
+/// A list column of a block.
+#[derive(Debug)]
+pub(crate) struct ListColumn {
+    /// Where each row's values end.
+    pub ends: Vec<u64>,
+    /// All values one after the other.
+    pub values: CategoricalColumn,
+    /// Values of each row that were more than the list keeps.
+    pub cut: Vec<u32>,
+}
+
 /// The columns of a block.
 #[derive(Debug, Default)]
 pub(crate) struct ParsedBlock {
@@ -52,9 +63,10 @@ pub(crate) struct ParsedBlock {
     pub weights: Vec<f32>,
     pub dense: Vec<Vec<f32>>,
     pub categorical: Vec<CategoricalColumn>,
+    pub lists: Vec<ListColumn>,
     pub extras: Vec<Vec<u64>>,
     pub routes: Vec<u8>,
-    /// `(column, row)` of the values that wrap to 0.
+    /// `(coded column, row)` of the values that wrap to 0; of a list the number of the value.
     pub exceptions: Vec<(u32, u32)>,
     /// Position behind the block.
     pub end: u64,
@@ -68,13 +80,13 @@ impl ParsedBlock {
 
     /// Bytes in use.
     pub fn bytes(&self) -> u64 {
-        let texts = self.categorical.iter().map(|column| match column {
+        let columns = self.categorical.iter().chain(self.lists.iter().map(|list| &list.values));
+        let texts = columns.map(|column| match column {
             CategoricalColumn::Values(values) => 4 * values.len(),
             CategoricalColumn::Texts(column) => 4 * column.numbers.len() + column.texts.bytes(),
         });
-        let cells = self.rows() * (1 + 4 * self.dense.len() + 8 * self.extras.len())
-            + 4 * self.weights.len()
-            + self.routes.len();
+        let row = 1 + 4 * self.dense.len() + 8 * self.extras.len() + 12 * self.lists.len();
+        let cells = self.rows() * row + 4 * self.weights.len() + self.routes.len();
         (cells + texts.sum::<usize>()) as u64
     }
 
@@ -85,14 +97,48 @@ impl ParsedBlock {
         self.routes.truncate(rows);
         self.dense.iter_mut().for_each(|column| column.truncate(rows));
         self.extras.iter_mut().for_each(|column| column.truncate(rows));
-        for column in &mut self.categorical {
-            match column {
-                CategoricalColumn::Values(values) => values.truncate(rows),
-                CategoricalColumn::Texts(column) => column.numbers.truncate(rows),
-            }
+        self.categorical.iter_mut().for_each(|column| column.truncate(rows));
+        for list in &mut self.lists {
+            list.ends.truncate(rows);
+            list.cut.truncate(rows);
+            list.values.truncate(list.ends.last().map_or(0, |&end| end as usize));
         }
-        while self.exceptions.last().is_some_and(|(_, row)| *row as usize >= rows) {
+        while let Some(&(column, cell)) = self.exceptions.last() {
+            if (cell as usize) < self.coded(column as usize).map_or(0, CategoricalColumn::len) {
+                break;
+            }
             self.exceptions.pop();
+        }
+    }
+
+    /// A coded column: a categorical field's or a list's values.
+    pub fn coded(&self, column: usize) -> Option<&CategoricalColumn> {
+        let list = || self.lists.get(column - self.categorical.len());
+        self.categorical.get(column).or_else(|| list().map(|list| &list.values))
+    }
+}
+
+impl CategoricalColumn {
+    /// An empty column of one kind or the other.
+    pub fn new(dictionary: bool) -> Self {
+        match dictionary {
+            true => CategoricalColumn::Texts(TextColumn::default()),
+            false => CategoricalColumn::Values(Vec::new()),
+        }
+    }
+
+    /// Number of cells.
+    pub fn len(&self) -> usize {
+        match self {
+            CategoricalColumn::Values(values) => values.len(),
+            CategoricalColumn::Texts(column) => column.numbers.len(),
+        }
+    }
+
+    fn truncate(&mut self, cells: usize) {
+        match self {
+            CategoricalColumn::Values(values) => values.truncate(cells),
+            CategoricalColumn::Texts(column) => column.numbers.truncate(cells),
         }
     }
 }

@@ -5,17 +5,17 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::encoder::{IntegerBase, hash_value};
 use crate::error::{DataError, RowProblem, listed, nearest};
 use crate::input::record::{record_end, split_fields, without_line_end};
-use crate::input::{Block, BlockRows};
+use crate::input::{Block, BlockRows, Input, NATIVE_SEPARATOR};
 use crate::number;
 use crate::profile::Profile;
-use crate::schema::{EncoderRule, ExtraKind, Schema, SplitRule};
+use crate::schema::{EncoderRule, ExtraKind, Keep, Schema, SplitRule};
 use crate::shard::{Columns, stored};
 use crate::time::{TimeFormat, from_parts};
 
 mod block;
 
 pub(crate) use block::{
-    BadRecord, CategoricalColumn, LABEL_ABSENT, ParsedBlock, ROUTE_DROP, TextColumn,
+    BadRecord, CategoricalColumn, LABEL_ABSENT, ListColumn, ParsedBlock, ROUTE_DROP,
 };
 
 /// What a field is used for. A field may have several uses.
@@ -24,12 +24,10 @@ enum Use {
     Label,
     Weight,
     Dense(usize),
-    /// A categorical field with the modulo encoder.
-    Integer(usize, IntegerBase),
-    /// A categorical field with the hash encoder.
-    Hash(usize),
-    /// A categorical field with a dictionary.
-    Text(usize),
+    /// A categorical field.
+    Categorical(usize, Coder),
+    /// A field of any number of values.
+    List(usize, Coder),
     /// A kept number.
     Number(usize),
     /// A kept key.
@@ -44,6 +42,60 @@ enum Use {
     ProfileKey,
 }
 
+/// How one categorical value becomes a cell.
+#[derive(Clone, Copy, Debug)]
+enum Coder {
+    /// The modulo encoder.
+    Integer(IntegerBase),
+    /// The hash encoder.
+    Hash,
+    /// A dictionary.
+    Text,
+}
+
+impl Coder {
+    fn new(encoder: EncoderRule) -> Coder {
+        match encoder {
+            EncoderRule::Modulo { base } => Coder::Integer(base),
+            EncoderRule::Hash => Coder::Hash,
+            EncoderRule::Dictionary { .. } => Coder::Text,
+        }
+    }
+
+    /// Appends the cell of a text that is not missing; true for the value that wraps to 0.
+    #[inline]
+    fn push(self, text: &[u8], column: &mut CategoricalColumn) -> Result<bool, RowProblem> {
+        let value = match (self, &mut *column) {
+            (_, CategoricalColumn::Texts(column)) => {
+                let number = column.texts.intern(text);
+                column.numbers.push(number);
+                return Ok(false);
+            }
+            (Coder::Integer(base), _) => base.parse(text).ok_or_else(|| {
+                RowProblem::NotAnInteger { value: lossy(text), expected: base.expected() }
+            })?,
+            _ => hash_value(text),
+        };
+        if let CategoricalColumn::Values(values) = column {
+            values.push(stored(value));
+        }
+        Ok(value == u32::MAX)
+    }
+}
+
+/// The beginning of a text, for an error.
+fn lossy(text: &[u8]) -> String {
+    String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned()
+}
+
+/// How the text of a list falls into values.
+#[derive(Clone, Copy, Debug)]
+struct ListRule {
+    separator: u8,
+    max_length: usize,
+    keep: Keep,
+}
+
 /// A schema matched to the columns of one file.
 pub(crate) struct RowParser {
     /// Number of fields of a good row in the file.
@@ -54,7 +106,9 @@ pub(crate) struct RowParser {
     uses: Vec<Use>,
     starts: Vec<usize>,
     columns: Columns,
+    /// Whether each coded column has a dictionary.
     dictionaries: Vec<bool>,
+    lists: Vec<ListRule>,
     missing: Vec<Vec<u8>>,
     at_least: Option<f64>,
     drop_missing_label: bool,
@@ -86,16 +140,12 @@ pub(crate) enum Purpose {
 }
 
 impl RowParser {
-    /// Matches a schema to the column names of a file.
-    pub fn new(
-        schema: &Schema,
-        names: &[String],
-        file: &std::path::Path,
-        purpose: Purpose,
-    ) -> Result<RowParser, DataError> {
+    /// Matches a schema to the columns of a file.
+    pub fn new(schema: &Schema, input: &Input, purpose: Purpose) -> Result<RowParser, DataError> {
         let predict = purpose == Purpose::Predict;
-        let width = names.len();
-        let mut names = names.to_vec();
+        let file = &*input.path;
+        let width = input.names.len();
+        let mut names = input.names.clone();
         if let Some(profile) = &schema.profile {
             names.extend(profile.columns.iter().cloned());
         }
@@ -125,12 +175,18 @@ impl RowParser {
             uses.push((find(&field.name)?, Use::Dense(i)));
         }
         for (i, field) in schema.categorical.iter().enumerate() {
-            let usage = match field.encoder {
-                EncoderRule::Modulo { base } => Use::Integer(i, base),
-                EncoderRule::Hash => Use::Hash(i),
-                EncoderRule::Dictionary { .. } => Use::Text(i),
-            };
-            uses.push((find(&field.name)?, usage));
+            uses.push((find(&field.name)?, Use::Categorical(i, Coder::new(field.encoder))));
+        }
+        let mut lists = Vec::new();
+        for (i, field) in schema.lists.iter().enumerate() {
+            let at = find(&field.name)?;
+            uses.push((at, Use::List(i, Coder::new(field.encoder))));
+            let native = input.native_lists.get(at).copied().unwrap_or(false);
+            lists.push(ListRule {
+                separator: if native { NATIVE_SEPARATOR } else { field.separator as u8 },
+                max_length: field.max_length as usize,
+                keep: field.keep,
+            });
         }
         if let Some(profile) = &schema.profile {
             uses.push((find(&profile.key)?, Use::ProfileKey));
@@ -169,6 +225,16 @@ impl RowParser {
                 find(column)?;
             }
         }
+        for (at, usage) in &uses {
+            let native = input.native_lists.get(*at).copied().unwrap_or(false);
+            if native && !matches!(usage, Use::List(..)) {
+                return Err(DataError::UnsupportedColumnType {
+                    file: file.into(),
+                    column: names[*at].clone(),
+                    found: "list".into(),
+                });
+            }
+        }
         uses.sort_by_key(|(at, _)| *at);
         let starts = (0..=names.len()).map(|i| uses.partition_point(|(at, _)| *at < i)).collect();
         let columns = Columns::new(schema, &extras);
@@ -182,11 +248,10 @@ impl RowParser {
             uses: uses.into_iter().map(|(_, usage)| usage).collect(),
             starts,
             columns,
-            dictionaries: schema
-                .categorical
-                .iter()
-                .map(|field| matches!(field.encoder, EncoderRule::Dictionary { .. }))
+            dictionaries: (0..schema.coded_columns())
+                .map(|i| matches!(schema.coded_encoder(i), EncoderRule::Dictionary { .. }))
                 .collect(),
+            lists,
             missing: schema.missing.iter().map(|text| text.trim().as_bytes().to_vec()).collect(),
             at_least: schema.label.at_least,
             drop_missing_label: schema.label.drop_missing,
@@ -275,13 +340,19 @@ impl RowParser {
     }
 
     fn empty(&self) -> ParsedBlock {
-        let column = |dictionary: &bool| match dictionary {
-            true => CategoricalColumn::Texts(TextColumn::default()),
-            false => CategoricalColumn::Values(Vec::new()),
+        let (scalars, lists) = self.dictionaries.split_at(self.columns.categorical);
+        let list = |&dictionary: &bool| ListColumn {
+            ends: Vec::new(),
+            values: CategoricalColumn::new(dictionary),
+            cut: Vec::new(),
         };
         ParsedBlock {
             dense: vec![Vec::new(); self.columns.dense],
-            categorical: self.dictionaries.iter().map(column).collect(),
+            categorical: scalars
+                .iter()
+                .map(|&dictionary| CategoricalColumn::new(dictionary))
+                .collect(),
+            lists: lists.iter().map(list).collect(),
             extras: vec![Vec::new(); self.columns.extras],
             ..ParsedBlock::default()
         }
@@ -326,7 +397,7 @@ impl RowParser {
         profile: Option<&Profile>,
     ) -> Result<(), RowProblem> {
         let missing = self.is_missing(text);
-        let lossy = || String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned();
+        let lossy = || lossy(text);
         match usage {
             Use::Dense(i) => {
                 let value = match missing {
@@ -337,44 +408,21 @@ impl RowParser {
                 };
                 out.dense[i].push(value);
             }
-            Use::Integer(i, base) => {
-                let CategoricalColumn::Values(values) = &mut out.categorical[i] else {
-                    return Ok(());
-                };
-                if missing {
-                    values.push(0);
-                    return Ok(());
+            Use::Categorical(i, coder) => {
+                let column = &mut out.categorical[i];
+                match (missing, &mut *column) {
+                    (true, CategoricalColumn::Values(values)) => values.push(0),
+                    (true, CategoricalColumn::Texts(_)) => {
+                        coder.push(b"", column)?;
+                    }
+                    (false, _) => {
+                        if coder.push(text, column)? {
+                            out.exceptions.push((i as u32, column.len() as u32 - 1));
+                        }
+                    }
                 }
-                let value = base.parse(text).ok_or_else(|| RowProblem::NotAnInteger {
-                    value: lossy(),
-                    expected: base.expected(),
-                })?;
-                if value == u32::MAX {
-                    out.exceptions.push((i as u32, values.len() as u32));
-                }
-                values.push(stored(value));
             }
-            Use::Hash(i) => {
-                let CategoricalColumn::Values(values) = &mut out.categorical[i] else {
-                    return Ok(());
-                };
-                if missing {
-                    values.push(0);
-                    return Ok(());
-                }
-                let value = hash_value(text);
-                if value == u32::MAX {
-                    out.exceptions.push((i as u32, values.len() as u32));
-                }
-                values.push(stored(value));
-            }
-            Use::Text(i) => {
-                let CategoricalColumn::Texts(column) = &mut out.categorical[i] else {
-                    return Ok(());
-                };
-                let number = column.texts.intern(if missing { b"" } else { text });
-                column.numbers.push(number);
-            }
+            Use::List(i, coder) => self.list(i, coder, text, missing, out)?,
             Use::Label => self.label(text, missing, row)?,
             Use::Weight => {
                 let weight = number::parse_f32(text).filter(|weight| *weight >= 0.0 && !missing);
@@ -428,6 +476,39 @@ impl RowParser {
         Ok(())
     }
 
+    /// Appends the values of a list, at most as many as it keeps.
+    fn list(
+        &self,
+        list: usize,
+        coder: Coder,
+        text: &[u8],
+        missing: bool,
+        out: &mut ParsedBlock,
+    ) -> Result<(), RowProblem> {
+        let rule = self.lists[list];
+        let whole: &[u8] = if missing { b"" } else { text };
+        let present = || {
+            let texts = whole.split(|&byte| byte == rule.separator).map(number::trimmed);
+            texts.enumerate().filter(|(_, text)| !self.is_missing(text))
+        };
+        let count = present().count();
+        let cut = count.saturating_sub(rule.max_length);
+        let skipped = if rule.keep == Keep::Last { cut } else { 0 };
+        let column = &mut out.lists[list];
+        for (position, text) in present().skip(skipped).take(count - cut) {
+            let wraps = coder.push(text, &mut column.values).map_err(|problem| {
+                RowProblem::ListValue { position: position + 1, problem: Box::new(problem) }
+            })?;
+            if wraps {
+                let coded = self.columns.categorical + list;
+                out.exceptions.push((coded as u32, column.values.len() as u32 - 1));
+            }
+        }
+        column.ends.push(column.values.len() as u64);
+        column.cut.push(cut as u32);
+        Ok(())
+    }
+
     fn label(&self, text: &[u8], missing: bool, row: &mut RowState) -> Result<(), RowProblem> {
         if missing && self.drop_missing_label {
             row.drop = true;
@@ -443,14 +524,13 @@ impl RowParser {
                 u8::from(text.eq_ignore_ascii_case(b"true"))
             }
             _ => {
-                let lossy = || String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned();
-                let value =
-                    number::parse_f64(text).ok_or_else(|| RowProblem::LabelNotNumeric(lossy()))?;
+                let value = number::parse_f64(text)
+                    .ok_or_else(|| RowProblem::LabelNotNumeric(lossy(text)))?;
                 match self.at_least {
                     Some(at_least) => u8::from(value >= at_least),
                     None if value == 0.0 => 0,
                     None if value == 1.0 => 1,
-                    None => return Err(RowProblem::LabelOutside(lossy())),
+                    None => return Err(RowProblem::LabelOutside(lossy(text))),
                 }
             }
         });

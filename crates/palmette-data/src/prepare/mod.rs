@@ -184,7 +184,8 @@ pub fn prepare(options: &PrepareOptions, observer: &dyn Observer) -> Result<Data
     let encoders = match &base {
         Some(base) => copy_encoders(base, output)?,
         None => {
-            let columns = (schema.dense.len() + schema.categorical.len()) as u64;
+            let own = schema.lists.iter().filter(|list| list.shares.is_none()).count();
+            let columns = (schema.dense.len() + schema.categorical.len() + own) as u64;
             let done = std::sync::atomic::AtomicU64::new(0);
             let advance = || {
                 let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
@@ -230,6 +231,7 @@ pub fn prepare(options: &PrepareOptions, observer: &dyn Observer) -> Result<Data
         positives: assignment.positives,
         dropped: staged.chunks.iter().map(|chunk| chunk.info.dropped).sum(),
         quarantined,
+        lists: staged.list_counts(&schema),
         unused_columns: staged.unused_columns,
         inputs: inputs
             .map(|((path, planned), &rows)| InputEntry {
@@ -283,10 +285,11 @@ fn compatible_schema(schema: &Schema, base: &Dataset) -> Result<Schema, DataErro
     let other = &base.manifest().schema;
     if schema.dense != other.dense
         || schema.categorical != other.categorical
+        || schema.lists != other.lists
         || schema.missing != other.missing
     {
         return Err(DataError::Options(format!(
-            "{}: its dense and categorical fields, their encoders or its missing texts differ from the schema `{}`; \
+            "{}: its dense and categorical fields and lists, their encoders or its missing texts differ from the schema `{}`; \
              --encoders-from needs equal ones",
             base.dir().display(),
             schema.name
@@ -375,7 +378,7 @@ fn check_parts(schema: &Schema, assignment: &Assignment, encoded: bool) -> Resul
 /// Takes over the encoders of another dataset, with its vocabulary files.
 fn copy_encoders(base: &Dataset, output: &Path) -> Result<Encoders, DataError> {
     let encoders = base.manifest().encoders.clone();
-    for entry in encoders.categorical.iter().filter_map(|field| field.vocabulary.as_ref()) {
+    for entry in encoders.tables().filter_map(|field| field.vocabulary.as_ref()) {
         let (from, to) = (base.dir().join(&entry.file), output.join(&entry.file));
         if let Some(dir) = to.parent() {
             std::fs::create_dir_all(dir).map_err(DataError::io("create", dir))?;

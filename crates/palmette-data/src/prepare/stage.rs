@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use crate::error::DataError;
 use crate::input::{BLOCK_BYTES, Block, Input, bad_row};
+use crate::manifest::ListCounts;
 use crate::parse::{BadRecord, ParsedBlock, Purpose, RowParser};
 use crate::profile::Profile;
 use crate::schema::Schema;
@@ -28,6 +29,23 @@ pub(super) struct Staged {
 }
 
 impl Staged {
+    /// What the lists held.
+    pub fn list_counts(&self, schema: &Schema) -> Vec<ListCounts> {
+        let counts = schema.lists.iter().enumerate().map(|(i, list)| {
+            let staged = self.chunks.iter().map(|chunk| chunk.info.lists[i]);
+            let mut counts =
+                ListCounts { name: list.name.clone(), elements: 0, empty: 0, truncated: 0, cut: 0 };
+            for staged in staged {
+                counts.elements += staged.elements;
+                counts.empty += staged.empty;
+                counts.truncated += staged.truncated;
+                counts.cut += staged.cut;
+            }
+            counts
+        });
+        counts.collect()
+    }
+
     /// Joins the bad rows of all chunks in one file and returns their number.
     pub fn collect_bad_rows(&self, staging: &Path, path: &Path) -> Result<u64, DataError> {
         let count: u64 = self.chunks.iter().map(|chunk| chunk.info.bad).sum();
@@ -86,7 +104,7 @@ pub(super) fn stage(
     let mut unused_columns = Vec::new();
     for (number, path) in options.inputs.iter().enumerate() {
         let mut input = Input::open(path, schema, BLOCK_BYTES)?;
-        let parser = RowParser::new(schema, &input.names, path, Purpose::Prepare)?;
+        let parser = RowParser::new(schema, &input, Purpose::Prepare)?;
         if number == 0 {
             unused_columns = parser.unused_names();
         }

@@ -9,6 +9,7 @@ use crate::encoder::{IntegerBase, MIN_TABLE_ROWS};
 use crate::error::{DataError, nearest};
 use crate::time::TimeFormat;
 
+use super::lists::{LIST_KEYS, RawList, list_field};
 use super::names::expand;
 use super::{
     CategoricalField, DenseField, EncoderRule, FileFormat, LabelRule, Schema, SplitRule, TimeRule,
@@ -16,7 +17,7 @@ use super::{
 };
 
 /// Keys of each table, for suggestions.
-const TOP_KEYS: [&str; 18] = [
+const TOP_KEYS: [&str; 19] = [
     "name",
     "format",
     "columns",
@@ -24,6 +25,7 @@ const TOP_KEYS: [&str; 18] = [
     "label",
     "dense",
     "categorical",
+    "lists",
     "encoder",
     "transform",
     "weight",
@@ -39,7 +41,8 @@ const TOP_KEYS: [&str; 18] = [
 const LABEL_KEYS: [&str; 3] = ["column", "at_least", "missing"];
 const ENCODER_KEYS: [&str; 3] = ["kind", "base", "min_count"];
 const TIME_KEYS: [&str; 2] = ["column", "format"];
-const COLUMN_KEYS: [&str; 3] = ["encoder", "transform", "rows"];
+const COLUMN_KEYS: [&str; 7] =
+    ["encoder", "transform", "rows", LIST_KEYS[0], LIST_KEYS[1], LIST_KEYS[2], LIST_KEYS[3]];
 const SPLIT_KEYS: [&str; 10] = [
     "by",
     "fractions",
@@ -66,6 +69,8 @@ struct RawSchema {
     dense: Vec<String>,
     #[serde(default)]
     categorical: Vec<String>,
+    #[serde(default)]
+    lists: Vec<String>,
     encoder: Option<RawEncoder>,
     transform: Option<TransformRule>,
     weight: Option<String>,
@@ -103,12 +108,14 @@ enum RawTime {
     Table { column: String, format: TimeFormat },
 }
 
+// Unknown keys are found by `check_keys`; serde cannot refuse them beside a flattened part.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawColumn {
     encoder: Option<RawEncoder>,
     transform: Option<TransformRule>,
     rows: Option<u32>,
+    #[serde(flatten)]
+    list: RawList,
 }
 
 #[derive(Default, Deserialize)]
@@ -207,14 +214,18 @@ fn check_keys(table: &toml::Table) -> Result<(), String> {
 fn resolve(raw: RawSchema, name: String) -> Result<Schema, String> {
     let dense_names = expand(&raw.dense)?;
     let categorical_names = expand(&raw.categorical)?;
-    for column in raw.column.keys() {
-        let fields = || dense_names.iter().chain(&categorical_names);
+    let list_names = expand(&raw.lists)?;
+    for (column, over) in &raw.column {
+        let fields = || dense_names.iter().chain(&categorical_names).chain(&list_names);
         if !fields().any(|field| field == column) {
             let near = nearest(column, fields().map(String::as_str));
             let hint = near.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
             return Err(format!(
-                "`column.{column}` is neither a dense nor a categorical field{hint}"
+                "`column.{column}` is neither a dense nor a categorical field nor a list{hint}"
             ));
+        }
+        if let Some(key) = over.list.given().filter(|_| !list_names.contains(column)) {
+            return Err(format!("`column.{column}`: `{key}` applies to a list only"));
         }
     }
     let default_encoder = match &raw.encoder {
@@ -248,11 +259,29 @@ fn resolve(raw: RawSchema, name: String) -> Result<Schema, String> {
         };
         categorical.push(CategoricalField { name, encoder, rows });
     }
-    if dense.is_empty() && categorical.is_empty() {
-        return Err("no fields: `dense` and `categorical` are both empty".into());
+    let mut lists = Vec::new();
+    for name in list_names {
+        let none =
+            RawColumn { encoder: None, transform: None, rows: None, list: RawList::default() };
+        let over = raw.column.get(&name).unwrap_or(&none);
+        if over.transform.is_some() {
+            return Err(format!("`column.{name}` is a list; `transform` does not apply to it"));
+        }
+        let encoder = over.encoder.as_ref().map(encoder_rule).transpose()?;
+        lists.push(list_field(
+            name,
+            &over.list,
+            encoder,
+            over.rows,
+            default_encoder,
+            &categorical,
+        )?);
+    }
+    if dense.is_empty() && categorical.is_empty() && lists.is_empty() {
+        return Err("no fields: `dense`, `categorical` and `lists` are all empty".into());
     }
     let columns = raw.columns.as_deref().map(expand).transpose()?;
-    let time = raw.time.map(time_rule);
+    let time = raw.time.map(time_rule).transpose()?;
     let split = split_rule(raw.split, time.as_ref(), raw.group.as_deref())?;
     let schema = Schema {
         name,
@@ -262,6 +291,7 @@ fn resolve(raw: RawSchema, name: String) -> Result<Schema, String> {
         label: label_rule(raw.label)?,
         dense,
         categorical,
+        lists,
         weight: raw.weight,
         baseline: raw.baseline,
         group: raw.group,
@@ -278,8 +308,9 @@ fn resolve(raw: RawSchema, name: String) -> Result<Schema, String> {
 /// A column that says the answer must not be an input.
 fn check_leaks(schema: &Schema) -> Result<(), String> {
     let mut seen = std::collections::BTreeSet::new();
-    let fields =
-        schema.dense.iter().map(|f| &f.name).chain(schema.categorical.iter().map(|f| &f.name));
+    let fields = schema.dense.iter().map(|f| &f.name);
+    let fields = fields.chain(schema.categorical.iter().map(|f| &f.name));
+    let fields = fields.chain(schema.lists.iter().map(|f| &f.name));
     for name in fields {
         if *name == schema.label.column {
             return Err(format!("`{name}` is the label and cannot be an input as well"));
@@ -337,15 +368,20 @@ fn encoder_rule(raw: &RawEncoder) -> Result<EncoderRule, String> {
     }
 }
 
-fn time_rule(raw: RawTime) -> TimeRule {
-    match raw {
+fn time_rule(raw: RawTime) -> Result<TimeRule, String> {
+    Ok(match raw {
         RawTime::Name(column) => TimeRule { columns: vec![column], format: TimeFormat::Iso },
-        RawTime::Parts(columns) if columns.len() == 1 => {
-            TimeRule { columns, format: TimeFormat::Iso }
-        }
-        RawTime::Parts(columns) => TimeRule { columns, format: TimeFormat::Parts },
+        RawTime::Parts(columns) => match columns.len() {
+            1 => TimeRule { columns, format: TimeFormat::Iso },
+            2..=6 => TimeRule { columns, format: TimeFormat::Parts },
+            found => {
+                return Err(format!(
+                    "time: {found} columns; name one, or two to six of year, month, day, hour, minute and second"
+                ));
+            }
+        },
         RawTime::Table { column, format } => TimeRule { columns: vec![column], format },
-    }
+    })
 }
 
 fn split_rule(

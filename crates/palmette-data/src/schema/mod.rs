@@ -9,11 +9,13 @@ use crate::error::DataError;
 use crate::time::TimeFormat;
 
 mod file;
+mod lists;
 mod names;
 mod override_split;
 mod presets;
 
 pub(crate) use file::granularity;
+pub use lists::{DEFAULT_LIST_LENGTH, Keep, ListField, MAX_LIST_LENGTH};
 pub use override_split::SplitOverride;
 pub use presets::PRESETS;
 
@@ -47,6 +49,9 @@ pub struct Schema {
     pub dense: Vec<DenseField>,
     /// Categorical fields in order.
     pub categorical: Vec<CategoricalField>,
+    /// Fields of any number of values a row, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lists: Vec<ListField>,
     /// The column of sample weights.
     pub weight: Option<String>,
     /// The column of predictions of a model the user already has.
@@ -251,6 +256,25 @@ impl Schema {
         }
         let text = std::fs::read_to_string(path).map_err(DataError::io("read", path))?;
         Schema::parse(&text, path)
+    }
+
+    /// The number of columns of coded values: categorical fields, then lists.
+    pub(crate) fn coded_columns(&self) -> usize {
+        self.categorical.len() + self.lists.len()
+    }
+
+    /// The encoder of a coded column; that of a list with a shared table is its field's.
+    pub(crate) fn coded_encoder(&self, column: usize) -> EncoderRule {
+        match column.checked_sub(self.categorical.len()) {
+            None => self.categorical[column].encoder,
+            Some(list) => self.lists[list].encoder,
+        }
+    }
+
+    /// The categorical field whose vocabulary and table a list shares.
+    pub(crate) fn shared_field(&self, list: &ListField) -> Option<usize> {
+        let shared = list.shares.as_ref()?;
+        self.categorical.iter().position(|field| field.name == *shared)
     }
 
     /// Columns kept beside the model's inputs, in their stored order.

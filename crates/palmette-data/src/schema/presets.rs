@@ -110,6 +110,7 @@ fn base(name: &str, format: impl Into<Option<FileFormat>>, label: &str) -> Schem
         label: LabelRule { column: label.into(), at_least: None, drop_missing: false },
         dense: Vec::new(),
         categorical: Vec::new(),
+        lists: Vec::new(),
         weight: None,
         baseline: None,
         group: None,

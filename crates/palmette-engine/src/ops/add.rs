@@ -29,25 +29,24 @@ fn runs<T: Real>(
     mut f: impl FnMut(usize, usize, usize, usize),
 ) {
     let (yb, xb) = (chunk.program.buffer(y), chunk.program.buffer(x));
-    match yb.extent {
+    // One call: a closure with several callers is not inlined, and loses the instruction set.
+    let (count, skipped, y_len, x_len) = match yb.extent {
         Extent::Rows { width } => {
             let x_width = chunk.program.width(x).min(width);
-            for r in chunk.first..chunk.first + chunk.rows {
-                f(yb.offset + r * yb.stride, xb.offset + r * xb.stride, width, x_width);
-            }
+            (chunk.rows, [chunk.first * yb.stride, chunk.first * xb.stride], width, x_width)
         }
         Extent::Fields { fields, dim } => {
-            let len = chunk.rows * dim;
-            for field in 0..fields {
-                let start = chunk.first * dim;
-                f(
-                    yb.offset + field * yb.stride + start,
-                    xb.offset + field * xb.stride + start,
-                    len,
-                    len,
-                );
-            }
+            (fields, [chunk.first * dim; 2], chunk.rows * dim, chunk.rows * dim)
         }
+        Extent::Jagged { dim, .. } => {
+            let (start, len) = (chunk.first_vector(yb.extent) * dim, chunk.vectors(y) * dim);
+            (1, [start; 2], len, len)
+        }
+    };
+    for run in 0..count {
+        let y = yb.offset + skipped[0] + run * yb.stride;
+        let x = xb.offset + skipped[1] + run * xb.stride;
+        f(y, x, y_len, x_len);
     }
 }
 

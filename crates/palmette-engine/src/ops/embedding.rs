@@ -69,8 +69,8 @@ impl Embedding {
             let ids = &chunk.batch.ids[start..start + chunk.rows];
             for (r, &id) in ids.iter().enumerate() {
                 // SAFETY: row `r` of field `f` of this chunk.
-                unsafe { slice_mut(y.add(f * stride + r * self.dim), self.dim) }
-                    .copy_from_slice(table.row(id as usize));
+                let y = unsafe { slice_mut(y.add(f * stride + r * self.dim), self.dim) };
+                table.layout.read(table.stored_row(id as usize), 0, y);
             }
         }
     }

@@ -150,12 +150,13 @@ fn for_each_run<T: Real>(
 ) {
     let b = chunk.program.buffer(buffer);
     let row = chunk.first + r;
-    match b.extent {
-        Extent::Rows { width } => each(0, (b.offset + row * b.stride, width)),
-        Extent::Fields { fields, dim } => {
-            for f in 0..fields {
-                each(f, (b.offset + f * b.stride + row * dim, dim));
-            }
-        }
+    // One call: a closure with several callers is not inlined, and loses the instruction set.
+    let (count, start, stride, len) = match b.extent {
+        Extent::Rows { width } => (1, b.offset + row * b.stride, 0, width),
+        Extent::Fields { fields, dim } => (fields, b.offset + row * dim, b.stride, dim),
+        Extent::Jagged { .. } => unreachable!("the builder refuses a head over a list"),
+    };
+    for f in 0..count {
+        each(f, (start + f * stride, len));
     }
 }

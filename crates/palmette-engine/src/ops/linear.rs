@@ -5,7 +5,7 @@ use pulp::Simd;
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::lanes::update;
-use crate::matmul::{Strided, matmul};
+use crate::matmul::{Product, Strided, matmul};
 use crate::ops::norm::{norm_backward, norm_forward};
 use crate::program::{BufferId, NormSlices, Program, SliceId, Span};
 
@@ -46,7 +46,7 @@ impl Linear {
     }
 
     #[inline(always)]
-    pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
+    pub(crate) fn forward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         let width = chunk.program.width(self.out);
         let (pre, pre_stride) = chunk.rows_of(self.pre);
         let uses = &chunk.program.inputs[self.inputs.range()];
@@ -58,13 +58,15 @@ impl Linear {
             // SAFETY: operands and output are different buffers of this chunk.
             unsafe {
                 matmul(
-                    chunk.rows,
-                    width,
-                    inner,
-                    Strided { pointer: pre, row: pre_stride, col: 1 },
-                    j > 0,
-                    Strided::row_major(x.cast_const(), x_stride),
-                    chunk.weight(weight).transposed(),
+                    simd,
+                    chunk.precision,
+                    Product {
+                        shape: [chunk.rows, width, inner],
+                        c: (pre, pre_stride),
+                        accumulate: j > 0,
+                        a: Strided::row_major(x.cast_const(), x_stride),
+                        b: chunk.weight(weight).transposed(),
+                    },
                 );
             }
         }
@@ -96,7 +98,7 @@ impl Linear {
     }
 
     #[inline(always)]
-    pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
+    pub(crate) fn backward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         let width = chunk.program.width(self.out);
         let (dz, dz_stride) = chunk.row_grads_of(self.pre);
         let (z, z_stride) = chunk.rows_of(self.pre);
@@ -141,13 +143,15 @@ impl Linear {
             // SAFETY: gradients of different buffers.
             unsafe {
                 matmul(
-                    chunk.rows,
-                    inner,
-                    width,
-                    Strided { pointer: dx, row: dx_stride, col: 1 },
-                    input.accumulate,
-                    Strided::row_major(dz.cast_const(), dz_stride),
-                    chunk.weight(weight),
+                    simd,
+                    chunk.precision,
+                    Product {
+                        shape: [chunk.rows, inner, width],
+                        c: (dx, dx_stride),
+                        accumulate: input.accumulate,
+                        a: Strided::row_major(dz.cast_const(), dz_stride),
+                        b: chunk.weight(weight),
+                    },
                 );
             }
         }
@@ -155,8 +159,9 @@ impl Linear {
 
     /// Rows `first .. first + rows` of `dW_j = dz^T x_j` over the whole batch.
     #[inline(always)]
-    pub(crate) fn weight_gradient<T: Real>(
+    pub(crate) fn weight_gradient<T: Real, S: Simd>(
         &self,
+        simd: S,
         batch: &Chunk<'_, T>,
         input: usize,
         first: usize,
@@ -170,13 +175,15 @@ impl Linear {
         // SAFETY: the caller owns these rows of the gradient; operands are read only.
         unsafe {
             matmul(
-                rows,
-                batch.program.width(source),
-                batch.rows,
-                Strided { pointer: grad, row: grad_stride, col: 1 },
-                false,
-                Strided::row_major(dz.add(first).cast_const(), dz_stride).transposed(),
-                Strided::row_major(x.cast_const(), x_stride),
+                simd,
+                batch.precision,
+                Product {
+                    shape: [rows, batch.program.width(source), batch.rows],
+                    c: (grad, grad_stride),
+                    accumulate: false,
+                    a: Strided::row_major(dz.add(first).cast_const(), dz_stride).transposed(),
+                    b: Strided::row_major(x.cast_const(), x_stride),
+                },
             );
         }
     }

@@ -7,12 +7,16 @@ mod field_mix;
 mod gate;
 mod gram;
 mod head;
+mod jagged_attention;
+mod jagged_embedding;
 mod linear;
 mod merge;
 mod norm;
 mod outer;
 mod panel;
+mod pool;
 mod row_map;
+mod target_attention;
 mod zeros;
 
 pub use add::{Add, Multiply};
@@ -22,11 +26,15 @@ pub use field_mix::FieldMix;
 pub use gate::Gate;
 pub use gram::Gram;
 pub use head::{Head, HeadPiece};
+pub use jagged_attention::JaggedAttention;
+pub use jagged_embedding::JaggedEmbedding;
 pub use linear::Linear;
 pub use merge::{FactorizationMachine, FieldSums, FieldsFromRows, RowsFromFields};
 pub use norm::AddNorm;
 pub use outer::Outer;
+pub use pool::{Pool, Pooling};
 pub use row_map::RowMap;
+pub use target_attention::TargetAttention;
 pub use zeros::Zeros;
 
 use pulp::Simd;
@@ -60,6 +68,10 @@ pub enum Op {
     Outer(Outer),
     Head(Head),
     Zeros(Zeros),
+    JaggedEmbedding(JaggedEmbedding),
+    Pool(Pool),
+    TargetAttention(TargetAttention),
+    JaggedAttention(JaggedAttention),
 }
 
 /// What kind of work an operator is, for the time split of benchmarks.
@@ -96,6 +108,10 @@ macro_rules! each {
             Op::Outer($inner) => $body,
             Op::Head($inner) => $body,
             Op::Zeros($inner) => $body,
+            Op::JaggedEmbedding($inner) => $body,
+            Op::Pool($inner) => $body,
+            Op::TargetAttention($inner) => $body,
+            Op::JaggedAttention($inner) => $body,
         }
     };
 }
@@ -116,8 +132,18 @@ impl Op {
         match self {
             Op::Linear(_) | Op::FieldMix(_) | Op::Gram(_) => Work::Product,
             Op::Attention(_) | Op::AddNorm(_) | Op::RowMap(_) => Work::Attention,
-            Op::Embedding(_) => Work::Embedding,
+            Op::TargetAttention(_) | Op::JaggedAttention(_) => Work::Attention,
+            Op::Embedding(_) | Op::JaggedEmbedding(_) | Op::Pool(_) => Work::Embedding,
             _ => Work::Other,
+        }
+    }
+
+    /// Elements of scratch that depend on the longest row of a list.
+    pub(crate) fn scratch_len(&self, longest: impl Fn(usize) -> usize) -> usize {
+        match self {
+            Op::TargetAttention(op) => TargetAttention::scratch_len(longest(op.list)),
+            Op::JaggedAttention(op) => JaggedAttention::scratch_len(longest(op.list)),
+            _ => 0,
         }
     }
 

@@ -91,6 +91,7 @@ impl AddNorm {
     #[inline(always)]
     pub(crate) fn forward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         let (fields, dim) = (chunk.program.width(self.out), self.dim);
+        let rows = chunk.vectors(self.out);
         let uses = &chunk.program.inputs[self.inputs.range()];
         let (a, a_stride) = chunk.fields_of(uses[0].buffer, dim);
         let (b, b_stride) = chunk.fields_of(uses[1].buffer, dim);
@@ -102,11 +103,11 @@ impl AddNorm {
             // SAFETY: this chunk's rows of one field in each buffer.
             let (a, b, x, y, stats) = unsafe {
                 (
-                    slice(a.add(f * a_stride), chunk.rows * dim),
-                    slice(b.add(f * b_stride), chunk.rows * dim),
-                    slice_mut(sum.add(f * sum_stride), chunk.rows * dim),
-                    slice_mut(y.add(f * y_stride), chunk.rows * dim),
-                    slice_mut(stats.add(f * stats_stride), chunk.rows * 2),
+                    slice(a.add(f * a_stride), rows * dim),
+                    slice(b.add(f * b_stride), rows * dim),
+                    slice_mut(sum.add(f * sum_stride), rows * dim),
+                    slice_mut(y.add(f * y_stride), rows * dim),
+                    slice_mut(stats.add(f * stats_stride), rows * 2),
                 )
             };
             for ((x, &a), &b) in x.iter_mut().zip(a).zip(b) {
@@ -122,7 +123,7 @@ impl AddNorm {
                     done += BLOCK;
                 }
             }
-            for r in done..chunk.rows {
+            for r in done..rows {
                 let row = r * dim..(r + 1) * dim;
                 let stats = &mut stats[2 * r..2 * r + 2];
                 norm_forward(&x[row.clone()], scale, shift, false, &mut y[row], stats);
@@ -133,6 +134,7 @@ impl AddNorm {
     #[inline(always)]
     pub(crate) fn backward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         let (fields, dim) = (chunk.program.width(self.out), self.dim);
+        let rows = chunk.vectors(self.out);
         let (x, x_stride) = chunk.fields_of(self.pre, dim);
         let (dx, dx_stride) = chunk.field_grads_of(self.pre, dim);
         let (dy, dy_stride) = chunk.field_grads_of(self.out, dim);
@@ -143,10 +145,10 @@ impl AddNorm {
             // SAFETY: this chunk's rows of one field in each buffer.
             let (x, dx, dy, stats) = unsafe {
                 (
-                    slice(x.add(f * x_stride), chunk.rows * dim),
-                    slice_mut(dx.add(f * dx_stride), chunk.rows * dim),
-                    slice(dy.add(f * dy_stride), chunk.rows * dim),
-                    slice(stats.add(f * stats_stride), chunk.rows * 2),
+                    slice(x.add(f * x_stride), rows * dim),
+                    slice_mut(dx.add(f * dx_stride), rows * dim),
+                    slice(dy.add(f * dy_stride), rows * dim),
+                    slice(stats.add(f * stats_stride), rows * 2),
                 )
             };
             let mut done = 0;
@@ -160,7 +162,7 @@ impl AddNorm {
                     done += BLOCK;
                 }
             }
-            for r in done..chunk.rows {
+            for r in done..rows {
                 let row = r * dim..(r + 1) * dim;
                 let (stats, dx) = (&stats[2 * r..2 * r + 2], &mut dx[row.clone()]);
                 norm_backward(&x[row.clone()], stats, scale, &dy[row], dx, dscale, dshift);
@@ -171,7 +173,7 @@ impl AddNorm {
                 }
                 let (target, stride) = chunk.field_grads_of(input.buffer, dim);
                 // SAFETY: this chunk's rows of one field.
-                let target = unsafe { slice_mut(target.add(f * stride), chunk.rows * dim) };
+                let target = unsafe { slice_mut(target.add(f * stride), rows * dim) };
                 for (target, &dx) in target.iter_mut().zip(dx.iter()) {
                     put(target, dx, input.accumulate);
                 }

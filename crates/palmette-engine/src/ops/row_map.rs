@@ -11,7 +11,8 @@ use crate::simd::BLOCK;
 
 /// `y[f, r, :] = relu?(W x[f, r, :] + b?)`.
 ///
-/// Shapes: `x: [fields, rows, m]`, `W: [d, m]`, `y: [fields, rows, d]`.
+/// Shapes: `x: [fields, rows, m]`, `W: [d, m]`, `y: [fields, rows, d]`; or over the values of a
+/// list, `[values, m]` to `[values, d]`.
 #[derive(Clone, Debug)]
 pub struct RowMap {
     pub(crate) inputs: Span,
@@ -40,7 +41,7 @@ impl RowMap {
 
     #[inline(always)]
     pub(crate) fn forward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
-        let fields = chunk.program.width(self.out);
+        let (fields, rows) = (chunk.program.width(self.out), chunk.vectors(self.out));
         let source = chunk.program.inputs[self.inputs.range()][0].buffer;
         let (x, x_stride) = chunk.fields_of(source, self.dim_in);
         let (y, y_stride) = chunk.fields_of(self.out, self.dim_out);
@@ -50,19 +51,19 @@ impl RowMap {
             // SAFETY: this chunk's rows of field `f` in two different buffers.
             let (x, y) = unsafe {
                 (
-                    slice(x.add(f * x_stride), chunk.rows * self.dim_in),
-                    slice_mut(y.add(f * y_stride), chunk.rows * self.dim_out),
+                    slice(x.add(f * x_stride), rows * self.dim_in),
+                    slice_mut(y.add(f * y_stride), rows * self.dim_out),
                 )
             };
             map.apply(simd, x, y, bias, self.relu, false);
         }
-        crate::matmul::count_macs(fields * chunk.rows * self.dim_in * self.dim_out);
+        crate::matmul::count_macs(fields * rows * self.dim_in * self.dim_out);
     }
 
     /// The weights' gradient is summed chunk by chunk, while both its operands are in the cache.
     #[inline(always)]
     pub(crate) fn backward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
-        let fields = chunk.program.width(self.out);
+        let (fields, rows) = (chunk.program.width(self.out), chunk.vectors(self.out));
         let input = chunk.program.inputs[self.inputs.range()][0];
         let (x, x_stride) = chunk.fields_of(input.buffer, self.dim_in);
         let (y, y_stride) = chunk.fields_of(self.out, self.dim_out);
@@ -72,9 +73,9 @@ impl RowMap {
             // SAFETY: this chunk's rows of field `f` in each buffer.
             let (x, y, dy) = unsafe {
                 (
-                    slice(x.add(f * x_stride), chunk.rows * self.dim_in),
-                    slice(y.add(f * y_stride), chunk.rows * self.dim_out),
-                    slice_mut(dy.add(f * dy_stride), chunk.rows * self.dim_out),
+                    slice(x.add(f * x_stride), rows * self.dim_in),
+                    slice(y.add(f * y_stride), rows * self.dim_out),
+                    slice_mut(dy.add(f * dy_stride), rows * self.dim_out),
                 )
             };
             if self.relu {
@@ -100,7 +101,7 @@ impl RowMap {
             if input.grad {
                 let (dx, dx_stride) = chunk.field_grads_of(input.buffer, self.dim_in);
                 // SAFETY: this chunk's rows of field `f`.
-                let dx = unsafe { slice_mut(dx.add(f * dx_stride), chunk.rows * self.dim_in) };
+                let dx = unsafe { slice_mut(dx.add(f * dx_stride), rows * self.dim_in) };
                 map.apply(simd, dy, dx, None, false, input.accumulate);
             }
         }

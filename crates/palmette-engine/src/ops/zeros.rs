@@ -39,6 +39,7 @@ impl Zeros {
                     unsafe { slice_mut(y.add(f * stride), chunk.rows * dim) }.fill(T::ZERO);
                 }
             }
+            Extent::Jagged { .. } => unreachable!("the builder has no zeros of a list"),
         }
     }
 

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use palmette::console::Console;
 use palmette::run::{
-    Agreement, Config, RankingReport, RankingStudy, RunContext, Stop, study_ranking, write_whole,
+    Agreement, Config, RankingReport, RankingStudy, RunContext, Stop, Stopped, study_ranking,
+    write_whole,
 };
 use palmette_data::Dataset;
 
@@ -16,10 +17,11 @@ Examples:
   palmette bench ranking log --config search.toml --networks 100 --seeds 2 -o ranking.json
   palmette bench ranking log --config search.toml --set search.supernet.steps=5000 --name long
 
-One supernet is trained with the settings of the configuration. It ranks random feasible networks, as
-it is and after last-layer fine-tuning; then each is trained from scratch with every seed. Printed is
-Kendall's tau-b against the mean validation log loss from scratch, with a 95 % bootstrap interval over
-networks; beside it what bounds it, the tau between seeds, and what it must beat, log(MACs) alone.
+One supernet is trained with the settings of the configuration. It ranks random feasible networks,
+as it is and after last-layer fine-tuning; then each is trained from scratch with every seed.
+Printed is Kendall's tau-b against the mean validation log loss from scratch, with a 95 % bootstrap
+interval over networks; beside it what bounds it, the tau between seeds, and what it must beat,
+log(MACs) alone.
 If the study is stopped, give the same command again and it goes on where it was.")]
 pub struct Args {
     /// Dataset made by `palmette prepare`
@@ -86,9 +88,8 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
             console.result(&report, || text(&report))?;
             Ok(ExitCode::SUCCESS)
         }
-        Err(_) if context.stop.is_set() => {
-            console.note("stopped; give the same command again to continue");
-            Ok(ExitCode::from(130))
+        Err(error) if Stopped::is(&error) => {
+            Ok(console.stopped("give the same command again to continue"))
         }
         Err(error) => Err(error),
     }

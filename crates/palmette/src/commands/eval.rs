@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use palmette::console::Console;
-use palmette::run::{ModelFolder, ScoredPart, check_encoders, read_journal};
+use palmette::run::{Earlier, ModelFolder, ScoredPart, check_encoders, read_journal};
 use palmette_ctr::metrics::{Evaluation, KeptNegatives};
 use palmette_ctr::train::predict_rows;
 use palmette_data::{Dataset, Split};
@@ -26,7 +26,8 @@ Prints log loss (nats), AUC (rank statistic, ties half), AUC within groups, norm
 calibration. --group names a key column that the schema keeps; --kept-negatives w corrects the
 predictions of a model that was trained on a share w of the negatives.
 A run reads the test part of its own dataset once, at its end: asked again, the numbers of the
-journal are printed and the exit code is 1, because choosing by a test part spoils it.")]
+journal are printed and the exit code is 1, because choosing by a test part spoils it. Its model was
+trained on the validation rows too.")]
 pub struct Args {
     /// A trained folder, or a run
     #[arg(value_name = "MODEL_DIR|RUN")]
@@ -75,6 +76,8 @@ struct Measured<'a> {
     model: &'a Path,
     dataset: &'a Path,
     split: &'static str,
+    /// Whether the model was trained on these rows: it is then better on them than on new ones.
+    trained_on: bool,
     #[serde(flatten)]
     evaluation: Evaluation,
 }
@@ -91,12 +94,16 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let kept = args.kept_negatives.map(KeptNegatives::new).transpose()?;
     check_encoders(&model, &dataset)?;
     let split = args.split.split();
+    let trained_on = match Earlier::of(&args.model)? {
+        Some(earlier) => earlier.has_seen(&dataset, split)?,
+        None => false,
+    };
     let groups = match &args.group {
         Some(column) => Some(dataset.extra_keys(split, column)?),
         None => None,
     };
     let (mut compiled, weights) = model.description.load(&model.dir)?;
-    let tables: Vec<u32> = model.description.inputs.fields.iter().map(|f| f.rows as u32).collect();
+    let tables = model.description.inputs.table_rows();
     let (mut executor, rows) = (Executor::new(), dataset.rows(split));
     let progress = console.progress(rows as u64, "rows scored");
     let mut logits = Vec::with_capacity(rows);
@@ -114,9 +121,20 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let evaluation = ScoredPart::new(&dataset, split, logits)
         .and_then(|part| part.evaluate(groups.as_deref()))
         .with_context(|| format!("the {} part of {}", split.name(), args.dataset.display()))?;
-    let measured =
-        Measured { model: &args.model, dataset: &args.dataset, split: split.name(), evaluation };
-    console.result(&measured, || text(&measured.evaluation))?;
+    let measured = Measured {
+        model: &args.model,
+        dataset: &args.dataset,
+        split: split.name(),
+        trained_on,
+        evaluation,
+    };
+    console.result(&measured, || {
+        let mut text = text(&measured.evaluation);
+        if trained_on {
+            text += "\nthe model was trained on these rows: on new ones it is worse than here";
+        }
+        text
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -137,7 +155,7 @@ fn refuse(run: &Path, finals: &[Value], console: &Console) -> Result<ExitCode> {
     let results: Vec<&Value> = finals.iter().map(|event| &event["result"]).collect();
     let message = format!(
         "{} has read the test part of this dataset already; it is read once. These are its journalled \
-         figures; use --split validation to choose, or a dataset of newer rows to judge again",
+         figures; a dataset of newer rows judges again",
         run.display()
     );
     let document = serde_json::json!({ "error": message, "journalled": results });

@@ -66,6 +66,14 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     }
     let mut description = source.description.clone();
     if let Some(share) = args.kept_negatives {
+        if description.logit_shift != 0.0 {
+            bail!(
+                "{} is corrected for kept negatives already ({:+.3} on every logit); leave out \
+                 --kept-negatives",
+                args.model.display(),
+                description.logit_shift
+            );
+        }
         description.logit_shift += KeptNegatives::new(share)?.correct_logit(0.0);
     }
     let (compiled, model) = description.load(&source.dir)?;

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use palmette::console::Console;
-use palmette::run::{ModelFolder, Stop, check_encoders, write_whole};
+use palmette::run::{ModelFolder, Stop, Stopped, check_encoders, write_whole};
 use palmette_ctr::metrics::{KeptNegatives, sigmoid};
-use palmette_data::{Batch, Dataset, LogReader, RawBatch, RowEncoder};
+use palmette_ctr::train::engine_lists;
+use palmette_data::{Batch, Dataset, Jagged, LogReader, RawBatch, RowEncoder};
 use palmette_engine::{self as engine, Executor};
 use serde::Serialize;
 
@@ -66,7 +67,7 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     check_encoders(&model, &dataset)?;
     let encoder = RowEncoder::open(&dataset)?;
     let (mut compiled, weights) = model.description.load(&model.dir)?;
-    let tables: Vec<u32> = model.description.inputs.fields.iter().map(|f| f.rows as u32).collect();
+    let tables = model.description.inputs.table_rows();
     let shift = model.description.logit_shift + kept.map_or(0.0, |kept| kept.correct_logit(0.0));
     let mut reader = LogReader::open(&encoder, &args.inputs, args.profile.as_deref())?;
     let size = |file: &PathBuf| file.metadata().map_or(0, |metadata| metadata.len());
@@ -85,12 +86,14 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
             for start in (0..raw.rows).step_by(ROWS) {
                 copy_rows(&raw, start..raw.rows.min(start + ROWS), &mut piece);
                 encoder.finish(&piece, &tables, &mut batch);
+                let lists = engine_lists(&batch);
                 let input = engine::Batch {
                     rows: batch.rows,
                     dense: &batch.dense,
                     ids: &batch.ids,
                     labels: &[],
                     weights: &[],
+                    lists: &lists,
                 };
                 for &logit in executor.forward(&weights, &mut compiled.program, &input)? {
                     let probability = sigmoid(f64::from(logit) + shift);
@@ -106,11 +109,10 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
         Ok(out.flush()?)
     });
     progress.finish();
-    if written.is_err() && stop.is_set() {
-        console.note("stopped; nothing was written");
-        return Ok(ExitCode::from(130));
+    match written {
+        Err(error) if Stopped::is(&error) => return Ok(console.stopped("nothing was written")),
+        written => drop(written?),
     }
-    written?;
     let mean_prediction = (rows > 0).then(|| sum / rows as f64);
     let predicted = Predicted { output: args.output.clone(), rows, mean_prediction };
     console.result(&predicted, || {
@@ -132,6 +134,11 @@ fn copy_rows(raw: &RawBatch, rows: std::ops::Range<usize>, piece: &mut RawBatch)
     piece.dense.extend_from_slice(&raw.dense[copy(dense)]);
     piece.values.clear();
     piece.values.extend_from_slice(&raw.values[copy(values)]);
+    piece.lists.resize_with(raw.lists.len(), Jagged::default);
+    for (piece, raw) in piece.lists.iter_mut().zip(&raw.lists) {
+        piece.clear();
+        rows.clone().for_each(|row| piece.push(raw.row(row).iter().copied()));
+    }
     piece.labels.clear();
     piece.labels.extend_from_slice(&raw.labels[copy(1)]);
 }

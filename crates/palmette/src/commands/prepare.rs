@@ -5,16 +5,17 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::ValueEnum;
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use palmette_data::{
-    Dataset, Estimate, Observer, OnBadRow, PrepareOptions, QUARANTINE_FILE, Schema, Split,
-    SplitOverride, Stage, estimate, infer, prepare,
+    Dataset, Estimate, ListCounts, Observer, OnBadRow, PrepareOptions, QUARANTINE_FILE, Schema,
+    Split, SplitOverride, Stage, estimate, infer, prepare,
 };
 use serde::Serialize;
 
 use palmette::console::Console;
+use palmette::run::write_whole;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -89,6 +90,8 @@ struct Summary {
     dense_fields: usize,
     categorical_fields: usize,
     table_rows: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lists: Vec<ListCounts>,
     dropped: u64,
     quarantined: u64,
     unused_columns: Vec<String>,
@@ -153,7 +156,7 @@ fn run_infer(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
     if path.exists() && !args.overwrite {
         bail!("{} exists; use --overwrite to replace it", path.display());
     }
-    std::fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    write_whole(path, |out| Ok(out.write_all(text.as_bytes())?))?;
     console.result(&serde_json::json!({ "schema": text, "file": path }), || {
         format!("wrote {}; read its comments before `palmette prepare`", path.display())
     })?;
@@ -172,6 +175,7 @@ fn summarise(dataset: &Dataset) -> Summary {
         dense_fields: dataset.dense_fields(),
         categorical_fields: dataset.categorical_fields(),
         table_rows: dataset.table_rows(None).into_iter().map(u64::from).sum(),
+        lists: manifest.lists.clone(),
         dropped: manifest.dropped,
         quarantined: manifest.quarantined,
         unused_columns: manifest.unused_columns.clone(),
@@ -190,6 +194,22 @@ fn describe(summary: &Summary) -> String {
     for (i, split) in Split::ALL.into_iter().enumerate() {
         let (rows, mean) = (HumanCount(summary.rows[i]).to_string(), summary.label_means[i]);
         lines.push(format!("  {:<10} {rows:>13} rows, label mean {mean:.5}", split.name()));
+    }
+    for list in &summary.lists {
+        let mut line = format!(
+            "  list {}: {} values, {} rows without any",
+            list.name,
+            HumanCount(list.elements),
+            HumanCount(list.empty)
+        );
+        if list.truncated > 0 {
+            line += &format!(
+                "; {} rows were too long and lost {} values",
+                HumanCount(list.truncated),
+                HumanCount(list.cut)
+            );
+        }
+        lines.push(line);
     }
     if summary.dropped > 0 {
         lines.push(format!("  {} rows left out by the schema", HumanCount(summary.dropped)));

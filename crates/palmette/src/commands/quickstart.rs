@@ -1,9 +1,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use palmette::console::Console;
-use palmette::run::{self, Config, RunContext, Stop, write_whole};
+use palmette::run::{self, Config, RunContext, Stop, Stopped, write_whole};
 use palmette_ctr::synthetic::{SCHEMA, SyntheticConfig, SyntheticLog};
 use palmette_data::{Dataset, PrepareOptions, Schema, prepare};
 
@@ -14,7 +14,7 @@ use super::search::print_summary;
 #[command(after_help = "\
 Examples:
   palmette quickstart
-  palmette quickstart --dir try --seed 7
+  palmette quickstart --seed 7 --dir runs/quickstart-7
 
 Everything has fixed counts: the same seed gives the same result. If it is stopped, give the same
 command again and it goes on where it was.")]
@@ -33,6 +33,15 @@ const CONFIG: &str = include_str!("../../recipes/quickstart.toml");
 pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     std::fs::create_dir_all(&args.dir)
         .with_context(|| format!("cannot make {}", args.dir.display()))?;
+    let config_file = args.dir.join("search.toml");
+    let settings = format!("{CONFIG}\n[run]\nseed = {}\n", args.seed);
+    if config_file.exists() && Config::load(Some(&config_file), &[])?.run.seed != args.seed {
+        bail!(
+            "{} holds the quickstart of another seed; give another folder with --dir",
+            args.dir.display()
+        );
+    }
+    write_whole(&config_file, |out| Ok(out.write_all(settings.as_bytes())?))?;
     let csv = args.dir.join("log.csv");
     if !csv.exists() {
         let log =
@@ -52,24 +61,18 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
         prepare(&PrepareOptions::new(schema, vec![csv], dataset_dir.clone()), &())?;
     }
     let dataset = Dataset::open(&dataset_dir)?;
-    let config_file = args.dir.join("search.toml");
-    write_whole(&config_file, |out| Ok(out.write_all(CONFIG.as_bytes())?))?;
     let mut config = Config::load(Some(&config_file), &[])?;
     config.data.dataset = std::path::absolute(&dataset_dir)?;
-    config.run.seed = args.seed;
     let context =
         RunContext { config: &config, dataset: &dataset, console, stop: Stop::on_interrupt() };
     let dir = args.dir.join("run");
-    let command =
-        format!("palmette search {} --config {}", dataset_dir.display(), config_file.display());
-    match run::search(&context, &dir, None, &command) {
+    match run::search(&context, &dir, None) {
         Ok(outcome) => {
             print_summary(console, &outcome.summary, &outcome.dir)?;
             Ok(ExitCode::SUCCESS)
         }
-        Err(_) if context.stop.is_set() => {
-            console.note("stopped; give the same command again to continue");
-            Ok(ExitCode::from(130))
+        Err(error) if Stopped::is(&error) => {
+            Ok(console.stopped("give the same command again to continue"))
         }
         Err(error) => Err(error),
     }

@@ -1,10 +1,11 @@
 //! `palmette repro`: published recipes with their figures, run again.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use palmette::console::Console;
+use palmette::run::Config;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -18,8 +19,9 @@ Examples:
   palmette repro nycflights13 --data ~/logs
   palmette repro nycflights13 --data ~/logs --dir flights
 
-A recipe is a configuration whose first lines are comments: what it is and the commands. Figures that
-a run should find stand at its end, each with the largest difference that still agrees:
+A recipe is a configuration whose first lines are comments: what it is and the commands, with paths
+from the folder two above --recipes. Figures that a run should find stand at its end, each with the
+largest difference that still agrees:
   [expected.searched]
   log_loss = { value = 0.5312, tolerance = 0.002 }
 The commands run in --dir; logs are looked for in --data. A killed repro goes on when given again.
@@ -76,6 +78,7 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
         if words.first().is_some_and(|verb| verb == "search") {
             let folder = Path::new("runs").join("repro");
             if dir.join(&folder).join("config.toml").is_file() {
+                check_settings(&words, &dir.join(&folder))?;
                 words = vec!["search".into(), "--resume".into(), folder.display().to_string()];
             } else {
                 words.extend(["--name".into(), "repro".into()]);
@@ -83,20 +86,45 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
             run = Some(dir.join(folder));
         }
         console.note(&format!("palmette {}", words.join(" ")));
-        let status = Command::new(std::env::current_exe()?)
-            .args(&words)
-            .current_dir(&dir)
-            .stdout(std::process::Stdio::null())
-            .status()
+        let mut child = Command::new(std::env::current_exe()?);
+        child.args(&words).current_dir(&dir).stdout(Stdio::null());
+        if console.quiet {
+            child.arg("--quiet").stderr(Stdio::piped());
+        }
+        let output = child
+            .spawn()
+            .and_then(std::process::Child::wait_with_output)
             .with_context(|| format!("cannot start palmette {}", words.join(" ")))?;
-        if !status.success() {
-            bail!("palmette {}: {status}", words.join(" "));
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("palmette {}: {} {}", words.join(" "), output.status, said.trim());
         }
     }
     let run = run.with_context(|| format!("recipe {name} has no `palmette search` line"))?;
     let outcome = outcome(recipe, run)?;
     console.result(&outcome, || outcome.text())?;
     Ok(if outcome.agrees { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Fails where the run in the folder is not one of the recipe as it is now.
+fn check_settings(words: &[String], run: &Path) -> Result<()> {
+    let value_of =
+        |name: &str| words.windows(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_str());
+    let Some(file) = value_of("--config") else { return Ok(()) };
+    let mut asked = Config::load(Some(Path::new(file)), &[])?;
+    let before = Config::load(Some(&run.join("config.toml")), &[])?;
+    if let Some(seed) = value_of("--seed") {
+        asked.run.seed = seed.parse().with_context(|| format!("--seed {seed}"))?;
+    }
+    asked.data.clone_from(&before.data);
+    if asked != before {
+        bail!(
+            "{} is a run of other settings than the recipe has now; remove it, or work elsewhere \
+             with --dir",
+            run.display()
+        );
+    }
+    Ok(())
 }
 
 fn outcome(recipe: &Recipe, run: PathBuf) -> Result<Outcome> {

@@ -18,7 +18,8 @@ Examples:
   palmette runs show log-1
   palmette runs compare log-1 log-2
   palmette runs best --runs experiments --format json
-  palmette runs index && sqlite3 runs/trials.sqlite 'select run, id, validation_log_loss from trials'
+  palmette runs index
+  sqlite3 runs/trials.sqlite 'select run, id, validation_log_loss from trials'
 
 Everything is read from the runs' journals, also while they are going on. An index, where there is
 one, makes a listing of many runs fast; runs that went on since are read from their journals.")]
@@ -65,6 +66,9 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
             console.result(&record, || show(&record))?;
         }
         Some(Action::Compare { names }) => {
+            if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
+                bail!("run `{}` is given twice", twice.1);
+            }
             let records = names.iter().map(|run| find(args, run)).collect::<Result<Vec<_>>>()?;
             console.result(&records, || compare(&records))?;
         }

@@ -1,10 +1,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use palmette::console::Console;
 use palmette::run::{
-    self, Config, ModelResult, Preset, RunContext, SMALL_LOG_ROWS, Stop, Summary, parse_duration,
+    self, Config, ModelResult, Preset, RunContext, SMALL_LOG_ROWS, Stop, Stopped, Summary,
+    parse_duration,
 };
 use palmette_data::{Dataset, Split};
 
@@ -42,6 +43,13 @@ pub struct Args {
     /// A hard limit, e.g. macs=1.5M, params=10M, memory=2GiB
     #[arg(long, value_name = "NAME=VALUE")]
     limit: Vec<String>,
+    /// Kept column with the probability of a model you already have: the report says ship or keep
+    /// [default: the schema's `baseline`]
+    #[arg(long, value_name = "COLUMN")]
+    baseline_column: Option<String>,
+    /// Kept column (or the time, by days) whose values are resampled together in intervals
+    #[arg(long, value_name = "COLUMN")]
+    interval_groups: Option<String>,
     /// Seed of everything
     #[arg(long)]
     seed: Option<u64>,
@@ -52,7 +60,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs: PathBuf,
     /// Continue the run in this folder, or of this name
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["dataset", "config", "set", "budget", "limit", "seed", "name", "preset"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["dataset", "config", "set", "budget", "limit", "seed", "name", "preset", "baseline_column", "interval_groups"])]
     resume: Option<PathBuf>,
 }
 
@@ -71,22 +79,19 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
         None => new_run(args, console)?,
     };
     let dataset = Dataset::open(&config.data.dataset)?;
+    if dataset.list_fields() > 0 {
+        console.note("searched networks read no lists; `palmette train --baseline history` does");
+    }
     let context =
         RunContext { config: &config, dataset: &dataset, console, stop: Stop::on_interrupt() };
-    // The program's own path is nobody else's.
-    let command = std::iter::once("palmette".to_owned()).chain(std::env::args().skip(1));
-    let command = command.collect::<Vec<_>>().join(" ");
-    match run::search(&context, &dir, config.run.budget_seconds, &command) {
+    match run::search(&context, &dir, config.run.budget_seconds) {
         Ok(outcome) => {
             print_summary(console, &outcome.summary, &outcome.dir)?;
             Ok(ExitCode::SUCCESS)
         }
-        Err(_) if context.stop.is_set() => {
-            console.note(&format!(
-                "stopped; continue with: palmette search --resume {}",
-                dir.display()
-            ));
-            Ok(ExitCode::from(130))
+        Err(error) if Stopped::is(&error) => {
+            Ok(console
+                .stopped(&format!("continue with: palmette search --resume {}", dir.display())))
         }
         Err(error) => Err(error),
     }
@@ -104,7 +109,8 @@ fn new_run(args: &Args, console: &Console) -> Result<(Config, PathBuf)> {
         );
     }
     let path = std::path::absolute(&path)?;
-    let rows = Dataset::open(&path)?.rows(Split::Train);
+    let dataset = Dataset::open(&path)?;
+    let rows = dataset.rows(Split::Train);
     let preset = args.preset.or_else(|| {
         let small = args.config.is_none() && rows < SMALL_LOG_ROWS;
         if small {
@@ -122,6 +128,15 @@ fn new_run(args: &Args, console: &Console) -> Result<(Config, PathBuf)> {
         }
     }
     config.data.dataset = path;
+    if let Some(column) =
+        args.baseline_column.as_ref().or(dataset.manifest().schema.baseline.as_ref())
+        && (args.baseline_column.is_some() || config.data.baseline_column.is_none())
+    {
+        config.data.baseline_column = Some(column.clone());
+    }
+    if args.interval_groups.is_some() {
+        config.data.interval_groups.clone_from(&args.interval_groups);
+    }
     config.cost.limits.extend(args.limit.iter().cloned());
     if let Some(seed) = args.seed {
         config.run.seed = seed;
@@ -133,6 +148,9 @@ fn new_run(args: &Args, console: &Console) -> Result<(Config, PathBuf)> {
     let base =
         config.data.dataset.file_name().map_or("run".into(), |n| n.to_string_lossy().into_owned());
     let name = args.name.clone().unwrap_or_else(|| format!("{base}-{}", config.run.seed));
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
+        bail!("--name is the name of a folder under {}, not `{name}`", args.runs.display());
+    }
     let dir = args.runs.join(name);
     // The configuration is written before the first event: without it nothing has happened yet.
     if dir.join("config.toml").exists() {
@@ -141,7 +159,6 @@ fn new_run(args: &Args, console: &Console) -> Result<(Config, PathBuf)> {
             dir.display()
         );
     }
-    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     Ok((config, dir))
 }
 

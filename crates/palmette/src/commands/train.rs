@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use palmette::console::Console;
 use palmette::run::{
-    Config, Contender, ModelFolder, RunContext, Stop, TrainRequest, architecture_of,
-    check_encoders, file_sha256, train_one,
+    Config, Contender, Earlier, ModelFolder, Preset, RunContext, SMALL_LOG_ROWS, Stop, Stopped,
+    TrainRequest, architecture_of, check_encoders, file_sha256, train_one,
 };
 use palmette_ctr::baselines::Baseline;
-use palmette_data::Dataset;
+use palmette_data::{Dataset, Split};
 
 /// Train one architecture or hand-made model, also from an earlier one on newer days
 #[derive(clap::Args)]
@@ -27,7 +27,11 @@ Writes model.onnx, model.safetensors, encoders.json, model.json, cost.json, trai
 an architecture arch.json and arch.svg. Trains on the training part and measures on the validation
 part; with --all on both. A stopped or killed training goes on when the same command is given again.
 With --from the model, its tables and its weights are those of the earlier one, and the dataset
-must have been prepared with its encoders.")]
+must have been prepared with its encoders.
+
+Settings, unless --config, --preset or --set say otherwise: those of the run or the trained folder
+that --arch or --from names (with --from at a tenth of the learning rate, since the optimiser's state
+is not kept); else --preset small for less than a million training rows, as in a search.")]
 pub struct Args {
     /// Dataset made by `palmette prepare`
     #[arg(value_name = "DATASET")]
@@ -35,7 +39,8 @@ pub struct Args {
     /// An architecture in NASRec's published JSON format, or a folder that holds one
     #[arg(long, value_name = "ARCH.json", group = "what")]
     arch: Option<PathBuf>,
-    /// A hand-made model: lr, fm, mlp, deepfm, dlrm, dcn-v2, autoint-plus, xdeepfm
+    /// A hand-made model: lr, fm, mlp (mlp-small, mlp-medium, mlp-large), deepfm, dlrm, dcn-v2,
+    /// autoint-plus, xdeepfm (xdeepfm-small), history (for data with lists)
     #[arg(long, value_name = "NAME", group = "what")]
     baseline: Option<String>,
     /// Go on from this trained model (a trained folder or a run)
@@ -53,6 +58,9 @@ pub struct Args {
     /// Override one key, e.g. --set train.network.batch_size=1024
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
+    /// Start from these settings; a file and --set go over them
+    #[arg(long, value_enum)]
+    preset: Option<Preset>,
     /// Seed of weights and order
     #[arg(long)]
     seed: Option<u64>,
@@ -61,12 +69,37 @@ pub struct Args {
     table_cap: Option<u32>,
 }
 
+/// A model that goes on has Adagrad's state from nothing: at the full rate its first steps would
+/// undo what it knows.
+const WARM_START_RATE: f64 = 0.1;
+
+/// Settings under the file and `--set`.
+fn defaults(args: &Args, dataset: &Dataset, console: &Console) -> Result<Config> {
+    let rows = dataset.rows(Split::Train);
+    let named = args.arch.as_deref().or(args.from.as_deref());
+    let earlier = named.map(Earlier::of).transpose()?.flatten();
+    let mut config = match (args.preset, earlier) {
+        (Some(preset), _) => preset.config(rows),
+        (None, Some(earlier)) => earlier.config()?,
+        (None, None) if args.config.is_none() && rows < SMALL_LOG_ROWS => {
+            console.note(&format!("{rows} training rows: settings of --preset small"));
+            Preset::Small.config(rows)
+        }
+        (None, None) => Config::default(),
+    };
+    if args.from.is_some() {
+        config.train.network.learning_rate *= WARM_START_RATE;
+    }
+    Ok(config)
+}
+
 pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
-    let mut config = Config::load(args.config.as_deref(), &args.set)?;
+    let dataset = Dataset::open(&args.dataset)?;
+    let defaults = defaults(args, &dataset, console)?;
+    let mut config = Config::layered(defaults, args.config.as_deref(), &args.set)?;
     if let Some(seed) = args.seed {
         config.run.seed = seed;
     }
-    let dataset = Dataset::open(&args.dataset)?;
     let earlier = args.from.as_deref().map(ModelFolder::open).transpose()?;
     let mut settings = config.train.network.clone();
     let (contender, architecture) = match (&args.arch, &args.baseline, &earlier) {
@@ -85,7 +118,7 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let (table_rows, from) = match &earlier {
         Some(earlier) => {
             check_encoders(earlier, &dataset)?;
-            let rows = earlier.description.inputs.fields.iter().map(|f| f.rows as u32).collect();
+            let rows = earlier.description.inputs.table_rows();
             (rows, Some(file_sha256(&earlier.dir.join("model.safetensors"))?))
         }
         None => (dataset.table_rows(args.table_cap), None),
@@ -120,9 +153,8 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
             })?;
             Ok(ExitCode::SUCCESS)
         }
-        Err(_) if context.stop.is_set() => {
-            console.note("stopped; give the same command again to continue");
-            Ok(ExitCode::from(130))
+        Err(error) if Stopped::is(&error) => {
+            Ok(console.stopped("give the same command again to continue"))
         }
         Err(error) => Err(error),
     }

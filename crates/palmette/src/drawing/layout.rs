@@ -29,6 +29,18 @@ pub struct Layout {
     blocks: usize,
 }
 
+/// Space of a legend's key before its words.
+pub const LEGEND_KEY: f64 = 31.0;
+
+/// Kind, words and their length of every entry of the legend.
+pub const LEGEND_ENTRIES: [(&str, &str, f64); 5] = [
+    ("dense", "dense vector", 112.0),
+    ("sparse", "set of embedded fields", 164.0),
+    ("dot", "is read: all dots of a line are concatenated", 278.0),
+    ("operand", "left operand (the gate), R: right", 204.0),
+    ("dead", "never reaches the head", 146.0),
+];
+
 impl Layout {
     pub fn new(blocks: usize) -> Self {
         Self { blocks }
@@ -42,9 +54,18 @@ impl Layout {
         self.height_without_legend_wraps() + 22.0 * (self.legend_lines() - 1.0)
     }
 
-    /// Lines of the legend: it needs about 1,090 units in one.
     fn legend_lines(self) -> f64 {
-        (1090.0 / (self.width() - self.input_left())).ceil()
+        self.legend_breaks().iter().filter(|breaks| **breaks).count() as f64 + 1.0
+    }
+
+    /// Which entries of the legend begin a new line.
+    pub fn legend_breaks(self) -> [bool; LEGEND_ENTRIES.len()] {
+        let mut x = self.input_left();
+        LEGEND_ENTRIES.map(|(_, _, advance)| {
+            let breaks = x + LEGEND_KEY + advance > self.width();
+            x = if breaks { self.input_left() } else { x } + LEGEND_KEY + advance;
+            breaks
+        })
     }
 
     fn height_without_legend_wraps(self) -> f64 {

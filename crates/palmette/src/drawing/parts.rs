@@ -5,7 +5,7 @@ use palmette_ctr::nasrec::{BlockLiveness, EMBEDDING_DIM, MERGE_FIELDS, liveness}
 use super::{
     Drawing, Part,
     labels::{count, dense_name, dense_size, fields, sources, sparse_name, sparse_size},
-    layout::{BOX_HEIGHT, BOX_WIDTH, Layout},
+    layout::{BOX_HEIGHT, BOX_WIDTH, LEGEND_ENTRIES, LEGEND_KEY, Layout},
     lines::{End, Reach, dense_trunks, reaches, sparse_trunk},
     svg::{Canvas, escape, number},
 };
@@ -389,15 +389,9 @@ impl Painter<'_> {
 
     fn legend(&mut self) {
         let (mut x, mut y) = (self.layout.input_left(), self.layout.legend_top());
-        let entries: [(&str, &str, f64); 5] = [
-            ("dense", "dense vector", 112.0),
-            ("sparse", "set of embedded fields", 164.0),
-            ("dot", "is read: all dots of a line are concatenated", 278.0),
-            ("operand", "left operand (the gate), R: right", 204.0),
-            ("dead", "never reaches the head", 146.0),
-        ];
-        for (kind, words, advance) in entries {
-            if x + 31.0 + advance > self.layout.width() {
+        let breaks = self.layout.legend_breaks();
+        for ((kind, words, advance), new_line) in LEGEND_ENTRIES.into_iter().zip(breaks) {
+            if new_line {
                 (x, y) = (self.layout.input_left(), y + 22.0);
             }
             match kind {
@@ -419,8 +413,8 @@ impl Painter<'_> {
                     0.0,
                 ),
             }
-            self.canvas.text("legend", x + 31.0, y, words);
-            x += advance + 31.0;
+            self.canvas.text("legend", x + LEGEND_KEY, y, words);
+            x += advance + LEGEND_KEY;
         }
     }
 }

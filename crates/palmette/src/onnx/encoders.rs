@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use palmette_data::{CategoricalEncoder, Dataset, Encoders, IntegerBase, VocabularyEntry};
+use palmette_data::{
+    CategoricalEncoder, Dataset, Encoders, FittedCategorical, IntegerBase, Keep, ListVocabulary,
+    VocabularyEntry,
+};
 use serde::{Deserialize, Serialize};
 
 use super::OnnxError;
@@ -20,6 +23,28 @@ pub struct EncodersFile {
     pub dense: Vec<DenseField>,
     /// Categorical fields in the order of the model's input `categorical`.
     pub categorical: Vec<CategoricalField>,
+    /// Lists, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lists: Vec<ListField>,
+}
+
+/// A list: how its text falls into values, and how each becomes a number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ListField {
+    /// The column.
+    pub name: String,
+    /// What stands between two values.
+    pub separator: char,
+    /// The most values that are kept.
+    pub max_length: u32,
+    /// Which ones are kept.
+    pub keep: Keep,
+    /// The categorical field whose encoder the values have, where they have none of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shares: Option<String>,
+    /// The values' own encoder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<FieldEncoder>,
 }
 
 /// A dense field: its number goes into the model as it is, not-a-number where missing.
@@ -63,32 +88,48 @@ pub enum FieldEncoder {
 impl EncodersFile {
     /// The encoders that a dataset was fitted with; reads its vocabularies.
     pub fn from_dataset(dataset: &Dataset) -> Result<Self, OnnxError> {
-        let Encoders { missing, dense, categorical } = &dataset.manifest().encoders;
+        let Encoders { missing, dense, categorical, lists } = &dataset.manifest().encoders;
         let dense = dense
             .iter()
             .map(|field| DenseField { name: field.name.clone(), constant: field.constant })
             .collect();
-        let categorical = categorical
-            .iter()
-            .map(|field| {
-                let encoder = match (&field.encoder, &field.vocabulary) {
-                    (CategoricalEncoder::Modulo { base }, _) => {
-                        FieldEncoder::Modulo { base: *base }
-                    }
-                    (CategoricalEncoder::Hash, _) => FieldEncoder::Hash,
-                    (CategoricalEncoder::Dictionary { .. }, Some(entry)) => {
-                        FieldEncoder::Dictionary { values: vocabulary(dataset.dir(), entry)? }
-                    }
-                    (CategoricalEncoder::Dictionary { .. }, None) => {
-                        FieldEncoder::Dictionary { values: Vec::new() }
-                    }
-                };
-                Ok(CategoricalField { name: field.name.clone(), encoder })
+        let name = |field: usize| categorical.get(field).map(|field| field.name.clone());
+        let lists = lists.iter().map(|list| {
+            let (shares, own) = match &list.values {
+                ListVocabulary::Shared(field) => (name(*field), None),
+                ListVocabulary::Own(field) => (None, Some(field)),
+            };
+            Ok(ListField {
+                name: list.name.clone(),
+                separator: list.separator,
+                max_length: list.max_length,
+                keep: list.keep,
+                shares,
+                encoder: own.map(|field| field_encoder(dataset, field)).transpose()?,
             })
-            .collect::<Result<_, OnnxError>>()?;
-        let missing = missing.clone();
-        Ok(Self { format: "palmette-encoders".into(), version: 1, missing, dense, categorical })
+        });
+        let lists = lists.collect::<Result<_, OnnxError>>()?;
+        let categorical = categorical.iter().map(|field| {
+            let encoder = field_encoder(dataset, field)?;
+            Ok(CategoricalField { name: field.name.clone(), encoder })
+        });
+        let categorical = categorical.collect::<Result<_, OnnxError>>()?;
+        let (format, missing) = ("palmette-encoders".into(), missing.clone());
+        Ok(Self { format, version: 1, missing, dense, categorical, lists })
     }
+}
+
+fn field_encoder(dataset: &Dataset, field: &FittedCategorical) -> Result<FieldEncoder, OnnxError> {
+    Ok(match (&field.encoder, &field.vocabulary) {
+        (CategoricalEncoder::Modulo { base }, _) => FieldEncoder::Modulo { base: *base },
+        (CategoricalEncoder::Hash, _) => FieldEncoder::Hash,
+        (CategoricalEncoder::Dictionary { .. }, Some(entry)) => {
+            FieldEncoder::Dictionary { values: vocabulary(dataset.dir(), entry)? }
+        }
+        (CategoricalEncoder::Dictionary { .. }, None) => {
+            FieldEncoder::Dictionary { values: Vec::new() }
+        }
+    })
 }
 
 /// The texts of a vocabulary file in the order of their values.

@@ -2,8 +2,8 @@
 
 use palmette_data::DenseTransform;
 use palmette_engine::ops::{
-    Add, AddNorm, AttentionCore, Embedding, FieldMix, Gate, Gram, Head, HeadPiece, Linear, Op,
-    Outer, RowMap,
+    Add, AddNorm, AttentionCore, Embedding, FieldMix, Gate, Gram, Head, HeadPiece, JaggedEmbedding,
+    Linear, Op, Outer, RowMap,
 };
 use palmette_engine::{BufferId, Extent, Model, NORM_EPSILON, NormSlices, Program, SliceId, Span};
 
@@ -12,6 +12,7 @@ use super::{
     encode::Model as OnnxModel,
     graph::{Dim, GraphBuilder, Value},
     inputs::{dense, table_rows},
+    lists::ListInput,
 };
 
 /// A trained model on its way out.
@@ -25,6 +26,8 @@ pub struct Export<'a> {
     pub model: &'a Model<f32>,
     /// One transform a dense input.
     pub transforms: &'a [DenseTransform],
+    /// Names of the lists, in the order of a batch's.
+    pub lists: &'a [&'a str],
     /// Added to the logit: `ln w` where only a share `w` of the negatives was kept for training.
     pub logit_shift: f64,
     /// Entries of the model's metadata.
@@ -34,12 +37,21 @@ pub struct Export<'a> {
 /// Writes a whole model as a graph from raw inputs to the probability of a click.
 ///
 /// Inputs: `dense` `[batch, nd]` f32, raw, NaN where missing; `categorical` `[batch, ns]` i64,
-/// values before the tables, -1 where missing. Output: `probability` `[batch]`.
+/// values before the tables, -1 where missing; for each list that the program reads `list.NAME`
+/// `[batch, longest]` i64, such values filled up with [`PADDING`](super::PADDING), `longest` at
+/// least 1. Output: `probability` `[batch]`.
 /// Fields are `[batch, fields, channels]` in the graph, where the engine keeps fields first.
 pub fn export<'a>(export: &Export<'a>) -> Result<OnnxModel<'a>, OnnxError> {
     let graph = GraphBuilder::new(export.name);
-    let mut exporter =
-        Exporter { export: *export, graph, values: Vec::new(), rows: None, probability: false };
+    let mut exporter = Exporter {
+        export: *export,
+        graph,
+        values: Vec::new(),
+        rows: None,
+        tables: Vec::new(),
+        lists: Vec::new(),
+        probability: false,
+    };
     for op in export.program.ops() {
         exporter.operator(op)?;
     }
@@ -59,6 +71,10 @@ struct Exporter<'a> {
     values: Vec<(BufferId, Value)>,
     /// Rows of all tables, `[batch, fields]`, once an embedding needs them.
     rows: Option<Value>,
+    /// Tables written so far, by number: a list may share one.
+    tables: Vec<(usize, Value)>,
+    /// Lists that have an input so far, by number.
+    lists: Vec<(usize, ListInput)>,
     probability: bool,
 }
 
@@ -92,6 +108,23 @@ impl<'a> Exporter<'a> {
             Op::FieldSums(op) => (op.out, self.graph.sum_over(&x[0].value, 2)),
             Op::Outer(op) => (op.out, self.outer(op, &x)),
             Op::Zeros(op) => (op.out, self.zeros(op.out)?),
+            Op::JaggedEmbedding(op) => (op.out, self.jagged_embedding(op)?),
+            Op::Pool(op) => {
+                let list = self.list(op.list)?;
+                (op.out, self.graph.pool_list(&list, &x[0].value, op.pooling))
+            }
+            Op::TargetAttention(op) => {
+                let list = self.list(op.list)?;
+                let [q, k, v] = [0, 1, 2].map(|i| &x[i].value);
+                let (n, shape) = (Some(x[0].width), (op.dim, op.heads));
+                (op.out, self.graph.attend_list(&list, [q, k, v], n, shape, false))
+            }
+            Op::JaggedAttention(op) => {
+                let list = self.list(op.list)?;
+                let [q, k, v] = [0, 1, 2].map(|i| &x[i].value);
+                let shape = (op.dim, op.heads);
+                (op.out, self.graph.attend_list(&list, [q, k, v], None, shape, op.causal))
+            }
             Op::Head(op) => return self.head(op, &x),
         };
         self.values.push((out, value));
@@ -105,6 +138,7 @@ impl<'a> Exporter<'a> {
             let (width, channels) = match self.export.program.extent(buffer) {
                 Extent::Rows { width } => (width, None),
                 Extent::Fields { fields, dim } => (fields, Some(dim)),
+                Extent::Jagged { dim, .. } => (1, Some(dim)),
             };
             Some(Operand { value: value.clone(), width, channels })
         });
@@ -141,14 +175,47 @@ impl<'a> Exporter<'a> {
         };
         let mut embedded = Vec::with_capacity(fields);
         for (field, spec) in specs().enumerate() {
-            let table = tables.table(op.first_table + field);
-            let name = self.graph.free_name(&spec.name);
-            let weights = self.graph.table(&name, spec.rows, op.dim, move |row| table.row(row));
+            debug_assert_eq!(spec.dim, op.dim);
+            let weights = self.table(op.first_table + field);
             let column = self.graph.integers(&[field as i64]);
             let row = self.graph.gather(&rows, &column, 1);
             embedded.push(self.graph.gather(&weights, &row, 0));
         }
         Ok(self.graph.concat(&embedded.iter().collect::<Vec<_>>(), 1))
+    }
+
+    /// A table as a tensor, written once.
+    fn table(&mut self, index: usize) -> Value {
+        if let Some((_, value)) = self.tables.iter().find(|(known, _)| *known == index) {
+            return value.clone();
+        }
+        let table = self.export.model.tables.table(index);
+        let spec = table.spec();
+        let name = self.graph.free_name(&spec.name);
+        let value = self.graph.table(&name, spec.rows, spec.dim, move |row| table.row(row));
+        self.tables.push((index, value.clone()));
+        value
+    }
+
+    /// The input of a list, declared at its first use.
+    fn list(&mut self, list: usize) -> Result<ListInput, OnnxError> {
+        if let Some((_, input)) = self.lists.iter().find(|(known, _)| *known == list) {
+            return Ok(input.clone());
+        }
+        let found = self.export.lists.len();
+        let name = self.export.lists.get(list).ok_or(OnnxError::Lists { list, found })?;
+        let input = self.graph.list_input(name);
+        self.lists.push((list, input.clone()));
+        Ok(input)
+    }
+
+    fn jagged_embedding(&mut self, op: &JaggedEmbedding) -> Result<Value, OnnxError> {
+        let spec = self.export.model.tables.table(op.table).spec();
+        if spec.rows < 2 {
+            return Err(OnnxError::Table { name: spec.name.clone(), rows: spec.rows });
+        }
+        let (list, table) = (self.list(op.list)?, self.table(op.table));
+        Ok(self.graph.list_rows(&list, &table, spec.rows))
     }
 
     fn linear(&mut self, op: &Linear, x: &[Operand]) -> Result<Value, OnnxError> {
@@ -265,6 +332,7 @@ impl<'a> Exporter<'a> {
         let shape: Vec<i64> = match self.export.program.extent(out) {
             Extent::Rows { width } => vec![width as i64],
             Extent::Fields { fields, dim } => vec![fields as i64, dim as i64],
+            Extent::Jagged { .. } => return Err(OnnxError::Incomplete("shape for these zeros")),
         };
         let (_, batch) = self.values.first().ok_or(OnnxError::Incomplete("input"))?;
         Ok(self.graph.zeros(batch, &shape))

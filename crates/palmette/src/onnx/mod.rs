@@ -30,15 +30,17 @@ mod encoders;
 mod export;
 mod graph;
 mod inputs;
+mod lists;
 mod operators;
 mod proto;
 
 use thiserror::Error;
 
 pub use encode::{Encoded, ExternalData, ExternalFile, Model};
-pub use encoders::{CategoricalField, DenseField, EncodersFile, FieldEncoder};
+pub use encoders::{CategoricalField, DenseField, EncodersFile, FieldEncoder, ListField};
 pub use export::{Export, export};
 pub use graph::{Attribute, Dim, ElementType, GraphBuilder, Value};
+pub use lists::PADDING;
 
 /// Why a model cannot be written.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -71,6 +73,14 @@ pub enum OnnxError {
         name: String,
         /// Its rows.
         rows: usize,
+    },
+    /// The program reads a list that has no name.
+    #[error("the program reads list {list}, {found} have names: one each is needed")]
+    Lists {
+        /// The list.
+        list: usize,
+        /// Names given.
+        found: usize,
     },
     /// The program lacks a part without which there is no prediction.
     #[error("the program has no {0}: a trained model with one is needed")]

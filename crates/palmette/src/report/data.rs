@@ -58,6 +58,9 @@ pub struct Difference {
 pub struct Verdict {
     /// The model that would be kept.
     pub incumbent: String,
+    /// Whether that is a model the user already has.
+    #[serde(default)]
+    pub own: bool,
     /// Searched minus incumbent, in log loss on the test part.
     pub difference: Difference,
     /// What was resampled, such as `61 days` or `32,734 rows`.
@@ -65,7 +68,8 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Ship only if the whole interval says better: not shown to be better means keep.
+    /// Ship only if the whole interval says better: where the user has a model, not shown to be
+    /// better means keep.
     pub fn ship(&self) -> bool {
         self.difference.high < 0.0
     }
@@ -83,8 +87,10 @@ pub struct DatasetFacts {
     pub validation_rows: u64,
     /// Rows of the test part.
     pub test_rows: u64,
-    /// Share of clicks in the test part.
+    /// Share of clicks in the test part, weighted where the log has sample weights.
     pub base_rate: Option<f64>,
+    /// Whether it has.
+    pub weighted: bool,
     /// Dense fields.
     pub dense_fields: usize,
     /// Categorical fields.

@@ -11,6 +11,7 @@ use palmette::report::{Difference, ReportData, Verdict, render};
 
 let verdict = Verdict {
     incumbent: "DeepFM".into(),
+    own: true,
     difference: Difference { difference: -0.003, low: -0.004, high: -0.002, confidence: 0.95 },
     resampled: "61 days".into(),
 };

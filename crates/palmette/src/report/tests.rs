@@ -83,6 +83,7 @@ fn example(low: f64, high: f64) -> ReportData {
         title: "Made-up test data: no figure here was measured".into(),
         verdict: Some(Verdict {
             incumbent: "DeepFM".into(),
+            own: true,
             difference: Difference { difference: middle, low, high, confidence: 0.95 },
             resampled: "61 days".into(),
         }),
@@ -92,6 +93,7 @@ fn example(low: f64, high: f64) -> ReportData {
             validation_rows: 27_346,
             test_rows: 60_000,
             base_rate: Some(0.2371),
+            weighted: false,
             dense_fields: 13,
             categorical_fields: 26,
             fingerprint: Some("0123456789abcdef0123456789abcdef".into()),
@@ -165,6 +167,20 @@ fn the_first_line_says_ship_or_keep() {
         "Keep DeepFM",
         "The searched model is worse: test log loss differs by +0.00080",
     );
+}
+
+/// The page said to keep a model that exists only inside the run, also where nothing was decided.
+#[test]
+fn without_a_model_of_the_user_nothing_is_kept() {
+    let check = |low: f64, high: f64, headline: &str| {
+        let mut data = example(low, high);
+        data.verdict.as_mut().unwrap().own = false;
+        let page = render(&data).unwrap();
+        assert!(page.contains(&format!("<h1>{headline}</h1>")), "{headline}");
+    };
+    check(-0.003, -0.001, "Ship the searched model");
+    check(-0.003, 0.001, "No clear winner");
+    check(0.001, 0.003, "DeepFM is better");
 }
 
 /// `PALMETTE_SHOW=folder` keeps the pages to look at.

@@ -121,13 +121,25 @@ fn verdict(verdict: Option<&Verdict>) -> (&'static str, String, String) {
         );
         ("ship", "Ship the searched model".into(), detail)
     } else {
-        let reason = match low > 0.0 {
-            true => "The searched model is worse",
-            false => "The searched model is not shown to be better",
+        let (kind, headline, reason) = match (verdict.own, low > 0.0) {
+            (true, true) => ("keep", format!("Keep {incumbent}"), "The searched model is worse"),
+            (true, false) => {
+                let reason = "The searched model is not shown to be better";
+                ("keep", format!("Keep {incumbent}"), reason)
+            }
+            (false, true) => {
+                ("keep", format!("{incumbent} is better"), "The searched model is worse than")
+            }
+            (false, false) => {
+                ("none", "No clear winner".into(), "The test part shows no difference to")
+            }
         };
-        let detail =
-            format!("{reason}: test log loss differs by {} ({interval}).", signed(difference));
-        ("keep", format!("Keep {incumbent}"), detail)
+        let against = if verdict.own { "" } else { &format!(" {incumbent}") };
+        let detail = format!(
+            "{reason}{against}: test log loss differs by {} ({interval}).",
+            signed(difference)
+        );
+        (kind, headline, detail)
     }
 }
 
@@ -170,7 +182,11 @@ fn dataset(data: &ReportData) -> Vec<Fact> {
     push("Validation rows", grouped(dataset.validation_rows));
     push("Test rows", grouped(dataset.test_rows));
     if let Some(rate) = dataset.base_rate {
-        push("Clicks in the test part", format!("{:.2} %", 100.0 * rate));
+        let name = match dataset.weighted {
+            true => "Clicks in the test part, weighted",
+            false => "Clicks in the test part",
+        };
+        push(name, format!("{:.2} %", 100.0 * rate));
     }
     let fields =
         format!("{} dense, {} categorical", dataset.dense_fields, dataset.categorical_fields);

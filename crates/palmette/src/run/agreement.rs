@@ -8,8 +8,11 @@ use crate::report::RankAgreement;
 /// Resamples of the interval.
 const RESAMPLES: usize = 2_000;
 
+/// Networks below which an order says nothing.
+const FEWEST: usize = 5;
+
 /// The random networks of a search, scored and trained; those of the search's best would be cut off
-/// at one end. Nothing for fewer than three, or where all are equal.
+/// at one end. Nothing for fewer than [`FEWEST`], or where all are equal.
 pub(super) fn rank_agreement(store: &RunStore) -> Option<RankAgreement> {
     let mut pairs = Vec::new();
     let mut macs = Vec::new();
@@ -25,7 +28,7 @@ pub(super) fn rank_agreement(store: &RunStore) -> Option<RankAgreement> {
             macs.push(event["result"]["macs"].as_f64().unwrap_or(0.0));
         }
     }
-    if pairs.len() < 3 {
+    if pairs.len() < FEWEST {
         return None;
     }
     let (scores, losses): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
@@ -36,6 +39,7 @@ pub(super) fn rank_agreement(store: &RunStore) -> Option<RankAgreement> {
         let pick = |values: &[f64]| drawn.iter().map(|&i| values[i]).collect::<Vec<f64>>();
         kendall_tau_b(&pick(&scores), &pick(&losses))
     });
-    let interval = Some((low, high)).filter(|_| low.is_finite());
+    // A bootstrap over a handful of networks would look certain of what it cannot know.
+    let interval = Some((low, high)).filter(|_| low.is_finite() && pairs.len() >= 10);
     tau.is_finite().then_some(RankAgreement { pairs, tau, interval, ceiling: None, macs_tau })
 }

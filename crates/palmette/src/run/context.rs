@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, bail};
-use palmette_ctr::{Field, ModelInputs};
-use palmette_data::Dataset;
+use palmette_ctr::{Field, List, ListTable, ModelInputs};
+use palmette_data::{Dataset, FittedList, ListVocabulary};
 
 use super::config::Config;
 use crate::console::Console;
@@ -18,6 +18,14 @@ pub struct Stop(Arc<AtomicBool>);
 #[derive(Debug, thiserror::Error)]
 #[error("stopped; continue with --resume")]
 pub struct Stopped;
+
+impl Stopped {
+    /// Whether an error is a stop by the user and nothing worse, such as a checkpoint that could
+    /// not be written.
+    pub fn is(error: &anyhow::Error) -> bool {
+        error.chain().any(|cause| cause.is::<Self>())
+    }
+}
 
 impl Stop {
     /// Listens for Ctrl-C; a second one ends the process at once.
@@ -80,9 +88,20 @@ impl RunContext<'_> {
     /// What the data give a model with tables of these sizes.
     pub fn inputs(&self, table_rows: &[u32]) -> ModelInputs {
         let fields = self.field_names().into_iter().zip(table_rows);
+        let lists = self.dataset.manifest().encoders.lists.iter().zip(self.dataset.list_tables());
+        let list = |(list, &table): (&FittedList, &usize)| List {
+            name: list.name.clone(),
+            table: match &list.values {
+                ListVocabulary::Shared(field) => ListTable::Shared(*field),
+                ListVocabulary::Own(_) => {
+                    ListTable::Own(table_rows.get(table).map_or(0, |&rows| rows as usize))
+                }
+            },
+        };
         ModelInputs {
             dense: self.dataset.dense_fields(),
             fields: fields.map(|(name, &rows)| Field { name, rows: rows as usize }).collect(),
+            lists: lists.map(list).collect(),
         }
     }
 }

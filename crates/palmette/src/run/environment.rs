@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use palmette_data::Dataset;
 use serde::{Deserialize, Serialize};
 
-use super::files::file_sha256;
+use super::files::{file_sha256, sha256_hex};
 use super::store::RunStore;
 
 /// Bits are promised per binary, instruction set and number type, for any number of threads.
@@ -20,17 +20,21 @@ pub struct Environment {
     pub number_type: String,
     /// Fingerprint of the dataset.
     pub dataset: String,
+    /// Hash of the settings, but for the dataset's place.
+    #[serde(default)]
+    pub settings: String,
 }
 
 impl Environment {
-    /// This process and this dataset.
-    pub fn here(dataset: &Dataset) -> Result<Self> {
+    /// This process, this dataset and these settings.
+    pub fn here(dataset: &Dataset, settings: &str) -> Result<Self> {
         Ok(Self {
             version: env!("CARGO_PKG_VERSION").into(),
             binary: file_sha256(&std::env::current_exe()?)?,
             instruction_set: palmette_engine::instruction_set().into(),
             number_type: "f32".into(),
             dataset: dataset.fingerprint(),
+            settings: sha256_hex(settings.as_bytes()),
         })
     }
 
@@ -51,6 +55,7 @@ impl Environment {
             ("instruction set", &before.instruction_set, &self.instruction_set),
             ("number type", &before.number_type, &self.number_type),
             ("dataset", &before.dataset, &self.dataset),
+            ("configuration", &before.settings, &self.settings),
         ];
         for (what, before, now) in fields {
             if before != now {

@@ -10,7 +10,7 @@ use palmette_ctr::nasrec::{
     macs_by_block,
 };
 use palmette_ctr::train::NetworkTraining;
-use palmette_ctr::{CompiledModel, Field, ModelInputs};
+use palmette_ctr::{CompiledModel, ListTable, ModelInputs};
 use palmette_data::{Dataset, DenseTransform, MIN_TABLE_ROWS};
 use palmette_engine::{Model, Program};
 use safetensors::tensor::{Dtype, SafeTensors, View};
@@ -63,14 +63,23 @@ impl ModelDescription {
             let (found, dense) = (self.transforms.len(), self.inputs.dense);
             bail!("{found} transforms for {dense} dense inputs");
         }
-        for field in &self.inputs.fields {
-            let most = u32::MAX as usize;
-            if !(MIN_TABLE_ROWS as usize..=most).contains(&field.rows) {
-                bail!(
-                    "the table of {} has {} rows; needed: {MIN_TABLE_ROWS} to {most}",
-                    field.name,
-                    field.rows
-                );
+        let mut tables: Vec<(&str, usize)> =
+            self.inputs.fields.iter().map(|field| (field.name.as_str(), field.rows)).collect();
+        for list in &self.inputs.lists {
+            match list.table {
+                ListTable::Own(rows) => tables.push((&list.name, rows)),
+                ListTable::Shared(field) if field < self.inputs.fields.len() => {}
+                ListTable::Shared(field) => bail!(
+                    "{} shares the table of field {field}; there are {}",
+                    list.name,
+                    self.inputs.fields.len()
+                ),
+            }
+        }
+        let most = u32::MAX as usize;
+        for (name, rows) in tables {
+            if !(MIN_TABLE_ROWS as usize..=most).contains(&rows) {
+                bail!("the table of {name} has {rows} rows; needed: {MIN_TABLE_ROWS} to {most}");
             }
         }
         if !self.logit_shift.is_finite() {
@@ -229,8 +238,10 @@ pub fn export_model(
     let bytes = safetensors(tensors, model, metadata)?;
     write_whole(&folder.join("model.safetensors"), |out| Ok(out.write_all(&bytes)?))?;
     drop(bytes);
+    let lists: Vec<&str> = description.inputs.lists.iter().map(|l| l.name.as_str()).collect();
     let encoded = export(&Export {
         name,
+        lists: &lists,
         program,
         model,
         transforms: &description.transforms,
@@ -299,14 +310,10 @@ pub(super) fn export_run(
         bail!("only networks have an architecture")
     };
     let folder = files.dir().join("best");
-    let fields = context.field_names().into_iter().zip(table_rows);
     let dataset = std::path::absolute(context.dataset.dir())?;
     let description = ModelDescription {
         contender: trial.contender.clone(),
-        inputs: ModelInputs {
-            dense: context.dataset.dense_fields(),
-            fields: fields.map(|(name, &rows)| Field { name, rows: rows as usize }).collect(),
-        },
+        inputs: context.inputs(table_rows),
         layer_norm: context.config.train.network.layer_norm,
         transforms: transforms(context.dataset),
         dataset,

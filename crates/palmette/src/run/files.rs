@@ -138,7 +138,16 @@ pub fn file_sha256(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut hash = Hashing { inner: io::sink(), hash: Sha256::new() };
     io::copy(&mut file, &mut hash)?;
-    Ok(hash.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&hash.hash.finalize()))
+}
+
+/// SHA-256 of bytes, in hexadecimal.
+pub(super) fn sha256_hex(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+fn hexadecimal(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Writes a file under a temporary name, syncs it and renames it.

@@ -3,19 +3,21 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use palmette_cost::{CostSheet, MemoryModel};
+use palmette_ctr::nasrec::ArchitectureFile;
 use palmette_ctr::train::TrainSettings;
 use palmette_data::Split;
 use serde::Deserialize;
 
 use super::context::RunContext;
-use super::export::export_run;
+use super::export::{export_run, write_json};
 use super::files::RunFiles;
 use super::plan::Plan;
 use super::results::{FinalFit, ModelResult, Summary};
-use super::retraining::Chosen;
+use super::retraining::{Chosen, Tuned};
 use super::setup::Run;
 use super::store::RunStore;
-use super::trials::{Contender, FitRequest, ScoredPart, fit};
+use super::trials::{Contender, FitRequest, ScoredPart, Trial, diverged, fit};
 use super::workers::{in_order, table_bytes, trainings_at_a_time};
 use crate::console::Progress;
 
@@ -25,19 +27,41 @@ impl Run<'_, '_> {
         &self,
         store: &mut RunStore,
         plan: &Plan,
-        searched: Chosen,
-        random: Option<Chosen>,
-        baselines: Vec<Chosen>,
+        tuned: &Tuned,
     ) -> Result<Summary> {
+        let Some((searched, _)) = tuned.chosen.split_first() else { bail!("nothing was searched") };
         let Contender::Network(architecture) = searched.trial.contender.clone() else {
             bail!("the searched model is a network");
         };
-        let chosen: Vec<&Chosen> =
-            std::iter::once(&searched).chain(&random).chain(&baselines).collect();
-        self.final_fits(store, plan, &chosen)?;
-        let models = chosen.iter().map(|chosen| self.result_of(store, chosen));
-        let models = models.collect::<Result<_>>()?;
-        self.summarise(store, architecture, models)
+        self.write_random_network(store, &tuned.chosen)?;
+        self.final_fits(store, plan, &tuned.chosen)?;
+        let mut diverged = tuned.diverged.clone();
+        let mut models = Vec::new();
+        for chosen in &tuned.chosen {
+            match self.result_of(store, chosen)? {
+                Some(result) => models.push(result),
+                None if chosen.name == "searched" => bail!(
+                    "the final fit of the searched network diverged at the rate {} that validation \
+                     rows chose; lower train.learning_rates in a new run",
+                    chosen.trial.learning_rate
+                ),
+                None => diverged.push(chosen.name.clone()),
+            }
+        }
+        self.summarise(store, architecture, models, diverged)
+    }
+
+    /// The best random network stands beside `best/`: `palmette train --arch` makes a model of it.
+    fn write_random_network(&self, store: &RunStore, chosen: &[Chosen]) -> Result<()> {
+        let Some(random) = chosen.iter().find(|chosen| chosen.name == "random-search") else {
+            return Ok(());
+        };
+        let Contender::Network(path) = &random.trial.contender else { return Ok(()) };
+        let file = ArchitectureFile {
+            test_loss: random.trial.validation_log_loss,
+            ..ArchitectureFile::new(path.clone(), self.space.nasrec().config())
+        };
+        write_json(&store.dir().join("random-search.json"), &file.to_json()?)
     }
 
     fn final_seeds(&self) -> u64 {
@@ -45,10 +69,10 @@ impl Run<'_, '_> {
     }
 
     /// Every final fit that the journal does not hold.
-    fn final_fits(&self, store: &mut RunStore, plan: &Plan, chosen: &[&Chosen]) -> Result<()> {
+    fn final_fits(&self, store: &mut RunStore, plan: &Plan, chosen: &[Chosen]) -> Result<()> {
         let RunContext { config, dataset, .. } = *self.context;
         let rows = dataset.rows(Split::Train) + dataset.rows(Split::Validation);
-        let all = chosen.iter().flat_map(|&c| (0..self.final_seeds()).map(move |n| (c, n)));
+        let all = chosen.iter().flat_map(|c| (0..self.final_seeds()).map(move |n| (c, n)));
         let open: Vec<(&Chosen, u64)> = all
             .filter(|(chosen, n)| store.find("final", &format!("{}/{n}", chosen.name)).is_none())
             .collect();
@@ -106,7 +130,21 @@ impl Run<'_, '_> {
             seed: config.run.seed + 1000 * (n + 1),
             checkpoint_every: plan.checkpoint_every,
         };
-        let mut training = fit(self.context, files, &request, compiled, progress, |_| Ok(()))?;
+        let mut fitted = FinalFit {
+            model: chosen.name.clone(),
+            seed: request.seed,
+            learning_rate: settings.learning_rate,
+            log_loss: None,
+            auc: None,
+            normalised_entropy: None,
+            predictions: None,
+        };
+        let mut training = match fit(self.context, files, &request, compiled, progress, |_| Ok(()))
+        {
+            Ok(training) => training,
+            Err(error) if diverged(&error) => return Ok(fitted),
+            Err(error) => return Err(error),
+        };
         if chosen.name == "searched" && n == 0 {
             let trial = &chosen.trial;
             export_run(self.context, files, &self.space, trial, &tensors, &training, &tables)?;
@@ -118,19 +156,15 @@ impl Run<'_, '_> {
             Ok(out.write_all(&bytes)?)
         })?;
         let evaluation = ScoredPart::new(dataset, Split::Test, logits)?.evaluate(None)?;
-        Ok(FinalFit {
-            model: chosen.name.clone(),
-            seed: request.seed,
-            learning_rate: settings.learning_rate,
-            log_loss: evaluation.log_loss,
-            auc: evaluation.auc,
-            normalised_entropy: evaluation.normalised_entropy,
-            predictions: files.sha256(&file)?,
-        })
+        fitted.log_loss = Some(evaluation.log_loss);
+        fitted.auc = evaluation.auc;
+        fitted.normalised_entropy = evaluation.normalised_entropy;
+        fitted.predictions = Some(files.sha256(&file)?);
+        Ok(fitted)
     }
 
-    /// Final fits of one model, and the test logits of the first.
-    fn result_of(&self, store: &RunStore, chosen: &Chosen) -> Result<(ModelResult, Vec<f64>)> {
+    /// Final fits of one model with the test logits of each; nothing where one of them diverged.
+    fn result_of(&self, store: &RunStore, chosen: &Chosen) -> Result<Option<Tested>> {
         let mut result = ModelResult {
             name: chosen.name.clone(),
             macs: Some(chosen.trial.macs),
@@ -140,18 +174,40 @@ impl Run<'_, '_> {
             log_losses: Vec::new(),
             aucs: Vec::new(),
             normalised_entropies: Vec::new(),
+            over_limit: !self.keeps_limits(&chosen.trial)?,
             difference: None,
         };
+        let mut logits = Vec::new();
         for n in 0..self.final_seeds() {
             let event = store.find("final", &format!("{}/{n}", chosen.name));
             let fitted =
                 FinalFit::deserialize(&event.context("a final fit is missing")?["result"])?;
-            result.log_losses.push(fitted.log_loss);
+            let Some(log_loss) = fitted.log_loss else { return Ok(None) };
+            result.log_losses.push(log_loss);
             result.aucs.extend(fitted.auc);
             result.normalised_entropies.extend(fitted.normalised_entropy);
+            logits.push(read_logits(store, &prediction_file(&chosen.name, n))?);
         }
-        Ok((result, read_logits(store, &prediction_file(&chosen.name, 0))?))
+        Ok(Some(Tested { result, logits }))
     }
+
+    /// Whether a model meets the run's hard limits.
+    fn keeps_limits(&self, trial: &Trial) -> Result<bool> {
+        let limits = self.context.config.cost.limits()?;
+        if limits.is_empty() {
+            return Ok(true);
+        }
+        let inputs = self.context.inputs(&self.context.final_tables(self.space.table_cap()));
+        let table_params = trial.contender.compile(&inputs, false)?.table_params();
+        let sheet = CostSheet::new(trial.macs, trial.params, table_params, &MemoryModel::default());
+        Ok(limits.is_met(&sheet))
+    }
+}
+
+/// A model's row of the table and the test logits of each of its fits.
+pub(super) struct Tested {
+    pub(super) result: ModelResult,
+    pub(super) logits: Vec<Vec<f64>>,
 }
 
 /// Where the test logits of a final fit lie.

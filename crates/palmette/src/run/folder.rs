@@ -96,7 +96,8 @@ pub fn check_encoders(model: &ModelFolder, dataset: &Dataset) -> Result<()> {
     );
     let names = |file: &EncodersFile| -> Vec<String> {
         let dense = file.dense.iter().map(|f| f.name.clone());
-        dense.chain(file.categorical.iter().map(|f| f.name.clone())).collect()
+        let categorical = file.categorical.iter().map(|f| f.name.clone());
+        dense.chain(categorical).chain(file.lists.iter().map(|f| f.name.clone())).collect()
     };
     if names(&expected) != names(&found) {
         bail!(
@@ -117,12 +118,14 @@ pub fn check_encoders(model: &ModelFolder, dataset: &Dataset) -> Result<()> {
             );
         }
     }
-    for (a, b) in expected.categorical.iter().zip(&found.categorical) {
-        if a != b {
+    let fields = expected.categorical.iter().zip(&found.categorical);
+    let fields = fields.map(|(a, b)| (&a.name, a == b));
+    let lists = expected.lists.iter().zip(&found.lists).map(|(a, b)| (&a.name, a == b));
+    for (name, equal) in fields.chain(lists) {
+        if !equal {
             bail!(
-                "{}: field {} is encoded otherwise than for the model; {advice}",
-                dataset.dir().display(),
-                a.name
+                "{}: field {name} is encoded otherwise than for the model; {advice}",
+                dataset.dir().display()
             );
         }
     }

@@ -29,7 +29,8 @@ pub struct RunRecord {
     pub name: String,
     /// The folder.
     pub dir: PathBuf,
-    /// `finished`, or the phase it is in: `planning`, `supernet`, `ranking`, `training`, `final fits`.
+    /// `finished`, or the phase it is in: `planning`, `supernet`, `ranking`, `training`, `final fits`;
+    /// `damaged` where its files cannot be read.
     pub state: String,
     /// The dataset.
     pub dataset: PathBuf,
@@ -85,6 +86,22 @@ impl RunRecord {
         })
     }
 
+    /// A folder whose journal or configuration cannot be read; [`Self::read`] says why.
+    fn damaged(dir: &Path) -> Self {
+        Self {
+            name: dir.file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned()),
+            dir: dir.into(),
+            state: "damaged".into(),
+            dataset: PathBuf::new(),
+            seed: 0,
+            scores: 0,
+            trials: 0,
+            validation_log_loss: None,
+            tested: Vec::new(),
+            seconds: 0.0,
+        }
+    }
+
     /// Test figures of a model.
     pub fn tested(&self, model: &str) -> Option<&TestedModel> {
         self.tested.iter().find(|t| t.model == model)
@@ -135,7 +152,7 @@ pub fn read_runs(folder: &Path) -> Result<Vec<RunRecord>> {
             Some(entry) if entry.stamp == Stamp::of(dir)? => {
                 Ok(RunRecord { dir: dir.clone(), ..entry.record.clone() })
             }
-            _ => RunRecord::read(dir),
+            _ => Ok(RunRecord::read(dir).unwrap_or_else(|_| RunRecord::damaged(dir))),
         })
         .collect()
 }

@@ -4,6 +4,7 @@ mod agreement;
 mod check;
 mod config;
 mod context;
+mod earlier;
 mod environment;
 mod export;
 mod files;
@@ -27,7 +28,8 @@ mod verdict;
 mod workers;
 
 pub use config::Config;
-pub use context::{RunContext, Stop};
+pub use context::{RunContext, Stop, Stopped};
+pub use earlier::Earlier;
 pub use export::{ModelDescription, export_model, transforms, write_drawing, write_json};
 pub use files::{RunFiles, file_sha256, write_whole};
 pub use folder::{ModelFolder, architecture_of, check_encoders};

@@ -21,9 +21,8 @@ pub(super) fn write_report(
     store: &RunStore,
     space: &LimitedSpace,
     summary: &Summary,
-    command: &str,
 ) -> Result<()> {
-    let data = report_data(context, store, space, summary, command)?;
+    let data = report_data(context, store, space, summary)?;
     write_json(&store.dir().join("report.json"), &data)?;
     let page = render(&data)?;
     store.files().write("report.html", |out| Ok(out.write_all(page.as_bytes())?))?;
@@ -35,7 +34,6 @@ fn report_data(
     store: &RunStore,
     space: &LimitedSpace,
     summary: &Summary,
-    command: &str,
 ) -> Result<ReportData> {
     let dataset = context.dataset;
     let sheet = space.sheet_of(&summary.architecture);
@@ -50,6 +48,7 @@ fn report_data(
             validation_rows: dataset.rows(Split::Validation) as u64,
             test_rows: dataset.rows(Split::Test) as u64,
             base_rate: Some(evaluation.base_rate),
+            weighted: dataset.manifest().weighted,
             dense_fields: dataset.dense_fields(),
             categorical_fields: dataset.categorical_fields(),
             fingerprint: Some(dataset.fingerprint()),
@@ -73,7 +72,7 @@ fn report_data(
         calibration: Some((&evaluation.calibration).into()),
         comparison: summary.models.iter().map(compared).collect(),
         phases: phases(store),
-        command: Some(command.into()),
+        command: Some(command(store)),
         configuration: Some(context.config.to_toml()?),
         notes: notes(context, summary),
     })
@@ -90,9 +89,22 @@ fn verdict(context: &RunContext<'_>, summary: &Summary) -> Option<Verdict> {
     let unit = if context.config.data.interval_groups.is_some() { "groups" } else { "rows" };
     Some(Verdict {
         incumbent: rival.name.clone(),
+        own: context.config.data.baseline_column.is_some(),
         difference: difference(paired),
         resampled: format!("{} {unit}", paired.units),
     })
+}
+
+/// The resolved configuration repeats the run, whatever options and stops it had.
+fn command(store: &RunStore) -> String {
+    let name = store.dir().file_name().map_or("run".into(), |n| n.to_string_lossy().into_owned());
+    let file = store.dir().join("config.toml").display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    let quoted = |text: String| match text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    };
+    format!("palmette search --config {} --name {}", quoted(file), quoted(format!("{name}-again")))
 }
 
 /// Scores of the search, in order.
@@ -155,7 +167,10 @@ fn spread(values: &[f64]) -> Option<Spread> {
 fn compared(model: &ModelResult) -> Compared {
     let zero = Spread { mean: f64::NAN, deviation: None };
     Compared {
-        name: model.name.clone(),
+        name: match model.over_limit {
+            true => format!("{} (over the limit)", model.name),
+            false => model.name.clone(),
+        },
         origin: if model.name == "searched" { Origin::Chosen } else { origin(&model.name) },
         seeds: model.log_losses.len(),
         log_loss: spread(&model.log_losses).unwrap_or(zero),
@@ -201,6 +216,25 @@ fn notes(context: &RunContext<'_>, summary: &Summary) -> Vec<String> {
             config.train.learning_rates
         ),
     ];
+    if !config.cost.limits.is_empty() {
+        notes.push(format!(
+            "Hard limits: {}. Models over them are shown and cannot win.",
+            config.cost.limits.join(", ")
+        ));
+    }
+    if !summary.diverged.is_empty() {
+        notes.push(format!(
+            "Diverged at every learning rate or in the final fit, and not in the table: {}.",
+            summary.diverged.join(", ")
+        ));
+    }
+    if config.train.final_seeds > 1 {
+        notes.push(
+            "Differences compare losses averaged over the seeds of each model; the figures on top, the \
+             calibration and the exported files are those of the first final fit."
+                .into(),
+        );
+    }
     if config.train.final_seeds < 2 {
         notes.push(
             "One final fit a model: the table has no spread over seeds (set train.final_seeds)."

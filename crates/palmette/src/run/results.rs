@@ -13,14 +13,14 @@ pub struct FinalFit {
     pub seed: u64,
     /// Learning rate chosen on validation rows.
     pub learning_rate: f64,
-    /// Log loss on the test part.
-    pub log_loss: f64,
+    /// Log loss on the test part; none where the training diverged.
+    pub log_loss: Option<f64>,
     /// AUC on the test part.
     pub auc: Option<f64>,
     /// Normalised entropy on the test part.
     pub normalised_entropy: Option<f64>,
     /// SHA-256 of the predictions on the test part.
-    pub predictions: String,
+    pub predictions: Option<String>,
 }
 
 /// One model in the final table.
@@ -42,7 +42,9 @@ pub struct ModelResult {
     pub aucs: Vec<f64>,
     /// Test normalised entropy of each seed.
     pub normalised_entropies: Vec<f64>,
-    /// Searched minus this model, paired on test rows (first seeds).
+    /// Whether the model breaks one of the run's hard limits: it is shown and never wins.
+    pub over_limit: bool,
+    /// Searched minus this model, paired on test rows; each row's loss is the mean over seeds.
     pub difference: Option<PairedDifference>,
 }
 
@@ -56,7 +58,9 @@ impl ModelResult {
 /// The end of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Summary {
-    /// `ship`, `keep`, or `undecided` against the strongest model to beat.
+    /// Against the strongest model to beat: `ship` where the searched one is better with its whole
+    /// interval, `keep` where the other one is, or where it is the user's own and not shown to be
+    /// worse, and else `undecided`.
     pub verdict: String,
     /// The verdict in a sentence with its interval.
     pub sentence: String,
@@ -64,7 +68,9 @@ pub struct Summary {
     pub architecture: Path,
     /// All models, searched first.
     pub models: Vec<ModelResult>,
-    /// Metrics of the searched model on the test part.
+    /// Models that diverged at every learning rate or in a final fit, and are not among them.
+    pub diverged: Vec<String>,
+    /// Metrics of the searched model's first fit, the exported one, on the test part.
     pub evaluation: Evaluation,
     /// Log loss of the true probabilities on the test part, where the log has them.
     pub bayes_log_loss: Option<f64>,
@@ -74,7 +80,7 @@ pub struct Summary {
 
 impl Summary {
     /// The model to beat: the user's own (it comes last) where there is one, else the best of the
-    /// others on the test rows.
+    /// others on the test rows that keep the limits.
     pub fn rival(&self, own_model: bool) -> Option<&ModelResult> {
         Self::rival_of(&self.models, own_model)
     }
@@ -83,7 +89,7 @@ impl Summary {
         if own_model {
             return models.last();
         }
-        let others = models.iter().skip(1).filter(|m| m.difference.is_some());
+        let others = models.iter().skip(1).filter(|m| m.difference.is_some() && !m.over_limit);
         others.min_by(|a, b| a.mean_log_loss().total_cmp(&b.mean_log_loss()))
     }
 

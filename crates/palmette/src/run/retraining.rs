@@ -1,7 +1,7 @@
 //! Networks from scratch: the best candidates, random ones, and everybody's learning rate.
 
-use anyhow::{Context, Result, anyhow};
-use palmette_ctr::baselines::{Baseline, Mlp, XDeepFm};
+use anyhow::{Result, anyhow, bail};
+use palmette_ctr::baselines::{Baseline, Mlp};
 
 use super::plan::{NetworkMacs, Plan};
 use super::ranking::Ranked;
@@ -14,6 +14,14 @@ pub(super) struct Chosen {
     pub(super) name: String,
     pub(super) trial: Trial,
 }
+/// Every contender that could be trained, the searched one first.
+#[derive(Default)]
+pub(super) struct Tuned {
+    pub(super) chosen: Vec<Chosen>,
+    /// Names of those that diverged at every learning rate.
+    pub(super) diverged: Vec<String>,
+}
+
 impl Run<'_, '_> {
     fn validate(
         &self,
@@ -69,18 +77,22 @@ impl Run<'_, '_> {
         plan: &Plan,
         searched: Trial,
         random: Option<Trial>,
-    ) -> Result<(Chosen, Option<Chosen>, Vec<Chosen>)> {
-        let mut contenders = vec![("searched", searched.contender.clone(), Some(searched.clone()))];
-        let has_random = random.is_some();
+    ) -> Result<Tuned> {
+        let train = &self.context.config.train;
+        // The rate of the first trainings counts only where everybody may try it.
+        let known = |trial: &Trial| {
+            train.learning_rates.contains(&trial.learning_rate).then(|| trial.clone())
+        };
+        let mut contenders = vec![("searched", searched.contender.clone(), known(&searched))];
         contenders
-            .extend(random.map(|trial| ("random-search", trial.contender.clone(), Some(trial))));
-        for name in &self.context.config.train.baselines {
+            .extend(random.map(|trial| ("random-search", trial.contender.clone(), known(&trial))));
+        for name in &train.baselines {
             let baseline = self.baseline(name, searched.macs)?;
             contenders.push((name, Contender::Baseline(baseline), None));
         }
         let mut requests = Vec::new();
         for (name, contender, known) in &contenders {
-            for &learning_rate in &self.context.config.train.learning_rates {
+            for &learning_rate in &train.learning_rates {
                 if known.as_ref().is_none_or(|trial| trial.learning_rate != learning_rate) {
                     requests.push(TrialRequest {
                         id: format!("{name}/learning-rate-{learning_rate}"),
@@ -92,19 +104,27 @@ impl Run<'_, '_> {
             }
         }
         let trials = self.validate(store, plan, "learning rates", &requests)?;
-        let mut chosen = contenders.into_iter().map(|(name, _, known)| {
+        let mut tuned = Tuned::default();
+        for (name, _, known) in contenders {
             let prefix = format!("{name}/");
             let own = requests.iter().zip(&trials).filter(|(r, _)| r.id.starts_with(&prefix));
             let all: Vec<Trial> =
                 known.into_iter().chain(own.map(|(_, trial)| trial.clone())).collect();
-            let trial =
-                best(&all).ok_or_else(|| anyhow!("{name} diverged at every learning rate"))?;
-            Ok(Chosen { name: name.into(), trial: trial.clone() })
-        });
-        let searched = chosen.next().context("nothing was searched")??;
-        let random = if has_random { chosen.next().transpose()? } else { None };
-        let baselines = chosen.collect::<Result<_>>()?;
-        Ok((searched, random, baselines))
+            match best(&all) {
+                Some(trial) => {
+                    tuned.chosen.push(Chosen { name: name.into(), trial: trial.clone() });
+                }
+                None if name == "searched" => {
+                    bail!(
+                        "the searched network diverged at every learning rate of {:?}; lower them \
+                         (--set train.learning_rates=[...]) in a new run",
+                        train.learning_rates
+                    );
+                }
+                None => tuned.diverged.push(name.into()),
+            }
+        }
+        Ok(tuned)
     }
 
     /// What the networks to be trained from scratch will cost: 64 random ones of the space stand for
@@ -124,18 +144,10 @@ impl Run<'_, '_> {
 
     /// The hand-made model of this name; `searched_macs` is what `mlp-equal` may cost.
     fn baseline(&self, name: &str, searched_macs: u64) -> Result<Baseline> {
-        let [small, medium, large] = Mlp::three_sizes();
         Ok(match name {
-            "mlp-small" => Baseline::Mlp(small),
-            "mlp-medium" => Baseline::Mlp(medium),
-            "mlp-large" => Baseline::Mlp(large),
             "mlp-equal" => {
                 let inputs = self.context.inputs(&self.search_tables());
                 Baseline::Mlp(Mlp::with_macs(&inputs, searched_macs))
-            }
-            // The published interaction layers cost 55 M multiply-accumulates a sample.
-            "xdeepfm-small" => {
-                Baseline::XDeepFm(XDeepFm { interaction: vec![24, 24], ..XDeepFm::default() })
             }
             name => Baseline::named(name).map_err(|e| anyhow!("[train] baselines: {e}"))?,
         })

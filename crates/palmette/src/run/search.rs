@@ -14,6 +14,7 @@ use super::results::Summary;
 use super::setup::Run;
 use super::store::RunStore;
 use super::trials::record;
+use super::workers::{table_bytes, trainings_at_a_time};
 
 /// A finished run.
 pub struct Outcome {
@@ -28,11 +29,18 @@ pub fn search(
     context: &RunContext<'_>,
     dir: &FilePath,
     budget_seconds: Option<f64>,
-    command: &str,
 ) -> Result<Outcome> {
     let run = Run::new(context)?;
+    run.check_test_part()?;
     // Limits that nobody can meet are said before the folder holds a run.
     let mut store = run.open(dir)?;
+    if store.find("study", "").is_some() {
+        bail!(
+            "{} holds a study of rankings, which `palmette bench ranking` continues; a search needs \
+             a folder of its own",
+            dir.display()
+        );
+    }
     let plan = match run.plan(&mut store, budget_seconds) {
         Ok(plan) => plan,
         Err(error) => {
@@ -42,10 +50,11 @@ pub fn search(
     };
     let ranked = run.rank(&mut store, &plan)?;
     let (searched, random) = run.retrain(&mut store, &plan, &ranked)?;
-    let (searched, random, baselines) = run.tune(&mut store, &plan, searched, random)?;
-    let summary = run.finish(&mut store, &plan, searched, random, baselines)?;
+    let tuned = run.tune(&mut store, &plan, searched, random)?;
+    let summary = run.finish(&mut store, &plan, &tuned)?;
     super::export::write_summary(&store, &summary)?;
-    super::report::write_report(context, &store, &run.space, &summary, command)?;
+    super::report::write_report(context, &store, &run.space, &summary)?;
+    store.files().drop_checkpoint("supernet");
     Ok(Outcome { summary, dir: dir.into() })
 }
 
@@ -65,7 +74,7 @@ impl Run<'_, '_> {
         let rates = Rates::measure(&mut probe, config.search.supernet.batch_size.min(train))?;
         let supernet_bytes = probe.model.state_bytes();
         drop(probe);
-        check_disk(store.dir(), supernet_bytes)?;
+        self.check_disk(store.dir(), supernet_bytes)?;
         let macs = self.network_macs()?;
         let plan = match budget_seconds {
             Some(seconds) => Plan::for_budget(config, rates, &macs, [train, validation], seconds)?,
@@ -75,6 +84,32 @@ impl Run<'_, '_> {
         self.announce(&plan, &prediction, supernet_bytes);
         record(store, "plan", "", &plan, begin)?;
         Ok(plan)
+    }
+
+    /// Fails where the disk cannot hold the supernet's checkpoint beside the one it replaces, or
+    /// the same of the final fits and the exported model.
+    fn check_disk(&self, dir: &FilePath, supernet: u64) -> Result<()> {
+        // A file system that does not tell is no reason to stop.
+        let Ok(free) = fs4::available_space(dir) else { return Ok(()) };
+        let train = &self.context.config.train;
+        let network = table_bytes(&self.context.final_tables(self.space.table_cap()));
+        let batch_rows = train.final_batch_size.unwrap_or(train.network.batch_size);
+        let at_a_time = trainings_at_a_time(batch_rows, network) as u64;
+        // The exported tables, without their optimiser's state, stand in two files.
+        let needed = supernet + (2 * at_a_time * network + network).max(supernet);
+        if free < needed {
+            bail!(
+                "{}: {} are free; checkpoints of the supernet ({}) and of final fits, and the \
+                 exported model ({} of tables) need up to {}. Choose a folder on another disk with \
+                 --runs, or smaller tables (--limit memory=...)",
+                dir.display(),
+                format_bytes(free),
+                format_bytes(supernet),
+                format_bytes(network / 2),
+                format_bytes(needed)
+            );
+        }
+        Ok(())
     }
 
     fn announce(&self, plan: &Plan, prediction: &Prediction, supernet_bytes: u64) {
@@ -108,23 +143,6 @@ impl Run<'_, '_> {
             console.note(&format!("limits: every table is cut to {cap} rows"));
         }
     }
-}
-
-/// Fails where the disk cannot hold a checkpoint of the supernet beside the one it replaces.
-fn check_disk(dir: &FilePath, checkpoint: u64) -> Result<()> {
-    // A file system that does not tell is no reason to stop.
-    let Ok(free) = fs4::available_space(dir) else { return Ok(()) };
-    let needed = 2 * checkpoint;
-    if free < needed {
-        bail!(
-            "{}: {} are free and checkpoints of the supernet need {}; choose a folder on another \
-             disk with --runs, or a smaller supernet (--limit memory=..., [space] blocks and widths)",
-            dir.display(),
-            format_bytes(free),
-            format_bytes(needed)
-        );
-    }
-    Ok(())
 }
 
 /// `95 s`, `12 min`.

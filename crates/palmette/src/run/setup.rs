@@ -26,7 +26,9 @@ impl<'a, 'c> Run<'a, 'c> {
         let (config, dataset) = (context.config, context.dataset);
         let shape = Shape { dense: dataset.dense_fields(), fields: dataset.categorical_fields() };
         check_sides(shape.dense, shape.fields)?;
-        let all_rows: Vec<u64> = dataset.table_rows(None).iter().map(|&n| n.into()).collect();
+        // tables of lists come last, and a searched network reads no list
+        let all_rows = dataset.table_rows(None).into_iter().take(shape.fields);
+        let all_rows: Vec<u64> = all_rows.map(u64::from).collect();
         let (limits, memory) = (config.cost.limits()?, MemoryModel::default());
         let space = LimitedSpace::new(config.space.space()?, shape, &all_rows, limits, memory)
             .map_err(|e| anyhow!("{e}"))?;
@@ -36,7 +38,9 @@ impl<'a, 'c> Run<'a, 'c> {
     /// The run's folder, for this machine and this configuration.
     pub(super) fn open(&self, dir: &FilePath) -> Result<RunStore> {
         let store = RunStore::open(dir)?;
-        Environment::here(self.context.dataset)?.check_or_record(&store)?;
+        let mut settings = self.context.config.clone();
+        settings.data.dataset.clear();
+        Environment::here(self.context.dataset, &settings.to_toml()?)?.check_or_record(&store)?;
         let config = self.context.config.to_toml()?;
         store.files().write("config.toml", |out| Ok(out.write_all(config.as_bytes())?))?;
         Ok(store)

@@ -4,11 +4,11 @@
 //! fsync, rename), and the journal grows by whole lines. A process may be
 //! killed at any moment: the next one finds finished files and finished events.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
 use super::files::RunFiles;
@@ -18,15 +18,19 @@ pub struct RunStore {
     files: RunFiles,
     journal: File,
     events: Vec<Value>,
+    /// Held while this process works on the run.
+    _lock: File,
 }
 
 impl RunStore {
     /// Opens a run folder, makes it where it does not exist, and reads its journal.
     ///
     /// # Errors
-    /// A journal that something else wrote into; the error names the line.
+    /// A folder in which another process works; a journal that something else wrote into, whose
+    /// line is named.
     pub fn open(dir: &Path) -> Result<Self> {
         let files = RunFiles::open(dir)?;
+        let lock = lock(dir)?;
         let path = dir.join("journal.jsonl");
         let mut journal = OpenOptions::new()
             .create(true)
@@ -42,7 +46,7 @@ impl RunStore {
             journal.set_len(whole as u64)?;
         }
         let events = parse_events(&path, &text[..whole])?;
-        Ok(Self { files, journal, events })
+        Ok(Self { files, journal, events, _lock: lock })
     }
 
     /// The folder.
@@ -61,7 +65,7 @@ impl RunStore {
             return;
         }
         let dir = self.dir();
-        for file in ["config.toml", "env.json", "journal.jsonl"] {
+        for file in ["config.toml", "env.json", "journal.jsonl", LOCK] {
             let _ = fs::remove_file(dir.join(file));
         }
         // Folders that hold anything else stay.
@@ -104,6 +108,21 @@ impl RunStore {
     }
 }
 
+/// Its lock goes when the process does, however that ends; the file stays.
+const LOCK: &str = "lock";
+
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join(LOCK);
+    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            bail!("{}: another process is working on this run", dir.display())
+        }
+        // A file system without locks is no reason to stop.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
 /// Events of a run that may still be going on; nothing is written.
 pub fn read_journal(dir: &Path) -> Result<Vec<Value>> {
     let path = dir.join("journal.jsonl");
@@ -139,6 +158,7 @@ mod tests {
         fs::write(&path, format!("{whole}{{\"event\":\"tri")).unwrap();
         let store = RunStore::open(dir.path()).unwrap();
         assert_eq!(store.find("plan", "").unwrap()["result"]["steps"], 3);
+        drop(store);
         assert_eq!(fs::read_to_string(&path).unwrap(), whole);
         fs::write(&path, format!("{whole}hello\n")).unwrap();
         let error = RunStore::open(dir.path()).err().unwrap();

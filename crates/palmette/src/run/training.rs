@@ -91,7 +91,8 @@ pub fn train_one(
         Ok(_) => {}
         Err(_) => write_json(&store.dir().join("request.json"), request)?,
     }
-    Environment::here(context.dataset)?.check_or_record(&store)?;
+    Environment::here(context.dataset, &serde_json::to_string(request)?)?
+        .check_or_record(&store)?;
     let inputs = context.inputs(&request.table_rows);
     let compiled = request.contender.compile(&inputs, request.settings.layer_norm)?;
     let (macs, params, tensors) = (compiled.macs(), compiled.params(), compiled.tensors.clone());
@@ -134,7 +135,7 @@ pub fn train_one(
         layer_norm: request.settings.layer_norm,
         transforms: transforms(context.dataset),
         dataset: std::path::absolute(context.dataset.dir())?,
-        logit_shift: 0.0,
+        logit_shift: earlier.map_or(0.0, |earlier| earlier.description.logit_shift),
     };
     if let (Contender::Network(path), Some(file)) = (&request.contender, architecture) {
         write_json(&dir.join("arch.json"), &file.to_json()?)?;
@@ -143,6 +144,21 @@ pub fn train_one(
         write_drawing(&dir.join("arch.svg"), path, shape, "Trained architecture", &subtitle)?;
     }
     write_json(&dir.join("cost.json"), &sheet)?;
+    if description.logit_shift != 0.0 {
+        context.console.note(&format!(
+            "the earlier model's correction for kept negatives stays: {:+.3} on every logit",
+            description.logit_shift
+        ));
+    }
+    if let (Some(first), Some(last)) = (trained.curve.first(), trained.curve.last())
+        && last > first
+    {
+        context.console.note(&format!(
+            "the training loss rose from {first:.4} to {last:.4}; a lower rate usually helps: \
+             --set train.network.learning_rate={}",
+            request.settings.learning_rate / 10.0
+        ));
+    }
     let encoders = EncodersFile::from_dataset(context.dataset)?;
     let (program, model) = (training.program(), &training.model);
     export_model(dir, "palmette", &description, &tensors, program, model, &encoders)?;

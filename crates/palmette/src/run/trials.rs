@@ -164,7 +164,7 @@ pub fn fit<'a>(
 }
 
 /// Whether an error is a training that diverged, which is a result and not a failure of the run.
-fn diverged(error: &anyhow::Error) -> bool {
+pub(super) fn diverged(error: &anyhow::Error) -> bool {
     matches!(
         error.downcast_ref::<TrainError>(),
         Some(TrainError::Engine(EngineError::Diverged { .. }))

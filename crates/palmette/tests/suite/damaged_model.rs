@@ -1,9 +1,9 @@
 //! Model descriptions with random damage are refused or build a model, never a panic.
 
 use palmette::run::{Contender, ModelDescription, ModelFolder};
-use palmette_ctr::ModelInputs;
 use palmette_ctr::baselines::Baseline;
 use palmette_ctr::nasrec::{NasRecSpace, Operators};
+use palmette_ctr::{List, ListTable, ModelInputs};
 use palmette_data::DenseTransform;
 use palmette_random::stream;
 use proptest::prelude::*;
@@ -12,12 +12,14 @@ use serde_json::{Value, json};
 fn description(seed: u64) -> Value {
     let space = NasRecSpace::published(Operators::Full);
     let contender = match seed {
-        0..8 => Contender::Baseline(Baseline::named(Baseline::NAMES[seed as usize]).unwrap()),
+        0..9 => Contender::Baseline(Baseline::named(Baseline::NAMES[seed as usize]).unwrap()),
         _ => Contender::Network(space.random_path(&mut stream(seed, "test/damage", 0))),
     };
+    let list = |name: &str, table| List { name: name.into(), table };
+    let lists = vec![list("seen", ListTable::Shared(1)), list("tags", ListTable::Own(4))];
     let description = ModelDescription {
         contender,
-        inputs: ModelInputs::numbered(2, &[5, 6, 7]),
+        inputs: ModelInputs { lists, ..ModelInputs::numbered(2, &[5, 6, 7]) },
         layer_norm: false,
         transforms: vec![DenseTransform::Log; 2],
         dataset: "log".into(),
@@ -43,7 +45,7 @@ proptest! {
 
     #[test]
     fn a_damaged_description(
-        seed in 0u64..14,
+        seed in 0u64..15,
         at in any::<u16>(),
         new in prop_oneof![
             Just(json!(null)), Just(json!("x")), Just(json!([])), Just(json!(true)),

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::Command;
 
 use palmette::onnx::{
-    CategoricalField, DenseField, EncodersFile, Export, ExternalData, FieldEncoder, export,
+    CategoricalField, DenseField, EncodersFile, Export, ExternalData, FieldEncoder, ListField,
+    export,
 };
-use palmette_data::{IntegerBase, PrepareOptions, RawBatch, Schema, Split, prepare};
+use palmette_data::{IntegerBase, Keep, PrepareOptions, RawBatch, Schema, Split, prepare};
 use palmette_engine::{
     Batch, Epilogue, Executor, HeadInput, Init, Model, ParamLayout, ParamStore, Program, TableSpec,
     Tables,
@@ -24,6 +25,8 @@ use crate::python::{Input, interpreter, run_onnx};
 struct Encoded {
     dense: Vec<Option<f64>>,
     categorical: Vec<i64>,
+    #[serde(default)]
+    lists: Vec<Vec<i64>>,
 }
 
 fn encoders() -> EncodersFile {
@@ -47,6 +50,7 @@ fn encoders() -> EncodersFile {
             ),
             field("text", FieldEncoder::Hash),
         ],
+        lists: Vec::new(),
     }
 }
 
@@ -84,6 +88,7 @@ fn text_becomes_the_values_of_training() {
     let row = |dense: [Option<f64>; 3], categorical: [i64; 5]| Encoded {
         dense: dense.to_vec(),
         categorical: categorical.to_vec(),
+        lists: Vec::new(),
     };
     let tenth = f64::from(0.1f32);
     let big = (10_000_169_349_117_863_715u64 % 2_147_483_647) as i64;
@@ -99,6 +104,34 @@ fn text_becomes_the_values_of_training() {
             row([Some(-0.0), Some(1.0), Some(0.5)], [0, 0, big, -1, hash("a,b")]),
         ]
     );
+}
+
+#[test]
+fn lists_become_the_values_of_training() {
+    let Some(python) = interpreter("lists_become_the_values_of_training") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let list = |name: &str, shares: Option<&str>, encoder| ListField {
+        name: name.into(),
+        separator: '|',
+        max_length: 3,
+        keep: if shares.is_some() { Keep::Last } else { Keep::First },
+        shares: shares.map(String::from),
+        encoder,
+    };
+    let modulo = FieldEncoder::Modulo { base: IntegerBase::Hex };
+    let encoders = EncodersFile {
+        lists: vec![list("seen", Some("site"), None), list("tags", None, Some(modulo))],
+        ..encoders()
+    };
+    let header = HEADER.replace('\n', ",seen,tags\n");
+    let rows = "1,1,1,1,1,b,x,b|é|zz| b |NA,ff|1||2|3\n1,1,1,1,1,b,x,NA,\n";
+    let found = encode(&python, folder.path(), &encoders, &format!("{header}{rows}")).unwrap();
+    assert_eq!(found[0].lists, [vec![2, -1, 0], vec![255, 1, 2]]);
+    assert_eq!(found[1].lists, [Vec::<i64>::new(), Vec::new()]);
+    let error =
+        encode(&python, folder.path(), &encoders, &format!("{header}1,1,1,1,1,b,x,b,1|q\n"));
+    let error = error.unwrap_err();
+    assert!(error.contains("row 2: value 2 of the list `tags` is 'q'"), "{error}");
 }
 
 #[test]
@@ -257,7 +290,7 @@ fn raw_text_to_probability_agrees_with_dataset_and_engine() {
         tables: Tables::new(specs.collect(), 0, 3).unwrap(),
     };
     let engine_batch =
-        Batch { rows, dense: &batch.dense, ids: &batch.ids, labels: &[], weights: &[] };
+        Batch { rows, dense: &batch.dense, ids: &batch.ids, labels: &[], weights: &[], lists: &[] };
     let logits = Executor::new().forward(&model, &mut program, &engine_batch).unwrap().to_vec();
 
     let fitted = &dataset.manifest().encoders.dense;
@@ -267,6 +300,7 @@ fn raw_text_to_probability_agrees_with_dataset_and_engine() {
         program: &program,
         model: &model,
         transforms: &transforms,
+        lists: &[],
         logit_shift: 0.0,
         metadata: &[],
     });

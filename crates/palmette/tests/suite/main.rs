@@ -8,6 +8,7 @@ mod cost;
 mod damaged_model;
 mod encoders;
 mod kill;
+mod lists;
 mod messages;
 mod odd_logs;
 mod onnx;

@@ -173,7 +173,8 @@ fn encoded(raw: &Raw) -> (Vec<f32>, Vec<u32>) {
 
 fn engine_logits(model: &Model<f32>, program: &mut Program, raw: &Raw) -> Vec<f32> {
     let (dense, ids) = encoded(raw);
-    let batch = Batch { rows: ROWS, dense: &dense, ids: &ids, labels: &[], weights: &[] };
+    let batch =
+        Batch { rows: ROWS, dense: &dense, ids: &ids, labels: &[], weights: &[], lists: &[] };
     Executor::new().forward(model, program, &batch).unwrap().to_vec()
 }
 
@@ -183,6 +184,7 @@ fn exported<'a>(program: &'a Program, model: &'a Model<f32>) -> Export<'a> {
         program,
         model,
         transforms: &TRANSFORMS,
+        lists: &[],
         logit_shift: 0.0,
         metadata: &[("config", "{}")],
     }

@@ -61,7 +61,14 @@ fn train(network: &Network, path: &Path, seed: u64) -> Trained {
     };
     let mut program = Program::new();
     network.build(path, &mut program);
-    let batch = Batch { rows: ROWS, dense: &transformed, ids: &ids, labels: &labels, weights: &[] };
+    let batch = Batch {
+        rows: ROWS,
+        dense: &transformed,
+        ids: &ids,
+        labels: &labels,
+        weights: &[],
+        lists: &[],
+    };
     let mut executor = Executor::new();
     for index in 0..5 {
         let step = Step {
@@ -99,6 +106,7 @@ fn searched_networks_agree_with_onnxruntime_over_a_thousand_rows() {
             program: &trained.program,
             model: &trained.model,
             transforms: &TRANSFORMS,
+            lists: &[],
             logit_shift: 0.0,
             metadata: &[],
         })

@@ -46,6 +46,7 @@ impl Parameters {
             let weight = match self.program.extent(x) {
                 Extent::Rows { width } => self.declare("weight", 1, width),
                 Extent::Fields { fields, dim } => self.declare("weight", fields, dim),
+                Extent::Jagged { .. } => unreachable!("no lists here"),
             };
             (x, HeadInput::Weight(weight))
         };
@@ -176,6 +177,7 @@ impl<T> Data<T> {
             ids: &self.ids,
             labels: &[0.0, 1.0, 0.0, 1.0],
             weights,
+            lists: &[],
         }
     }
 }

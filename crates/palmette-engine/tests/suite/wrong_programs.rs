@@ -30,6 +30,7 @@ fn batch() -> Batch<'static, f32> {
         ids: &[0, 1, 4, 4, 2, 0],
         labels: &[0.0, 1.0, 0.0],
         weights: &[],
+        lists: &[],
     }
 }
 
@@ -241,7 +242,10 @@ fn batches_of_another_shape_are_refused() {
     check(Batch { labels: &[0.0; 2], ..batch() }, "3 rows has 2 labels, the program reads 3");
     check(Batch { weights: &[1.0; 4], ..batch() }, "3 rows has 4 weights, the program reads 3");
     check(Batch { ids: &[0, 1, 5, 4, 2, 0], ..batch() }, "table a has 5 rows");
-    check(Batch { rows: 0, dense: &[], ids: &[], labels: &[], weights: &[] }, "loss is not finite");
+    check(
+        Batch { rows: 0, dense: &[], ids: &[], labels: &[], weights: &[], lists: &[] },
+        "loss is not finite",
+    );
 }
 
 #[test]

@@ -10,12 +10,13 @@ const DENSE: usize = 7;
 const TABLE_ROWS: usize = 9;
 
 /// A network under test: declares parameters and later builds the program.
-type Build = fn(&mut Declared, &mut Program, BufferId, BufferId) -> Vec<(BufferId, HeadInput)>;
+pub(super) type Build =
+    fn(&mut Declared, &mut Program, BufferId, BufferId) -> Vec<(BufferId, HeadInput)>;
 
 /// Hands out parameters in order of use: declares them on the first run, finds them on the next.
 #[derive(Default)]
-struct Declared {
-    layout: ParamLayout,
+pub(super) struct Declared {
+    pub(super) layout: ParamLayout,
     ids: Vec<ParamId>,
     next: usize,
 }
@@ -47,7 +48,7 @@ impl Declared {
     }
 }
 
-fn build(declared: &mut Declared, build: Build) -> Program {
+pub(super) fn build(declared: &mut Declared, build: Build) -> Program {
     declared.next = 0;
     let mut program = Program::new();
     let dense = program.dense_input(DENSE);
@@ -62,11 +63,12 @@ fn weight(declared: &mut Declared, program: &Program, buffer: BufferId) -> (Buff
     let param = match program.extent(buffer) {
         Extent::Rows { width } => declared.matrix(1, width),
         Extent::Fields { fields, dim } => declared.matrix(fields, dim),
+        Extent::Jagged { .. } => unreachable!("no lists here"),
     };
     (buffer, HeadInput::Weight(param))
 }
 
-struct Data<T> {
+pub(super) struct Data<T> {
     rows: usize,
     dense: Vec<T>,
     ids: Vec<u32>,
@@ -74,7 +76,7 @@ struct Data<T> {
     weights: Vec<f32>,
 }
 
-fn data<T: Real>(rows: usize, seed: u64) -> Data<T> {
+pub(super) fn data<T: Real>(rows: usize, seed: u64) -> Data<T> {
     let mut rng = stream(seed, "test/data", rows as u64);
     Data {
         rows,
@@ -86,18 +88,19 @@ fn data<T: Real>(rows: usize, seed: u64) -> Data<T> {
 }
 
 impl<T> Data<T> {
-    fn batch(&self) -> Batch<'_, T> {
+    pub(super) fn batch(&self) -> Batch<'_, T> {
         Batch {
             rows: self.rows,
             dense: &self.dense,
             ids: &self.ids,
             labels: &self.labels,
             weights: &self.weights,
+            lists: &[],
         }
     }
 }
 
-fn model<T: Real>(layout: ParamLayout, seed: u64) -> Model<T> {
+pub(super) fn model<T: Real>(layout: ParamLayout, seed: u64) -> Model<T> {
     let tables = (0..FIELDS)
         .map(|f| TableSpec { name: format!("t{f}"), rows: TABLE_ROWS, dim: DIM })
         .collect();
@@ -107,7 +110,7 @@ fn model<T: Real>(layout: ParamLayout, seed: u64) -> Model<T> {
     }
 }
 
-const CASES: &[(&str, Build)] = &[
+pub(super) const CASES: &[(&str, Build)] = &[
     ("linear with bias and relu over two sources", |d, p, x, _| {
         let (w1, b1, w2, w3, b2) = (
             d.matrix(20, DENSE),
@@ -231,7 +234,7 @@ const CASES: &[(&str, Build)] = &[
     }),
 ];
 
-fn declared(case: Build) -> Declared {
+pub(super) fn declared(case: Build) -> Declared {
     let mut declared = Declared::default();
     build(&mut declared, case);
     declared
@@ -314,6 +317,45 @@ fn f32_agrees_with_f64() {
     }
 }
 
+/// Gradients of all slices and tables, one behind the other.
+pub(super) fn all_gradients<T: Real>(
+    model: &Model<T>,
+    program: &mut Program,
+    data: &Data<T>,
+    precision: Precision,
+) -> Vec<f64> {
+    let mut executor = Executor::new();
+    executor.set_precision(precision);
+    executor.gradients(model, program, &data.batch(), Trainable::Everything).unwrap();
+    let program: &Program = program;
+    let slices = program.slice_ids().flat_map(|s| executor.slice_gradient(program, s)).flatten();
+    let tables = executor.table_gradients().flat_map(|(_, _, sums)| sums);
+    slices.chain(tables).map(|g| g.to_f64()).collect()
+}
+
+/// The shuffles of f32 have no counterpart in f64, so central differences do not see them.
+#[test]
+fn f32_gradients_agree_with_f64() {
+    for (seed, &(name, case)) in CASES.iter().enumerate() {
+        let mut d = declared(case);
+        let wide = model::<f64>(d.layout.clone(), seed as u64);
+        let narrow = model::<f32>(d.layout.clone(), seed as u64);
+        let mut program = build(&mut d, case);
+        // Two full blocks of sixteen rows and a short one; more than one chunk.
+        for rows in [37, 200] {
+            let exact = all_gradients(&wide, &mut program, &data::<f64>(rows, 3), Precision::F32);
+            let close = all_gradients(&narrow, &mut program, &data::<f32>(rows, 3), Precision::F32);
+            let largest = exact.iter().fold(0.0, |m: f64, g| m.max(g.abs()));
+            assert_eq!(exact.len(), close.len(), "{name}");
+            for (i, (a, b)) in exact.iter().zip(&close).enumerate() {
+                let error = (a - b).abs();
+                let allowed = 1e-4 * a.abs() + 1e-5 * largest;
+                assert!(error < allowed, "{name}, {rows} rows, gradient {i}: {a} {b}");
+            }
+        }
+    }
+}
+
 #[test]
 fn products_count_what_programs_say() {
     for &(name, case) in CASES {
@@ -334,39 +376,42 @@ fn products_count_what_programs_say() {
 #[test]
 fn bits_do_not_depend_on_threads() {
     for &(name, case) in CASES {
-        let run = |threads: usize| {
-            let mut d = declared(case);
-            let mut model = model::<f32>(d.layout.clone(), 5);
-            let data = data::<f32>(1000, 5);
-            let mut program = build(&mut d, case);
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                let mut executor = Executor::new();
-                let losses: Vec<u64> = (0..4)
-                    .map(|index| {
-                        let step = Step {
-                            index,
-                            learning_rate: 0.1,
-                            optimizer: Optimizer::Adagrad { epsilon: 1e-2 },
-                            clip_norm: Some(0.5),
-                            trainable: Trainable::Everything,
-                        };
-                        executor.poison();
-                        let batch = data.batch();
-                        executor
-                            .train_step(&mut model, &mut program, &batch, &step)
-                            .unwrap()
-                            .to_bits()
-                    })
-                    .collect();
-                let logits = executor.forward(&model, &mut program, &data.batch()).unwrap();
-                (losses, logits.iter().map(|z| z.to_bits()).collect::<Vec<_>>())
-            })
-        };
-        let one = run(1);
-        assert!(one.0.windows(2).all(|w| w[0] != w[1]), "{name}: the loss does not move");
-        for threads in [2, 3, 7] {
-            assert!(run(threads) == one, "{name}: {threads} threads differ from one");
+        for precision in [Precision::F32, Precision::Bf16] {
+            let run = |threads: usize| {
+                let mut d = declared(case);
+                let mut model = model::<f32>(d.layout.clone(), 5);
+                let data = data::<f32>(1000, 5);
+                let mut program = build(&mut d, case);
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| {
+                    let mut executor = Executor::new();
+                    executor.set_precision(precision);
+                    let losses: Vec<u64> = (0..4)
+                        .map(|index| {
+                            let step = Step {
+                                index,
+                                learning_rate: 0.1,
+                                optimizer: Optimizer::Adagrad { epsilon: 1e-2 },
+                                clip_norm: Some(0.5),
+                                trainable: Trainable::Everything,
+                            };
+                            executor.poison();
+                            let batch = data.batch();
+                            executor
+                                .train_step(&mut model, &mut program, &batch, &step)
+                                .unwrap()
+                                .to_bits()
+                        })
+                        .collect();
+                    let logits = executor.forward(&model, &mut program, &data.batch()).unwrap();
+                    (losses, logits.iter().map(|z| z.to_bits()).collect::<Vec<_>>())
+                })
+            };
+            let one = run(1);
+            assert!(one.0.windows(2).all(|w| w[0] != w[1]), "{name}: the loss does not move");
+            for threads in [2, 3, 7] {
+                assert!(run(threads) == one, "{name}: {threads} threads differ from one");
+            }
         }
     }
 }

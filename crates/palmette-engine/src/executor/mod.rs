@@ -1,0 +1,345 @@
+//! The CPU executor: forward, backward and update of a program.
+//!
+//! A training step has three parallel phases, and no sum depends on how many
+//! threads share them:
+//!
+//! 1. *Chunks.* The batch is cut into chunks of [`CHUNK_ROWS`] rows; each runs
+//!    forward, loss and backward of all operators by itself, so activations
+//!    stay in a core's cache and there is no barrier between operators. Small
+//!    parameters (biases, norms, head) leave partial sums per chunk.
+//! 2. *Weight gradients.* Every weight slice is cut into tiles of
+//!    [`TILE_ROWS`] rows; a tile is one product over the whole batch, hence no
+//!    reduction. Tables sum the gradients of equal rows in sample order.
+//! 3. *Update.* Clip by the global norm and move the same tiles and rows.
+
+mod chunks;
+mod tables;
+mod tiles;
+
+use std::sync::atomic::Ordering;
+
+use pulp::Arch;
+
+pub(crate) use chunks::RunChunk;
+pub(crate) use tables::{SumRows, UpdateRows};
+pub(crate) use tiles::{RunTile, UpdateTile};
+
+use crate::clock::{Clock, TimeSplit};
+use crate::fit::{Uses, check_forward, check_state};
+use crate::matmul::Precision;
+use crate::memory::Zeroed;
+use crate::optimizer::{Optimizer, Rule};
+use crate::params::ParamStore;
+use crate::program::Program;
+use crate::tables::Tables;
+use crate::{EngineError, Real};
+use chunks::Mode;
+use tables::TouchedRows;
+use tiles::Tile;
+
+/// Name of the instruction set that kernels use on this processor.
+pub fn instruction_set() -> &'static str {
+    match Arch::new() {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        Arch::V4(_) => "x86-64-v4",
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        Arch::V3(_) => "x86-64-v3",
+        _ => "portable",
+    }
+}
+
+/// Rows of a chunk: large enough for full register tiles, small enough that a
+/// layer's activations (128 x 1024 x 4 B) fit a second-level cache.
+pub const CHUNK_ROWS: usize = 128;
+/// Rows of a weight-gradient tile.
+pub const TILE_ROWS: usize = 128;
+
+/// A batch in the layout of the engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a, T> {
+    /// Samples.
+    pub rows: usize,
+    /// `[rows, nd]`.
+    pub dense: &'a [T],
+    /// Rows of the tables, `[fields, rows]`.
+    pub ids: &'a [u32],
+    /// 0 or 1, `[rows]`; empty when only predictions are wanted.
+    pub labels: &'a [f32],
+    /// Sample weights, `[rows]`; empty for equal weights.
+    pub weights: &'a [f32],
+    /// Features of varying length.
+    pub lists: &'a [JaggedIds<'a>],
+}
+
+/// A list of a batch: row `r` has the values `ids[offsets[r]..offsets[r + 1]]`.
+#[derive(Clone, Copy, Debug)]
+pub struct JaggedIds<'a> {
+    /// `[rows + 1]`, from 0 up to the number of values.
+    pub offsets: &'a [usize],
+    /// Rows of the table, one a value.
+    pub ids: &'a [u32],
+}
+
+impl JaggedIds<'_> {
+    /// Number of values and the most that a row has.
+    fn extent(&self) -> (usize, usize) {
+        let lengths = self.offsets.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
+        (self.ids.len(), lengths.max().unwrap_or(0))
+    }
+}
+
+/// Weights and tables of a model.
+pub struct Model<T> {
+    /// Dense parameters.
+    pub params: ParamStore<T>,
+    /// Embedding tables.
+    pub tables: Tables<T>,
+}
+
+/// Which parameters a step moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trainable {
+    /// All that the program uses.
+    Everything,
+    /// All but the embedding tables.
+    Network,
+    /// The head alone; the rest runs forward only.
+    Head,
+}
+
+/// Constants of one step.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Number of the step, from 0 (bias correction, messages).
+    pub index: u64,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// The optimiser whose state the model holds.
+    pub optimizer: Optimizer,
+    /// Largest global gradient norm over all that moves.
+    pub clip_norm: Option<f64>,
+    /// What moves.
+    pub trainable: Trainable,
+}
+
+/// Runs programs; owns the arenas, which the next program reuses.
+pub struct Executor<T> {
+    arch: Arch,
+    precision: Precision,
+    values: Zeroed<T>,
+    grads: Zeroed<T>,
+    weight_grads: Zeroed<T>,
+    partials: Zeroed<T>,
+    scratch: Zeroed<T>,
+    losses: Vec<f64>,
+    tiles: Vec<Tile>,
+    tile_squares: Vec<f64>,
+    touched: Vec<TouchedRows<T>>,
+    n_touched: usize,
+    table_squares: Vec<f64>,
+    logits: Vec<T>,
+    uses: Uses,
+    clock: Clock,
+}
+
+/// A pointer that threads may share because they write to disjoint places.
+#[derive(Clone, Copy)]
+struct Shared<T>(*mut T);
+// SAFETY: every use below states why its accesses are disjoint.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    #[inline(always)]
+    fn get(&self) -> *mut T {
+        self.0
+    }
+}
+
+impl<T: Real> Default for Executor<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T: Real> Executor<T> {
+    /// An executor for the best instruction set of this processor.
+    pub fn new() -> Self {
+        let empty = || {
+            Zeroed::new(0).unwrap_or_else(|_| unreachable!("nothing is allocated for no elements"))
+        };
+        Self {
+            arch: Arch::new(),
+            precision: Precision::F32,
+            values: empty(),
+            grads: empty(),
+            weight_grads: empty(),
+            partials: empty(),
+            scratch: empty(),
+            losses: Vec::new(),
+            tiles: Vec::new(),
+            tile_squares: Vec::new(),
+            touched: Vec::new(),
+            n_touched: 0,
+            table_squares: Vec::new(),
+            logits: Vec::new(),
+            uses: Uses::default(),
+            clock: Clock::default(),
+        }
+    }
+
+    /// Chooses the number type of matrix products, from the next step on.
+    ///
+    /// What this processor cannot do is [`Precision::F32`]: see [`Executor::precision`].
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = T::precision(precision);
+    }
+
+    /// The number type that matrix products have.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Starts or stops measuring [`TimeSplit`].
+    pub fn measure(&mut self, on: bool) {
+        self.clock.on = on;
+    }
+
+    /// Time measured so far.
+    pub fn time_split(&self) -> TimeSplit {
+        let [products, attention, embedding, update, other] =
+            [0, 1, 2, 3, 4].map(|i| self.clock.nanos[i].load(Ordering::Relaxed));
+        TimeSplit { products, attention, embedding, update, other }
+    }
+
+    /// Logits of a batch, `[rows]`.
+    ///
+    /// # Errors
+    /// A program, model and batch that do not fit, ids outside their tables, and memory.
+    pub fn forward(
+        &mut self,
+        model: &Model<T>,
+        program: &mut Program,
+        batch: &Batch<'_, T>,
+    ) -> Result<&[T], EngineError> {
+        self.prepare(model, program, batch)?;
+        self.run_chunks(model, program, batch, Mode::Forward);
+        self.read_logits(program, batch.rows);
+        Ok(&self.logits)
+    }
+
+    /// One optimiser step; returns the mean loss before it.
+    ///
+    /// # Errors
+    /// [`EngineError::Diverged`] when loss or gradient is not finite (nothing is updated then),
+    /// a program, model and batch that do not fit, ids outside their tables, and memory.
+    pub fn train_step(
+        &mut self,
+        model: &mut Model<T>,
+        program: &mut Program,
+        batch: &Batch<'_, T>,
+        step: &Step,
+    ) -> Result<f64, EngineError> {
+        check_state(model, step.optimizer)?;
+        let (loss, squares) = self.gradients(model, program, batch, step.trainable)?;
+        if !loss.is_finite() {
+            return Err(EngineError::Diverged { step: step.index, what: "loss" });
+        }
+        let norm = squares.sqrt();
+        if !norm.is_finite() {
+            return Err(EngineError::Diverged { step: step.index, what: "gradient norm" });
+        }
+        // PyTorch's clip_grad_norm_: the 1e-6 is part of the published training.
+        let scale = step.clip_norm.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
+        self.update(model, program, step, T::from_f64(scale));
+        Ok(loss)
+    }
+
+    /// Loss and squared gradient norm of a batch; the gradients stay in the executor.
+    ///
+    /// # Errors
+    /// A program, model and batch that do not fit, ids outside their tables, and memory.
+    pub fn gradients(
+        &mut self,
+        model: &Model<T>,
+        program: &mut Program,
+        batch: &Batch<'_, T>,
+        trainable: Trainable,
+    ) -> Result<(f64, f64), EngineError> {
+        self.prepare(model, program, batch)?;
+        self.uses.check_gradients(program, batch, trainable)?;
+        self.weight_grads.reserve(program.grad_len)?;
+        let weight_sum = self.run_chunks(model, program, batch, Mode::Gradients(trainable));
+        let loss = self.losses.iter().sum::<f64>() / weight_sum;
+        let first_slice = match trainable {
+            Trainable::Everything | Trainable::Network => 0,
+            Trainable::Head => program.first_head_slice,
+        };
+        self.list_tiles(program, first_slice);
+        self.fill_weight_gradients(model, program, batch);
+        self.n_touched = 0;
+        if trainable == Trainable::Everything {
+            self.sum_table_rows(program, batch);
+        }
+        let squares = self.tile_squares.iter().sum::<f64>()
+            + self.table_squares[..self.n_touched].iter().sum::<f64>();
+        Ok((loss, squares))
+    }
+
+    fn prepare(
+        &mut self,
+        model: &Model<T>,
+        program: &mut Program,
+        batch: &Batch<'_, T>,
+    ) -> Result<(), EngineError> {
+        check_forward(model, program, batch)?;
+        let lists = || batch.lists.iter().map(JaggedIds::extent);
+        if !program.is_placed(batch.rows, lists()) {
+            program.place_lists(batch.rows, lists())?;
+        }
+        let chunks = batch.rows.div_ceil(CHUNK_ROWS);
+        self.values.reserve(program.arena_len)?;
+        self.grads.reserve(program.arena_len)?;
+        self.partials.reserve(chunks * program.partial_len)?;
+        self.scratch.reserve(chunks * program.scratch())?;
+        self.losses.clear();
+        self.losses.resize(chunks, 0.0);
+        Ok(())
+    }
+
+    fn update(&mut self, model: &mut Model<T>, program: &Program, step: &Step, scale: T) {
+        let rule = Rule::new(step.optimizer, step.learning_rate, step.index);
+        self.update_tiles(model, program, rule, scale);
+        self.update_rows(model, rule, step.index, scale);
+    }
+
+    /// The gradient of one slice after [`Executor::gradients`], rows of `cols` elements.
+    pub fn slice_gradient<'a>(
+        &'a self,
+        program: &Program,
+        id: crate::SliceId,
+    ) -> impl Iterator<Item = &'a [T]> + 'a {
+        let s = *program.weight_slice(id);
+        let data = self.weight_grads.as_slice();
+        (0..s.rows).map(move |r| &data[s.grad + r * s.grad_stride..][..s.cols])
+    }
+
+    /// Tables touched by the last batch: `(table, distinct rows, summed gradients)`.
+    pub fn table_gradients(&self) -> impl Iterator<Item = (usize, &[u32], &[T])> {
+        self.touched[..self.n_touched].iter().map(|t| (t.table, &t.ids[..], &t.sums[..]))
+    }
+
+    /// Overwrites all arenas with NaN, so that a test sees whatever is read before it was written.
+    pub fn poison(&mut self) {
+        for arena in [
+            &mut self.values,
+            &mut self.grads,
+            &mut self.weight_grads,
+            &mut self.partials,
+            &mut self.scratch,
+        ] {
+            arena.as_mut_slice().fill(T::nan());
+        }
+    }
+}

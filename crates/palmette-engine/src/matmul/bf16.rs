@@ -1,0 +1,458 @@
+//! Products of operands rounded to bf16, with sums in f32.
+//!
+//! AVX512-BF16 multiplies pairs of neighbouring terms: an element of a register
+//! holds terms `2 p` and `2 p + 1` of one row or column, and one instruction adds
+//! both products to sixteen sums. Operands are rounded to nearest even while they
+//! are copied into pairs, A as 128 rows by 128 pairs, B as panels of 48 columns.
+
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+
+use super::{Product, Strided, dot, even_parts};
+use crate::simd::{BLOCK, avx512};
+
+/// Pairs of terms that one pass over the tiles takes: 24 KiB of B then fit the first-level cache.
+const PAIRS: usize = 128;
+/// Pairs of terms that A is copied for: with its rows a quarter of a second-level cache.
+const A_PAIRS: usize = 4 * PAIRS;
+/// Rows of A that are copied at a time.
+const ROWS: usize = 128;
+/// Elements from row to row of the copy of A, one line more than a power of two.
+const A_ROW: usize = A_PAIRS + BLOCK;
+/// Elements from pair to pair where the copy of A has the rows of a pair together.
+const A_PAIR: usize = ROWS + BLOCK;
+/// Pairs of terms of one pass of sums of registers, and elements from row to row of its copies.
+const DOT_PAIRS: usize = 1024;
+const DOT_ROW: usize = DOT_PAIRS + BLOCK;
+/// Columns of a panel of B.
+const COLUMNS: usize = 3 * BLOCK;
+/// Rows of a tile.
+const TILE: usize = 8;
+
+/// Whether this processor has the instructions.
+pub(crate) fn is_available() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512bf16")
+}
+
+/// Copies of the factors of one product, aligned to cache lines.
+#[repr(align(64))]
+struct Copies {
+    a: [u32; ROWS * DOT_ROW],
+    b: [u32; PAIRS * COLUMNS],
+}
+
+const _: () = assert!(ROWS * A_ROW <= ROWS * DOT_ROW && A_PAIRS * A_PAIR <= ROWS * DOT_ROW);
+const _: () = assert!(dot::TILE * DOT_ROW <= PAIRS * COLUMNS);
+
+thread_local! {
+    /// Allocated by the first product of a thread and kept for all others.
+    static COPIES: RefCell<Box<MaybeUninit<Copies>>> = RefCell::new(Box::new_uninit());
+}
+
+/// Computes `product` with operands rounded to bf16.
+///
+/// # Safety
+/// As for [`matmul`](super::matmul), and [`is_available`].
+pub(crate) unsafe fn product(p: Product<f32>) {
+    COPIES.with_borrow_mut(|copies| {
+        let copies = copies.as_mut_ptr();
+        // SAFETY: plain numbers, which `multiply` writes before it reads them; the rest is passed
+        // on to the caller.
+        unsafe {
+            let (a, b) = (&raw mut (*copies).a, &raw mut (*copies).b);
+            if dot::suits(&p) {
+                multiply_dot(p, a.cast(), b.cast());
+            } else {
+                multiply(p, a.cast(), b.cast());
+            }
+        }
+    });
+}
+
+/// Computes `p` with the given memory for the copies of A and of a panel of B.
+///
+/// # Safety
+/// As for [`product`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn multiply(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
+    let [m, _, k] = p.shape;
+    for first in (0..m).step_by(ROWS) {
+        let rows = ROWS.min(m - first);
+        // No terms still make a pass, which writes zeros.
+        let mut start = 0;
+        while start < k || start == 0 {
+            let end = k.min(start + 2 * A_PAIRS);
+            // SAFETY: these rows and terms lie within A and B, these columns within B and C; the
+            // copies have room for them.
+            unsafe {
+                let place = p.a.pointer.add(first * p.a.row + start * p.a.col);
+                let a = if p.a.col == 1 {
+                    pair_rows((place, p.a.row), [rows, end - start], (a_copy, A_ROW));
+                    Strided { pointer: a_copy.cast_const(), row: A_ROW, col: 1 }
+                } else {
+                    interleave((place, p.a.col), [end - start, rows], (a_copy, A_PAIR));
+                    Strided { pointer: a_copy.cast_const(), row: 1, col: A_PAIR }
+                };
+                let c = p.c.0.add(first * p.c.1);
+                columns(&p, a, [start, end], rows, (c, p.c.1), b_copy);
+            }
+            start = end.max(1);
+        }
+    }
+}
+
+/// [`multiply`] for factors whose terms are contiguous in both: see [`dot`].
+///
+/// # Safety
+/// As for [`product`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn multiply_dot(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
+    let [m, n, k] = p.shape;
+    for first in (0..m).step_by(ROWS) {
+        let rows = ROWS.min(m - first);
+        for start in (0..k).step_by(2 * DOT_PAIRS) {
+            let terms = k.min(start + 2 * DOT_PAIRS) - start;
+            // SAFETY: these rows and terms lie within A and B, these columns within B and C; the
+            // copies have room for them.
+            unsafe {
+                let place = p.a.pointer.add(first * p.a.row + start);
+                pair_rows((place, p.a.row), [rows, terms], (a_copy, DOT_ROW));
+                for (j, columns) in dot::parts(n) {
+                    let place = p.b.pointer.add(j * p.b.col + start);
+                    pair_rows((place, p.b.col), [columns, terms], (b_copy, DOT_ROW));
+                    for (i, rows) in dot::parts(rows) {
+                        let ends = Ends {
+                            registers: terms.div_ceil(2 * BLOCK),
+                            a: a_copy.add(i * DOT_ROW),
+                            b: b_copy,
+                            c: (p.c.0.add((first + i) * p.c.1 + j), p.c.1),
+                            accumulate: p.accumulate || start > 0,
+                        };
+                        match rows {
+                            1 => dot_rows::<1>(ends, columns),
+                            2 => dot_rows::<2>(ends, columns),
+                            3 => dot_rows::<3>(ends, columns),
+                            _ => dot_rows::<4>(ends, columns),
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where the rows of a tile of [`multiply_dot`] begin.
+#[derive(Clone, Copy)]
+struct Ends {
+    registers: usize,
+    a: *const u32,
+    b: *const u32,
+    c: (*mut f32, usize),
+    accumulate: bool,
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn dot_rows<const M: usize>(ends: Ends, columns: usize) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        match columns {
+            1 => dot_tile::<M, 1>(ends),
+            2 => dot_tile::<M, 2>(ends),
+            3 => dot_tile::<M, 3>(ends),
+            _ => dot_tile::<M, 4>(ends),
+        }
+    }
+}
+
+/// `M` rows by `N` columns, each sum in a register of its own.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline(never)]
+unsafe fn dot_tile<const M: usize, const N: usize>(ends: Ends) {
+    let mut sums = [[_mm512_setzero_ps(); N]; M];
+    for pair in (0..ends.registers * BLOCK).step_by(BLOCK) {
+        let mut columns = [_mm512_setzero_si512(); N];
+        for j in 0..N {
+            // SAFETY: copies are whole registers.
+            columns[j] = unsafe { _mm512_load_si512(ends.b.add(j * DOT_ROW + pair).cast()) };
+        }
+        for i in 0..M {
+            // SAFETY: as above.
+            let row = unsafe { _mm512_load_si512(ends.a.add(i * DOT_ROW + pair).cast()) };
+            for j in 0..N {
+                sums[i][j] = _mm512_dpbf16_ps(sums[i][j], as_bf16(row), as_bf16(columns[j]));
+            }
+        }
+    }
+    let mut lanes = [[0.0f32; BLOCK]; BLOCK];
+    for i in 0..M {
+        for j in 0..N {
+            // SAFETY: sixteen elements.
+            unsafe { _mm512_storeu_ps(lanes[i * N + j].as_mut_ptr(), sums[i][j]) };
+        }
+    }
+    // SAFETY: the instructions are there.
+    let totals = unsafe { avx512::row_sums(&lanes) };
+    for i in 0..M {
+        for j in 0..N {
+            // SAFETY: element `(i, j)` of the tile of C.
+            let place = unsafe { &mut *ends.c.0.add(i * ends.c.1 + j) };
+            let sum = totals[i * N + j];
+            *place = if ends.accumulate { *place + sum } else { sum };
+        }
+    }
+}
+
+/// All columns of some rows for the terms `start .. end`, of which `a` is a copy.
+///
+/// # Safety
+/// As for [`product`]; `a` must have these rows and terms.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn columns(
+    p: &Product<f32>,
+    a: Strided<*const u32>,
+    [start, end]: [usize; 2],
+    rows: usize,
+    c: (*mut f32, usize),
+    b_copy: *mut u32,
+) {
+    let [_, n, _] = p.shape;
+    let terms = even_parts(end - start, 2 * PAIRS).next_multiple_of(2 * BLOCK).min(2 * PAIRS);
+    for column in (0..n).step_by(COLUMNS) {
+        let columns = COLUMNS.min(n - column);
+        let mut term = start;
+        while term < end || term == 0 {
+            let count = terms.min(end - term);
+            // SAFETY: as the caller promises.
+            unsafe {
+                let place = p.b.pointer.add(term * p.b.row + column * p.b.col);
+                if p.b.col == 1 {
+                    interleave((place, p.b.row), [count, columns], (b_copy, COLUMNS));
+                } else {
+                    pair_columns((place, p.b.col), [count, columns], b_copy);
+                }
+                let pairs = (term - start) / 2;
+                let a = Strided { pointer: a.pointer.add(pairs * a.col), ..a };
+                let panel = Panel {
+                    pairs: count.div_ceil(2),
+                    b: b_copy,
+                    c: (c.0.add(column), c.1),
+                    last: live_lanes(columns),
+                    accumulate: p.accumulate || term > 0,
+                };
+                match columns.div_ceil(BLOCK) {
+                    1 => tiles::<1>(rows, panel, a),
+                    2 => tiles::<2>(rows, panel, a),
+                    _ => tiles::<3>(rows, panel, a),
+                }
+            }
+            term += terms;
+        }
+    }
+}
+
+/// A register of 32 numbers as the instruction's type.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+fn as_bf16(bits: __m512i) -> __m512bh {
+    // SAFETY: both types are 512 bits of plain numbers.
+    unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) }
+}
+
+/// The inverse of [`as_bf16`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+fn as_bits(numbers: __m512bh) -> __m512i {
+    // SAFETY: as above.
+    unsafe { std::mem::transmute::<__m512bh, __m512i>(numbers) }
+}
+
+/// The live elements of the last of the registers that hold `count`.
+#[inline(always)]
+fn live_lanes(count: usize) -> __mmask16 {
+    u16::MAX >> (count.next_multiple_of(BLOCK) - count)
+}
+
+/// What all tiles of one panel of columns share.
+#[derive(Clone, Copy)]
+struct Panel {
+    pairs: usize,
+    b: *const u32,
+    c: (*mut f32, usize),
+    last: __mmask16,
+    accumulate: bool,
+}
+
+/// All rows of a pass against one panel, in tiles of nearly equal height.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn tiles<const V: usize>(rows: usize, panel: Panel, a: Strided<*const u32>) {
+    let count = rows.div_ceil(TILE);
+    for t in 0..count {
+        let (first, end) = (t * rows / count, (t + 1) * rows / count);
+        // SAFETY: rows `first .. end` of A and C.
+        unsafe {
+            let a = Strided { pointer: a.pointer.add(first * a.row), ..a };
+            let panel = Panel { c: (panel.c.0.add(first * panel.c.1), panel.c.1), ..panel };
+            match end - first {
+                1 => tile::<1, V>(panel, a),
+                2 => tile::<2, V>(panel, a),
+                3 => tile::<3, V>(panel, a),
+                4 => tile::<4, V>(panel, a),
+                5 => tile::<5, V>(panel, a),
+                6 => tile::<6, V>(panel, a),
+                7 => tile::<7, V>(panel, a),
+                _ => tile::<8, V>(panel, a),
+            }
+        }
+    }
+}
+
+/// `M` rows by `V` registers of columns.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline(never)]
+unsafe fn tile<const M: usize, const V: usize>(panel: Panel, a: Strided<*const u32>) {
+    let mut sums = [[_mm512_setzero_ps(); V]; M];
+    let (mut a_pair, mut b_pair) = (a.pointer, panel.b);
+    for _ in 0..panel.pairs {
+        let mut b = [_mm512_setzero_si512(); V];
+        for v in 0..V {
+            // SAFETY: the panel has whole registers of this pair.
+            b[v] = unsafe { _mm512_load_si512(b_pair.add(v * BLOCK).cast()) };
+        }
+        for r in 0..M {
+            // SAFETY: row `r` of this pair.
+            let x = _mm512_set1_epi32(unsafe { *a_pair.add(r * a.row) }.cast_signed());
+            for v in 0..V {
+                sums[r][v] = _mm512_dpbf16_ps(sums[r][v], as_bf16(x), as_bf16(b[v]));
+            }
+        }
+        a_pair = a_pair.wrapping_add(a.col);
+        b_pair = b_pair.wrapping_add(COLUMNS);
+    }
+    for r in 0..M {
+        for v in 0..V {
+            let live = if v + 1 == V { panel.last } else { u16::MAX };
+            // SAFETY: these columns of row `r` of C.
+            unsafe {
+                let place = panel.c.0.add(r * panel.c.1 + v * BLOCK);
+                let mut sum = sums[r][v];
+                if panel.accumulate {
+                    sum = _mm512_add_ps(_mm512_maskz_loadu_ps(live, place), sum);
+                }
+                _mm512_mask_storeu_ps(place, live, sum);
+            }
+        }
+    }
+}
+
+/// Sixteen pairs of the 32 elements from `source`, of which `live` exist.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pairs_of(source: *const f32, live: usize) -> __m512i {
+    // SAFETY: only elements that exist are read.
+    unsafe {
+        let (low, high) = if live >= 2 * BLOCK {
+            (_mm512_loadu_ps(source), _mm512_loadu_ps(source.add(BLOCK)))
+        } else {
+            let (low, high) = (live.min(BLOCK), live.saturating_sub(BLOCK));
+            let mask = |count: usize| ((1u32 << count) - 1) as u16;
+            let end = source.wrapping_add(BLOCK);
+            (_mm512_maskz_loadu_ps(mask(low), source), _mm512_maskz_loadu_ps(mask(high), end))
+        };
+        as_bits(_mm512_cvtne2ps_pbh(high, low))
+    }
+}
+
+/// Pairs of rows whose terms are contiguous: `target[r][p] = (source[r][2p], source[r][2p + 1])`.
+///
+/// # Safety
+/// The source must have these elements and the target as many rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pair_rows(
+    (source, stride): (*const f32, usize),
+    [rows, terms]: [usize; 2],
+    (target, target_stride): (*mut u32, usize),
+) {
+    for r in 0..rows {
+        for term in (0..terms).step_by(2 * BLOCK) {
+            // SAFETY: elements of row `r`; a row of the target has whole registers.
+            unsafe {
+                let pairs = pairs_of(source.add(r * stride + term), terms - term);
+                _mm512_store_si512(target.add(r * target_stride + term / 2).cast(), pairs);
+            }
+        }
+    }
+}
+
+/// Pairs of terms whose elements are contiguous: `target[p][i] = (source[2p][i], source[2p + 1][i])`.
+///
+/// Elements past the end of a row are zero up to a whole register, and so is a missing last term.
+///
+/// # Safety
+/// The source must have these elements and the target room for whole registers.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn interleave(
+    (source, source_stride): (*const f32, usize),
+    [terms, width]: [usize; 2],
+    (target, target_stride): (*mut u32, usize),
+) {
+    // Alternately an element of the lower and of the upper half.
+    let order = _mm512_add_epi32(
+        _mm512_set1_epi32(16 << 16),
+        _mm512_mullo_epi32(
+            _mm512_set1_epi32(0x1_0001),
+            _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+        ),
+    );
+    for term in (0..terms).step_by(2) {
+        for i in (0..width).step_by(BLOCK) {
+            let live = if i + BLOCK <= width { u16::MAX } else { live_lanes(width) };
+            // SAFETY: only elements that exist are read; whole registers are written.
+            unsafe {
+                let place = source.add(term * source_stride + i);
+                let even = _mm512_maskz_loadu_ps(live, place);
+                let odd = if term + 1 < terms {
+                    _mm512_maskz_loadu_ps(live, place.add(source_stride))
+                } else {
+                    _mm512_setzero_ps()
+                };
+                let halves = as_bits(_mm512_cvtne2ps_pbh(odd, even));
+                let pairs = _mm512_permutexvar_epi16(order, halves);
+                _mm512_storeu_si512(target.add(term / 2 * target_stride + i).cast(), pairs);
+            }
+        }
+    }
+}
+
+/// Pairs of columns whose terms are contiguous: `target[p][j] = (source[j][2p], source[j][2p + 1])`.
+///
+/// Missing columns are zero up to a whole register.
+///
+/// # Safety
+/// The source must have these elements, `stride` apart from column to column.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pair_columns(
+    (source, stride): (*const f32, usize),
+    [terms, columns]: [usize; 2],
+    target: *mut u32,
+) {
+    let mut block = [[0u32; BLOCK]; BLOCK];
+    for column in (0..columns).step_by(BLOCK) {
+        for term in (0..terms).step_by(2 * BLOCK) {
+            for (j, row) in block.iter_mut().enumerate() {
+                let live = if column + j < columns { terms - term } else { 0 };
+                // SAFETY: terms that exist of a column that exists.
+                unsafe {
+                    let start = source.wrapping_add((column + j) * stride + term);
+                    _mm512_storeu_si512(row.as_mut_ptr().cast(), pairs_of(start, live));
+                }
+            }
+            // SAFETY: the panel has sixteen pairs from here, since passes are whole blocks.
+            unsafe {
+                let to = target.add(term / 2 * COLUMNS + column).cast();
+                avx512::transpose((block.as_ptr().cast(), BLOCK), (to, COLUMNS));
+            }
+        }
+    }
+}

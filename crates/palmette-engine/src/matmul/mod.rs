@@ -1,0 +1,259 @@
+//! The single matrix product of the engine.
+//!
+//! Tiles of eight rows by three registers keep their sums in registers for up
+//! to [`TERMS`] terms. A is read where it lies, with any strides, one element
+//! for a whole register of columns; B is read where it lies when its columns
+//! are contiguous, and else a panel of columns at a time goes through a copy on
+//! the stack. There is nothing to plan and nothing to allocate, and a product
+//! of a few rows is as fast as a large one. Sums of many terms that are contiguous
+//! in both factors (a field mix's weight gradient) go through [`dot`] instead, which
+//! copies nothing.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod bf16;
+mod dot;
+#[cfg(test)]
+mod rates;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+use std::cell::Cell;
+use std::mem::MaybeUninit;
+
+use pulp::{NullaryFnOnce, Simd};
+
+use crate::Real;
+use crate::simd::BLOCK;
+use tile::{Panel, REGISTERS, most_rows};
+
+thread_local! {
+    static COUNTED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Multiply-accumulates done by products on this thread so far.
+///
+/// Tests compare its increase with what a program says it costs.
+pub fn counted_macs() -> u64 {
+    COUNTED.get()
+}
+
+/// Adds to this thread's count; for kernels that multiply outside [`matmul`].
+#[inline(always)]
+pub(crate) fn count_macs(macs: usize) {
+    COUNTED.set(COUNTED.get() + macs as u64);
+}
+
+/// A strided matrix: element `(i, j)` is at `pointer + i * row + j * col`.
+#[derive(Clone, Copy)]
+pub(crate) struct Strided<P> {
+    pub pointer: P,
+    pub row: usize,
+    pub col: usize,
+}
+
+impl<T> Strided<*const T> {
+    /// Row-major with `row` elements from one row to the next.
+    #[inline(always)]
+    pub fn row_major(pointer: *const T, row: usize) -> Self {
+        Self { pointer, row, col: 1 }
+    }
+
+    /// The transpose.
+    #[inline(always)]
+    pub fn transposed(self) -> Self {
+        Self { pointer: self.pointer, row: self.col, col: self.row }
+    }
+}
+
+/// Terms of a sum that one pass over the tiles takes: a panel of this many rows and 48 columns is
+/// 48 KiB of f32, read at 8 bytes a cycle from the second-level cache.
+const TERMS: usize = 256;
+
+/// `C (+)= A B` with `A: m x k`, `B: k x n`, `C` row-major; `accumulate` keeps what `C` holds.
+///
+/// Single-threaded: threads share a batch by chunks of rows and weight
+/// gradients by tiles, because threaded products of these sizes collapse.
+#[derive(Clone, Copy)]
+pub struct Product<T> {
+    /// m, n and k.
+    pub(crate) shape: [usize; 3],
+    /// C and the elements from one of its rows to the next.
+    pub(crate) c: (*mut T, usize),
+    /// Whether the product adds to C.
+    pub(crate) accumulate: bool,
+    /// A, with any strides.
+    pub(crate) a: Strided<*const T>,
+    /// B; its rows or its columns must be contiguous.
+    pub(crate) b: Strided<*const T>,
+}
+
+/// Number type of the factors of matrix products.
+///
+/// Weights, activations, gradients and all sums keep the executor's number type either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// The executor's own: f32, or f64 in references.
+    #[default]
+    F32,
+    /// bf16 (eight bits of mantissa): the factors of fully connected layers and field mixes,
+    /// forward and backward, are rounded to nearest even and their products summed in f32.
+    ///
+    /// Needs AVX512-BF16; elsewhere, and on f64, the same as [`Precision::F32`].
+    Bf16,
+}
+
+impl Precision {
+    /// Whether this processor has bf16 products.
+    pub fn bf16_is_available() -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let available = bf16::is_available();
+        #[cfg(not(target_arch = "x86_64"))]
+        let available = false;
+        available
+    }
+}
+
+/// Computes `product`.
+///
+/// # Safety
+/// The three matrices must lie in live allocations and `C` must overlap neither operand;
+/// [`Precision::Bf16`] must be available.
+#[inline(always)]
+pub(crate) unsafe fn matmul<T: Real, S: Simd>(simd: S, precision: Precision, product: Product<T>) {
+    let [m, n, k] = product.shape;
+    count_macs(m * n * k);
+    match precision {
+        Precision::F32 => simd.vectorize(Run { simd, product }),
+        // SAFETY: passed on to the caller.
+        Precision::Bf16 => unsafe { T::bf16_product(product) },
+    }
+}
+
+/// A product as a function of its own that has the instruction set.
+struct Run<T, S> {
+    simd: S,
+    product: Product<T>,
+}
+
+impl<T: Real, S: Simd> NullaryFnOnce for Run<T, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { simd, product: p } = self;
+        if S::REGISTER_COUNT >= 32 && dot::suits(&p) {
+            // SAFETY: as the caller of `matmul` promises.
+            return unsafe { dot::product(simd, p) };
+        }
+        let [_, n, k] = p.shape;
+        let width = T::width::<S>();
+        let mut copy = Copied::<T>([[MaybeUninit::uninit(); REGISTERS * BLOCK]; TERMS]);
+        let copy = copy.0.as_mut_ptr().cast::<T>();
+        let terms = even_parts(k, TERMS).next_multiple_of(BLOCK).min(TERMS);
+        let mut column = 0;
+        while column < n {
+            let registers = match (n - column) / width {
+                few @ 0..=2 => few,
+                4 => 2,
+                _ => REGISTERS,
+            };
+            let tail = if registers == 0 { n - column } else { 0 };
+            let columns = registers * width + tail;
+            // No terms still make a pass, which writes zeros.
+            let mut term = 0;
+            while term < k || term == 0 {
+                let count = terms.min(k - term);
+                // SAFETY: all of these elements lie within A, B and C, as the caller of `matmul`
+                // promises; the copy has room for `TERMS` rows of the widest panel.
+                unsafe {
+                    let start = p.b.pointer.add(term * p.b.row + column * p.b.col);
+                    let b = if p.b.col == 1 {
+                        (start, p.b.row)
+                    } else {
+                        copy_panel(simd, (start, p.b.col), [count, columns], copy);
+                        (copy.cast_const(), REGISTERS * BLOCK)
+                    };
+                    let accumulate = p.accumulate || term > 0;
+                    let panel = Panel { k: count, b, c_row: p.c.1, tail, accumulate };
+                    let a = p.a.pointer.add(term * p.a.col);
+                    let a = Strided { pointer: a, ..p.a };
+                    let c = p.c.0.add(column);
+                    match registers {
+                        0 => rows::<T, S, 1, true>(simd, p.shape[0], panel, a, c),
+                        1 => rows::<T, S, 1, false>(simd, p.shape[0], panel, a, c),
+                        2 => rows::<T, S, 2, false>(simd, p.shape[0], panel, a, c),
+                        _ => rows::<T, S, REGISTERS, false>(simd, p.shape[0], panel, a, c),
+                    }
+                }
+                term += terms;
+            }
+            column += columns;
+        }
+    }
+}
+
+/// Memory for a panel of B, aligned to a cache line.
+#[repr(align(64))]
+struct Copied<T>([[MaybeUninit<T>; REGISTERS * BLOCK]; TERMS]);
+
+/// Size of the parts when `whole` is cut into equal parts of at most `most`.
+#[inline(always)]
+fn even_parts(whole: usize, most: usize) -> usize {
+    whole.div_ceil(whole.div_ceil(most).max(1)).max(1)
+}
+
+/// All rows of A and C against one panel, in tiles of nearly equal height.
+///
+/// # Safety
+/// As for [`tile::run`].
+#[inline(always)]
+unsafe fn rows<T: Real, S: Simd, const V: usize, const TAIL: bool>(
+    simd: S,
+    m: usize,
+    panel: Panel<T>,
+    a: Strided<*const T>,
+    c: *mut T,
+) {
+    let tiles = m.div_ceil(most_rows::<S>());
+    for t in 0..tiles {
+        let (first, end) = (t * m / tiles, (t + 1) * m / tiles);
+        // SAFETY: rows `first .. end`.
+        unsafe {
+            let a = Strided { pointer: a.pointer.add(first * a.row), ..a };
+            let c = c.add(first * panel.c_row);
+            tile::run::<T, S, V, TAIL>(simd, panel, end - first, a, c);
+        }
+    }
+}
+
+/// Writes `terms` rows of `columns` columns, whose terms are contiguous in memory and whose
+/// columns are `stride` apart, as rows of `REGISTERS * BLOCK` elements.
+///
+/// # Safety
+/// The source must have these elements and the target this many rows.
+#[inline(always)]
+unsafe fn copy_panel<T: Real, S: Simd>(
+    simd: S,
+    (source, stride): (*const T, usize),
+    [terms, columns]: [usize; 2],
+    target: *mut T,
+) {
+    const ROW: usize = REGISTERS * BLOCK;
+    for column in (0..columns).step_by(BLOCK) {
+        let whole = if column + BLOCK <= columns { terms / BLOCK * BLOCK } else { 0 };
+        for term in (0..whole).step_by(BLOCK) {
+            // SAFETY: a block of sixteen by sixteen elements of both.
+            unsafe {
+                let from = (source.add(column * stride + term), stride);
+                T::transpose(simd, from, (target.add(term * ROW + column), ROW));
+            }
+        }
+        for c in column..columns.min(column + BLOCK) {
+            for term in whole..terms {
+                // SAFETY: one element of each.
+                unsafe { *target.add(term * ROW + c) = *source.add(c * stride + term) };
+            }
+        }
+    }
+}

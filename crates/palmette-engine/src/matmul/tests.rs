@@ -1,0 +1,145 @@
+//! Products against f64 sums: fresh shapes with all remainders, every instruction set.
+
+use palmette_random::{Draw, stream};
+use pulp::{Scalar, Simd};
+
+use super::*;
+
+/// Numbers around a matrix that nothing may change.
+const CANARY: f64 = 7.5;
+
+/// Operands of `C = A B`, either layout of each.
+struct Case<T> {
+    shape: [usize; 3],
+    a: Vec<T>,
+    b: Vec<T>,
+    c: Vec<T>,
+    c_row: usize,
+    by_column: [bool; 2],
+    accumulate: bool,
+}
+
+impl<T: Real> Case<T> {
+    fn draw(index: u64) -> Self {
+        let mut rng = stream(11, "test/matmul", index);
+        let mut below = |n: u64| rng.below(n) as usize;
+        // Tiles, panels and passes with every remainder.
+        let m = [1 + below(20), 128 + below(20)][usize::from(below(8) == 0)];
+        let n = 1 + below(110);
+        let k = match below(12) {
+            0 => 1000 + below(3500),
+            1..4 => 200 + below(400),
+            _ => below(40),
+        };
+        let c_row = n + below(20);
+        let (by_column, accumulate) = ([below(2) == 1, below(2) == 1], below(2) == 1);
+        let mut numbers =
+            |len: usize| -> Vec<T> { (0..len).map(|_| T::from_f64(rng.normal())).collect() };
+        let (a, b, mut c) = (numbers(m * k), numbers(k * n), numbers(m * c_row + 64));
+        for (i, c) in c.iter_mut().enumerate() {
+            if i / c_row >= m || i % c_row >= n {
+                *c = T::from_f64(CANARY);
+            }
+        }
+        Self { shape: [m, n, k], a, b, c, c_row, by_column, accumulate }
+    }
+
+    fn a(&self) -> Strided<*const T> {
+        let [m, _, k] = self.shape;
+        match self.by_column[0] {
+            false => Strided::row_major(self.a.as_ptr(), k),
+            true => Strided::row_major(self.a.as_ptr(), m).transposed(),
+        }
+    }
+
+    fn b(&self) -> Strided<*const T> {
+        let [_, n, k] = self.shape;
+        match self.by_column[1] {
+            false => Strided::row_major(self.b.as_ptr(), n),
+            true => Strided::row_major(self.b.as_ptr(), k).transposed(),
+        }
+    }
+
+    /// Runs the product and compares with sums in f64 of operands after `round`.
+    fn check(mut self, round: fn(f64) -> f64, unit: f64, run: impl Fn(Product<T>)) {
+        let before = self.c.clone();
+        let (shape, accumulate) = (self.shape, self.accumulate);
+        let [m, n, k] = shape;
+        let (a, b) = (self.a(), self.b());
+        run(Product { shape, c: (self.c.as_mut_ptr(), self.c_row), accumulate, a, b });
+        let element = |x: Strided<*const T>, i: usize, j: usize| {
+            // SAFETY: element `(i, j)` of an operand.
+            round(unsafe { *x.pointer.add(i * x.row + j * x.col) }.to_f64())
+        };
+        for i in 0..self.c.len() {
+            let (row, column) = (i / self.c_row, i % self.c_row);
+            if row >= m || column >= n {
+                assert_eq!(self.c[i].to_f64(), CANARY, "{shape:?}: outside at {row}, {column}");
+                continue;
+            }
+            let start = if accumulate { before[i].to_f64() } else { 0.0 };
+            let (mut sum, mut magnitude) = (start, start.abs());
+            for t in 0..k {
+                let product = element(a, row, t) * element(b, t, column);
+                sum += product;
+                magnitude += product.abs();
+            }
+            // Every addition rounds once, relative to at most the sum of magnitudes.
+            let bound = (k + 2) as f64 * unit * magnitude;
+            let found = self.c[i].to_f64();
+            assert!(
+                (found - sum).abs() <= bound,
+                "{shape:?}, by column {:?}, accumulate {accumulate}, at {row}, {column}: \
+                 {found} is not {sum} within {bound:e}",
+                self.by_column
+            );
+        }
+    }
+}
+
+fn check_all<T: Real, S: Simd>(simd: S, unit: f64) {
+    for index in 0..300 {
+        let run = |product| {
+            // SAFETY: the case owns all three matrices.
+            unsafe { matmul(simd, Precision::F32, product) };
+        };
+        Case::<T>::draw(index).check(|x| x, unit, run);
+    }
+}
+
+#[test]
+fn products_of_any_shape_are_sums_of_products() {
+    check_all::<f32, _>(Scalar::new(), 2f64.powi(-24));
+    check_all::<f64, _>(Scalar::new(), 2f64.powi(-53));
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        check_all::<f32, _>(simd, 2f64.powi(-24));
+        check_all::<f64, _>(simd, 2f64.powi(-53));
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V4::try_new() {
+        check_all::<f32, _>(simd, 2f64.powi(-24));
+        check_all::<f64, _>(simd, 2f64.powi(-53));
+    }
+}
+
+/// To the nearest number with eight bits of mantissa, ties to even.
+fn to_bf16(x: f64) -> f64 {
+    let bits = (x as f32).to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+    f64::from(f32::from_bits(rounded))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn bf16_products_round_operands_to_nearest_even_and_nothing_else() {
+    if !bf16::is_available() {
+        println!("skipped: this processor has no bf16 products");
+        return;
+    }
+    for index in 0..300 {
+        // SAFETY: the case owns all three matrices, and the instructions are there.
+        let run = |product| unsafe { bf16::product(product) };
+        Case::<f32>::draw(index).check(to_bf16, 2f64.powi(-24), run);
+    }
+}

@@ -1,0 +1,124 @@
+//! One register tile of a product: a few rows by a few registers of columns.
+
+use pulp::{NullaryFnOnce, Simd};
+
+use super::Strided;
+use crate::Real;
+
+/// Registers of columns that a tile is wide at most.
+pub(super) const REGISTERS: usize = 3;
+
+/// Rows of a full tile: eight by three accumulators, three registers of B and one of A fit 32
+/// registers; four by three fit 16.
+#[inline(always)]
+pub(super) fn most_rows<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
+}
+
+/// What all tiles of one panel of columns share.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<T> {
+    /// Terms of each sum.
+    pub k: usize,
+    /// The panel's first column of B, and elements from one term to the next.
+    pub b: (*const T, usize),
+    /// Elements from row to row of C.
+    pub c_row: usize,
+    /// Live columns of the last register, where it is not full.
+    pub tail: usize,
+    /// Whether C keeps what it holds.
+    pub accumulate: bool,
+}
+
+/// `C (+)= A B` for `rows` rows from `a` and `c`, in a function of its own for every shape.
+///
+/// # Safety
+/// A, B and C must have these elements, and C must overlap neither of the others.
+#[inline(always)]
+pub(super) unsafe fn run<T: Real, S: Simd, const V: usize, const TAIL: bool>(
+    simd: S,
+    panel: Panel<T>,
+    rows: usize,
+    a: Strided<*const T>,
+    c: *mut T,
+) {
+    match rows {
+        1 => simd.vectorize(Tile::<T, S, 1, V, TAIL> { simd, panel, a, c }),
+        2 => simd.vectorize(Tile::<T, S, 2, V, TAIL> { simd, panel, a, c }),
+        3 => simd.vectorize(Tile::<T, S, 3, V, TAIL> { simd, panel, a, c }),
+        4 => simd.vectorize(Tile::<T, S, 4, V, TAIL> { simd, panel, a, c }),
+        // Fewer registers never come here: see `most_rows`.
+        _ if S::REGISTER_COUNT < 32 => unreachable!("{rows} rows of a tile"),
+        5 => simd.vectorize(Tile::<T, S, 5, V, TAIL> { simd, panel, a, c }),
+        6 => simd.vectorize(Tile::<T, S, 6, V, TAIL> { simd, panel, a, c }),
+        7 => simd.vectorize(Tile::<T, S, 7, V, TAIL> { simd, panel, a, c }),
+        8 => simd.vectorize(Tile::<T, S, 8, V, TAIL> { simd, panel, a, c }),
+        _ => unreachable!("{rows} rows of a tile"),
+    }
+}
+
+/// `M` rows by `V` registers; under `TAIL` the last register is not full.
+struct Tile<T, S, const M: usize, const V: usize, const TAIL: bool> {
+    simd: S,
+    panel: Panel<T>,
+    a: Strided<*const T>,
+    c: *mut T,
+}
+
+impl<T: Real, S: Simd, const M: usize, const V: usize, const TAIL: bool> NullaryFnOnce
+    for Tile<T, S, M, V, TAIL>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { simd, panel, a, c } = self;
+        let width = T::width::<S>();
+        let mut sums = [[T::splat(simd, T::ZERO); V]; M];
+        let (mut a_term, mut b_term) = (a.pointer, panel.b.0);
+        for _ in 0..panel.k {
+            let mut b = [T::splat(simd, T::ZERO); V];
+            for v in 0..V {
+                // SAFETY: the panel has these columns of this term.
+                b[v] = unsafe {
+                    let place = b_term.add(v * width);
+                    if TAIL && v + 1 == V {
+                        T::load_first(simd, place, panel.tail)
+                    } else {
+                        T::load(simd, place)
+                    }
+                };
+            }
+            for r in 0..M {
+                // SAFETY: row `r` of this term.
+                let x = T::splat(simd, unsafe { *a_term.add(r * a.row) });
+                for v in 0..V {
+                    sums[r][v] = T::fma(simd, x, b[v], sums[r][v]);
+                }
+            }
+            a_term = a_term.wrapping_add(a.col);
+            b_term = b_term.wrapping_add(panel.b.1);
+        }
+        for r in 0..M {
+            for v in 0..V {
+                // SAFETY: these columns of row `r` of C.
+                unsafe {
+                    let place = c.add(r * panel.c_row + v * width);
+                    if TAIL && v + 1 == V {
+                        let mut sum = sums[r][v];
+                        if panel.accumulate {
+                            sum = T::plus(simd, T::load_first(simd, place, panel.tail), sum);
+                        }
+                        T::store_first(simd, place, panel.tail, sum);
+                    } else {
+                        let mut sum = sums[r][v];
+                        if panel.accumulate {
+                            sum = T::plus(simd, T::load(simd, place), sum);
+                        }
+                        T::store(simd, place, sum);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! All tests of the engine from outside, one program: see the modules.
+
+mod gradients;
+mod lists;
+mod oracle;
+mod precision;
+mod tables;
+mod wrong_programs;
