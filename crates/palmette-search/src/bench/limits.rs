@@ -1,10 +1,10 @@
 use serde::Serialize;
 
-use super::searches::{Tick, count_infeasible, for_seeds, validation};
+use super::searches::{Tick, for_seeds, search, validation};
 use super::{Method, Summary};
 use crate::{
-    Ask, SearchError,
-    tables::{Experimenter, Role, TableDomain, TableExperimenter},
+    SearchError,
+    tables::{Role, TableDomain, TableExperimenter},
 };
 
 /// Searches under a hard limit on each cost of a table in turn.
@@ -67,7 +67,7 @@ pub fn limit_study(
         for &method in methods {
             let runs = for_seeds(seeds, tick, |seed| {
                 let most = evaluations.min(rows.len());
-                run(&limited, quality, method, most, seed)
+                run(&limited, quality, method, most, seed, best_quality)
             })?;
             regret.push(Summary::of(
                 &runs.iter().map(|(best, _)| best_quality - best).collect::<Vec<f64>>(),
@@ -100,19 +100,12 @@ fn run(
     method: Method,
     evaluations: usize,
     seed: u64,
+    best: f64,
 ) -> Result<(f64, usize), SearchError> {
-    let mut best = f64::NEG_INFINITY;
-    let mut outcomes = Vec::new();
     let Some(mut experimenter) = TableExperimenter::new(limited, quality, None) else {
-        return Ok((best, 0));
+        return Ok((f64::NAN, 0));
     };
-    let mut strategy = method.make(evaluations, seed)?;
-    while experimenter.distinct_queries() < evaluations {
-        let Ask::Try(suggestion) = strategy.suggest(limited) else { break };
-        let outcome = experimenter.evaluate(&suggestion.genotype);
-        best = outcome.first().map_or(best, |score| best.max(-score));
-        outcomes.push(outcome.clone());
-        strategy.observe(limited, suggestion.trial, outcome)?;
-    }
-    Ok((best, count_infeasible(&outcomes)))
+    let found = search(&mut experimenter, method, evaluations, seed, best)?;
+    let qualities = found.iter().map(|(_, quality)| *quality);
+    Ok((qualities.fold(f64::NEG_INFINITY, f64::max), experimenter.infeasible_queries()))
 }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::Method;
 use crate::{
-    Ask, Outcome, SearchError,
+    Ask, SearchError,
     tables::{Experimenter, Role, Table, TableDomain, TableExperimenter},
 };
 
@@ -83,9 +83,4 @@ fn unknown_quality(quality: &str) -> SearchError {
         got: quality.into(),
         needed: "a validation column of the table".into(),
     }
-}
-
-/// Trials of a search that a hard limit refused, for studies that must show none.
-pub(super) fn count_infeasible(outcomes: &[Outcome]) -> usize {
-    outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Infeasible)).count()
 }

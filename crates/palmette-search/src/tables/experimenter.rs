@@ -104,6 +104,7 @@ pub struct TableExperimenter<'a> {
     cost: Option<&'a [f64]>,
     queried: Vec<bool>,
     distinct: usize,
+    infeasible: usize,
 }
 
 impl<'a> TableExperimenter<'a> {
@@ -118,7 +119,12 @@ impl<'a> TableExperimenter<'a> {
             None => None,
         };
         let queried = vec![false; table.genotypes().len()];
-        Some(Self { domain, quality, cost, queried, distinct: 0 })
+        Some(Self { domain, quality, cost, queried, distinct: 0, infeasible: 0 })
+    }
+
+    /// Number of queries that a hard limit refused; a strategy should make none.
+    pub fn infeasible_queries(&self) -> usize {
+        self.infeasible
     }
 }
 
@@ -130,6 +136,7 @@ impl Experimenter for TableExperimenter<'_> {
     fn evaluate(&mut self, genotype: &Genotype) -> Outcome {
         let Some(row) = self.domain.table().row(genotype) else { return Outcome::Failed };
         if !self.domain.is_feasible(genotype) {
+            self.infeasible += 1;
             return Outcome::Infeasible;
         }
         if !std::mem::replace(&mut self.queried[row], true) {
