@@ -1,7 +1,8 @@
-//! Chores of the workspace: `cargo xtask test`, `cargo xtask oracle`, `cargo xtask python`.
+//! Chores of the workspace: `cargo xtask test`, `oracle`, `python` and `peers`.
 
 mod oracle;
 mod package;
+mod peers;
 mod python;
 mod test;
 
@@ -17,6 +18,8 @@ usage: cargo xtask <chore>
                     (makes .venv with onnx, onnxruntime and numpy if it is missing)
   python            install the Python package beside PyTorch and run its tests
                     (makes target/torch-venv, several gigabytes)
+  peers             make target/peers-venv, what `palmette bench engine --peers` compares with
+                    (PyTorch, onnxruntime, polars: several gigabytes)
   oracle            compute the committed vectors anew with the reference libraries in oracle/
                     (makes target/oracle-venv; the tests themselves need none of these)
 ";
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
         Some((chore, rest)) if chore == "test" => test::run(rest),
         Some((chore, [])) if chore == "oracle" => oracle::run(),
         Some((chore, [])) if chore == "python" => package::run(),
+        Some((chore, [])) if chore == "peers" => peers::run(),
         Some((chore, [])) if chore == "help" || chore == "--help" || chore == "-h" => {
             print!("{USAGE}");
             Ok(())

@@ -36,6 +36,7 @@ assert!(svg.starts_with("<svg") && svg.contains("16 + 8 fields"));
 
 pub mod console;
 pub mod drawing;
+pub mod measured;
 pub mod onnx;
 pub mod report;
 pub mod run;

@@ -7,6 +7,7 @@ use clap::Subcommand;
 use palmette::console::Console;
 
 pub mod bench;
+mod bench_engine;
 mod bench_ranking;
 mod bench_search;
 mod check_golden;
@@ -53,7 +54,7 @@ pub enum Verb {
     Cost(cost::Args),
     /// Compare an architecture's arithmetic with what the released NASRec code computes
     CheckGolden(check_golden::Args),
-    /// Compare search strategies on tables, or rankings with training from scratch
+    /// Compare search strategies, rankings with training from scratch, the engine with PyTorch
     Bench(bench::Args),
 }
 

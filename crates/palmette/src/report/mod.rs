@@ -23,6 +23,7 @@ assert!(page.contains("<h1>Ship the searched model</h1>"));
 
 mod charts;
 mod data;
+mod figure;
 pub(crate) mod plot;
 pub(crate) mod scale;
 mod view;
@@ -33,6 +34,7 @@ pub use data::{
     CalibrationBin, CalibrationPlot, Compared, Cost, CostedModel, DatasetFacts, Difference,
     Evaluated, Origin, Phase, RankAgreement, ReportData, Spread, TestMetrics, Verdict,
 };
+pub use figure::{Measured, Series, figure};
 
 /// Why a report cannot be written.
 #[derive(Debug, Error)]

@@ -1,7 +1,7 @@
 //! Files of the best model.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::Path as FilePath;
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +13,7 @@ use palmette_ctr::train::NetworkTraining;
 use palmette_ctr::{CompiledModel, ListTable, ModelInputs};
 use palmette_data::{Dataset, DenseTransform, MIN_TABLE_ROWS};
 use palmette_engine::{Model, Program};
-use safetensors::tensor::{Dtype, SafeTensors, View};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde::{Deserialize, Serialize};
 
 use super::context::RunContext;
@@ -142,50 +142,65 @@ fn gather(tensor: &LogicalTensor, model: &Model<f32>) -> Vec<f32> {
     flat
 }
 
-struct Weights {
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-impl View for Weights {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
-}
-
 fn little_endian(values: impl Iterator<Item = f32>) -> Vec<u8> {
     values.flat_map(f32::to_le_bytes).collect()
 }
 
-/// All tensors and tables as safetensors.
-fn safetensors(
+/// Writes all tensors and tables as safetensors, a block at a time: the tables of a trained model
+/// are most of what the process holds, and no copy of them is made.
+fn write_safetensors(
     tensors: &[LogicalTensor],
     model: &Model<f32>,
     metadata: HashMap<String, String>,
-) -> Result<Vec<u8>> {
-    let mut views: Vec<(String, Weights)> = tensors
-        .iter()
-        .map(|t| {
-            let bytes = little_endian(gather(t, model).into_iter());
-            (t.name.clone(), Weights { shape: t.shape.clone(), bytes })
-        })
-        .collect();
-    for index in 0..model.tables.len() {
-        let table = model.tables.table(index);
-        let (rows, dim) = (table.spec().rows, table.spec().dim);
-        let bytes = little_endian((0..rows).flat_map(|r| table.row(r).iter().copied()));
-        views.push((table.spec().name.clone(), Weights { shape: vec![rows, dim], bytes }));
+    out: &mut dyn Write,
+) -> Result<()> {
+    const BLOCK_ROWS: usize = 4096;
+    enum Source<'a> {
+        Tensor(&'a LogicalTensor),
+        Table(usize),
     }
-    Ok(safetensors::serialize(views, Some(metadata))?)
+    let mut sources: Vec<(&str, Source<'_>)> =
+        tensors.iter().map(|tensor| (tensor.name.as_str(), Source::Tensor(tensor))).collect();
+    for index in 0..model.tables.len() {
+        sources.push((&model.tables.table(index).spec().name, Source::Table(index)));
+    }
+    // The format's order among tensors of one number type.
+    sources.sort_by_key(|source| source.0);
+    let mut infos = Vec::with_capacity(sources.len());
+    let mut start = 0;
+    for (name, source) in &sources {
+        let shape = match source {
+            Source::Tensor(tensor) => tensor.shape.clone(),
+            Source::Table(index) => {
+                let spec = model.tables.table(*index).spec();
+                vec![spec.rows, spec.dim]
+            }
+        };
+        let end = start + shape.iter().product::<usize>() * size_of::<f32>();
+        let info = TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) };
+        infos.push(((*name).to_owned(), info));
+        start = end;
+    }
+    let mut header = serde_json::to_vec(&Metadata::new(Some(metadata), infos)?)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    for (_, source) in sources {
+        match source {
+            Source::Tensor(tensor) => {
+                out.write_all(&little_endian(gather(tensor, model).into_iter()))?;
+            }
+            Source::Table(index) => {
+                let table = model.tables.table(index);
+                let rows = table.spec().rows;
+                for first in (0..rows).step_by(BLOCK_ROWS) {
+                    let block = first..rows.min(first + BLOCK_ROWS);
+                    out.write_all(&little_endian(block.flat_map(|r| table.row(r)).copied()))?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn load_tensors(
@@ -235,9 +250,9 @@ pub fn export_model(
     std::fs::create_dir_all(folder)?;
     let mut metadata = HashMap::new();
     metadata.insert("producer".to_owned(), format!("palmette {}", env!("CARGO_PKG_VERSION")));
-    let bytes = safetensors(tensors, model, metadata)?;
-    write_whole(&folder.join("model.safetensors"), |out| Ok(out.write_all(&bytes)?))?;
-    drop(bytes);
+    write_whole(&folder.join("model.safetensors"), |out| {
+        write_safetensors(tensors, model, metadata, out)
+    })?;
     let lists: Vec<&str> = description.inputs.lists.iter().map(|l| l.name.as_str()).collect();
     let encoded = export(&Export {
         name,

@@ -123,3 +123,30 @@ fn published_architectures_cost_what_the_paper_says() {
         assert!((ratio - 1.0).abs() < 0.01, "{name}: {ratio}");
     }
 }
+
+#[test]
+fn limits_that_need_the_machine() {
+    let file = Document::new("measured", &architecture());
+    let cost = |limit: &str| {
+        let fixed = ["cost", file.path(), "--dataset", "kdd12", "--table-cap", "100"];
+        palmette(&[&fixed, &["--format", "json", "--limit", limit][..]].concat())
+    };
+    let read = |output: &Output| -> Value { serde_json::from_slice(&output.stdout).unwrap() };
+    let output = cost("latency_us=1000000000@3");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let sheet = read(&output);
+    assert_eq!(sheet["latency_us"][0]["batch"], 3);
+    assert!(sheet["latency_us"][0]["median"].as_f64().unwrap() > 0.0);
+    assert!(sheet["peak_memory"].as_u64() > sheet["memory"].as_u64());
+    let output = cost("latency_us=0.001@3,macs=1G");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(read(&output)["violations"][0].as_str().unwrap().contains("at 3 rows"));
+    let output = cost("peak_memory=1MiB");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(read(&output)["violations"][0].as_str().unwrap().starts_with("peak_memory"));
+    for (limit, expect) in [("latency_us=5", "300@1"), ("peak_memory=much", "peak_memory")] {
+        let output = cost(limit);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(expect), "{}", stderr(&output));
+    }
+}

@@ -1,6 +1,7 @@
 //! End-to-end tests through the real binary and of what leaves it; one program, since every program
 //! of tests compiles the engine again.
 
+mod bench_engine;
 mod bench_ranking;
 mod bench_search;
 mod check_golden;
