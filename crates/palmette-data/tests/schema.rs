@@ -40,7 +40,7 @@ fn unknown_keys_name_the_nearest() {
     refused(&format!("{BASE}zebra = 1"), "unknown key `zebra`; known keys: name, format");
     refused(
         &format!("{BASE}[column.d]\nrows = 10"),
-        "`column.d` is neither a dense nor a categorical field; did you mean `c`?",
+        "`column.d` is neither a dense nor a categorical field nor a list; did you mean `c`?",
     );
     refused(&format!("{BASE}header = true"), "`header` is not needed");
 }
@@ -48,7 +48,7 @@ fn unknown_keys_name_the_nearest() {
 #[test]
 fn values_that_mean_nothing() {
     refused("categorical = [\"c\"]", "missing field `label`");
-    refused("label = \"y\"\ncategorical = []", "both empty");
+    refused("label = \"y\"\ncategorical = []", "are all empty");
     refused(
         "label = \"y\"\ncategorical = [\"y\"]",
         "`y` is the label and cannot be an input as well",
