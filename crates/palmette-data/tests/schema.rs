@@ -48,7 +48,7 @@ fn unknown_keys_name_the_nearest() {
 #[test]
 fn values_that_mean_nothing() {
     refused("categorical = [\"c\"]", "missing field `label`");
-    refused("label = \"y\"\ncategorical = []", "all empty");
+    refused("label = \"y\"\ncategorical = []", "are all empty");
     refused(
         "label = \"y\"\ncategorical = [\"y\"]",
         "`y` is the label and cannot be an input as well",
