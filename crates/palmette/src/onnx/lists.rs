@@ -26,7 +26,9 @@ pub(super) struct ListInput {
 impl GraphBuilder<'_> {
     /// The input `list.NAME`.
     pub(super) fn list_input(&mut self, name: &str) -> ListInput {
-        let shape = [Dim::Named("batch"), Dim::Named("longest")];
+        // Lists have lengths of their own: one name for all would let the runtime share buffers.
+        let longest = format!("longest.{name}");
+        let shape = [Dim::Named("batch"), Dim::Named(&longest)];
         let raw = self.input(&format!("list.{name}"), ElementType::I64, &shape);
         self.scope("lists", |graph| {
             let (padding, missing) = (graph.integer(PADDING), graph.integer(-1));
