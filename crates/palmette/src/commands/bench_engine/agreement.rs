@@ -32,8 +32,9 @@ struct Tolerance {
 /// gradient that adds as many independent parts up; optimisers that divide by the gradient's size
 /// carry that on to later losses.
 const F32: Tolerance = Tolerance { first_step: 5e-3, first_loss: 1e-5, loss: 5e-3 };
-/// bf16 keeps eight bits of every operand.
-const BF16: Tolerance = Tolerance { first_step: 8e-2, first_loss: 5e-3, loss: 2e-2 };
+/// bf16 keeps eight bits of every operand. Five steps of an optimiser that divides by the gradient's
+/// size carry the first step's difference on: PyTorch's own bf16 losses are 6e-2 from its f32 ones.
+const BF16: Tolerance = Tolerance { first_step: 8e-2, first_loss: 5e-3, loss: 1e-1 };
 
 impl Agreement {
     /// Judges two distances.
