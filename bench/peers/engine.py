@@ -6,18 +6,11 @@ answers with the losses; `{"time": VARIANT, "steps": 20}` answers with seconds; 
 frees its weights. Palmette starts it; imports and compilation happen before anything is timed.
 """
 
-import json
-import os
-import sys
-import traceback
+from pipe import serve  # before any library
 
-# Whatever a library prints goes to standard error: the answers own standard output.
-ANSWERS = os.fdopen(os.dup(1), "w", buffering=1)
-os.dup2(2, 1)
+import torch
 
-import torch  # noqa: E402
-
-from training import Case, Runner  # noqa: E402
+from training import Case, Runner
 
 
 def variants(case):
@@ -79,16 +72,5 @@ class Server:
         raise ValueError(f"no such request: {request}")
 
 
-def main():
-    server = Server()
-    for line in sys.stdin:
-        try:
-            answer = server.answer(json.loads(line))
-        except Exception as error:  # the other side prints it and goes on
-            traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-        print(json.dumps(answer), file=ANSWERS, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Server())

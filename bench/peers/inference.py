@@ -4,18 +4,14 @@
 session. Probabilities of the first batch are compared as a whole.
 """
 
+from pipe import serve  # before any library
+
 import json
-import os
 import pathlib
-import sys
 import time
-import traceback
 
-ANSWERS = os.fdopen(os.dup(1), "w", buffering=1)
-os.dup2(2, 1)
-
-import numpy  # noqa: E402
-import onnxruntime  # noqa: E402
+import numpy
+import onnxruntime
 
 VARIANTS = {
     "f32 onnxruntime": {},
@@ -106,16 +102,5 @@ class Server:
         raise ValueError(f"no such request: {request}")
 
 
-def main():
-    server = Server()
-    for line in sys.stdin:
-        try:
-            answer = server.answer(json.loads(line))
-        except Exception as error:
-            traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-        print(json.dumps(answer), file=ANSWERS, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Server())

@@ -5,18 +5,13 @@ as integers; `dictionary` ranks the values of each column by falling count, then
 missing value among them. Every variant ends with uncompressed columns on disk.
 """
 
-import json
-import os
+from pipe import serve  # before any library
+
 import pathlib
-import sys
 import time
-import traceback
 
-ANSWERS = os.fdopen(os.dup(1), "w", buffering=1)
-os.dup2(2, 1)
-
-import numpy  # noqa: E402
-import polars as pl  # noqa: E402
+import numpy
+import polars as pl
 
 DENSE = [f"I{i}" for i in range(1, 14)]
 CATEGORICAL = [f"C{i}" for i in range(1, 27)]
@@ -107,16 +102,5 @@ class Server:
         raise ValueError(f"no such request: {request}")
 
 
-def main():
-    server = Server()
-    for line in sys.stdin:
-        try:
-            answer = server.answer(json.loads(line))
-        except Exception as error:
-            traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-        print(json.dumps(answer), file=ANSWERS, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Server())

@@ -3,12 +3,12 @@
 mod common;
 
 use std::io::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
-use common::{contents, criteo_text, run, schema, write};
+use common::{StopAfter, contents, criteo_text, run, schema, write};
 use palmette_data::{
-    Batch, DataError, Dataset, LogReader, Observer, PrepareOptions, RawBatch, RowEncoder, Schema,
-    Split, Stage, prepare, table_index,
+    Batch, DataError, Dataset, LogReader, PrepareOptions, RawBatch, RowEncoder, Schema, Split,
+    prepare, table_index,
 };
 
 /// All rows of a part, raw.
@@ -360,21 +360,6 @@ fn all_rows_may_go_to_one_part_with_given_encoders_only() {
     options.encoders_from = Some(base.dir().to_path_buf());
     let dataset = prepare(&options, &()).unwrap();
     assert_eq!(Split::ALL.map(|split| dataset.rows(split)), [0, 0, 100]);
-}
-
-/// Asks to stop after a number of progress reports.
-struct StopAfter(AtomicU64);
-
-impl Observer for StopAfter {
-    fn progress(&self, _: Stage, _: u64, _: u64, _: u64) {
-        let _ = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(1)));
-    }
-
-    fn stop(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
-    }
 }
 
 #[test]

@@ -4,14 +4,14 @@ mod common;
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use arrow_array::builder::{Int64Builder, LargeListBuilder, ListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
-use common::{contents, run, schema, write};
+use common::{StopAfter, contents, run, schema, write};
 use palmette_data::{
-    Batch, DataError, Dataset, Jagged, LogReader, Observer, PrepareOptions, RawBatch, RowEncoder,
-    Schema, Split, Stage, hash_value, prepare, table_index,
+    Batch, DataError, Dataset, Jagged, LogReader, PrepareOptions, RawBatch, RowEncoder, Schema,
+    Split, hash_value, prepare, table_index,
 };
 use palmette_random::{Draw, stream};
 use proptest::prelude::*;
@@ -248,21 +248,6 @@ fn bytes_do_not_depend_on_memory_threads_compression_or_form() {
     let numbers: Vec<Vec<i64>> = rows.iter().map(|(_, _, numbers)| numbers.clone()).collect();
     assert!(found.lists[1].values.iter().filter(|&&v| v == 4_294_967_295).count() >= 207);
     assert_eq!(found.lists[1], jagged(&numbers));
-}
-
-/// Asks to stop after a number of progress reports.
-struct StopAfter(AtomicU64);
-
-impl Observer for StopAfter {
-    fn progress(&self, _: Stage, _: u64, _: u64, _: u64) {
-        let _ = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(1)));
-    }
-
-    fn stop(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
-    }
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub use error::EngineError;
 pub use executor::{
     Batch, CHUNK_ROWS, Executor, JaggedIds, Model, Step, TILE_ROWS, Trainable, instruction_set,
 };
-pub use matmul::{Precision, counted_macs};
+pub use matmul::{Precision, ProductRate, counted_macs, product_rates};
 pub use optimizer::{Optimizer, Schedule};
 pub use params::{Init, ParamId, ParamLayout, ParamSpec, ParamStore};
 pub use program::{BufferId, Extent, NORM_EPSILON, NormSlices, Program, SliceId, Span};

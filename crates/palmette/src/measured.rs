@@ -30,7 +30,8 @@ pub struct PeakMemory {
     pub export: u64,
 }
 
-/// Measured with tables of three rows (`docs/performance.md`, "Memory of a training").
+/// Fitted, not derived: what the other terms leave of the peaks in `docs/performance.md`, "Memory of
+/// a training".
 const PROGRAM_BYTES: u64 = 30 << 20;
 /// Rows in one forward pass of validation.
 const PREDICTED_ROWS: u64 = 1024;

@@ -2,8 +2,9 @@
 #![allow(dead_code)] // each test program uses some of it
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use palmette_data::{Dataset, Observer, PrepareOptions, Schema, prepare};
+use palmette_data::{Dataset, Observer, PrepareOptions, Schema, Stage, prepare};
 use palmette_random::{Draw, stream};
 
 /// A log in Criteo's form: label, 13 integers, 26 hexadecimal ids, some of them missing.
@@ -70,4 +71,19 @@ pub fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     }
     files.sort();
     files
+}
+
+/// Asks to stop after a number of progress reports.
+pub struct StopAfter(pub AtomicU64);
+
+impl Observer for StopAfter {
+    fn progress(&self, _: Stage, _: u64, _: u64, _: u64) {
+        let _ = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(1)));
+    }
+
+    fn stop(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
 }

@@ -12,11 +12,12 @@
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16;
 mod dot;
-#[cfg(test)]
 mod rates;
 #[cfg(test)]
 mod tests;
 mod tile;
+
+pub use rates::{ProductRate, product_rates};
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;

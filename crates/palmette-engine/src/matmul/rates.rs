@@ -1,11 +1,11 @@
-//! Products at the shapes of click models, as shares of the multiply-add peak.
+//! How fast products of the shapes of click models run.
 
-use std::hint::black_box;
 use std::time::Instant;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::*;
+use super::{Precision, Product, Strided, matmul};
+use crate::EngineError;
 use crate::memory::Zeroed;
 use crate::params::padded;
 
@@ -53,38 +53,43 @@ impl WithSimd for Multiply {
     }
 }
 
-/// Multiply-adds on registers alone, as many as hide their latency.
-struct Peak;
-
-impl WithSimd for Peak {
-    type Output = f64;
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> f64 {
-        let mut sums = [simd.splat_f32s(0.0); 12];
-        let x = simd.splat_f32s(black_box(1e-9));
-        let start = Instant::now();
-        const ROUNDS: usize = 20_000;
-        for _ in 0..ROUNDS {
-            for sum in &mut sums {
-                *sum = simd.mul_add_f32s(x, x, *sum);
-            }
-        }
-        let total = sums.into_iter().fold(simd.splat_f32s(0.0), |a, b| simd.add_f32s(a, b));
-        black_box(simd.reduce_sum_f32s(total));
-        (2 * ROUNDS * sums.len() * S::F32_LANES) as f64 / start.elapsed().as_secs_f64()
-    }
+/// How fast one product runs on this thread, packing included.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProductRate {
+    /// What the product is for.
+    pub name: &'static str,
+    /// m, n and k.
+    pub shape: [usize; 3],
+    /// Floating-point operations a second with f32 factors.
+    pub f32: f64,
+    /// The same with bf16 factors, where the processor has such products.
+    pub bf16: Option<f64>,
 }
 
-fn numbers(len: usize, seed: u64) -> Zeroed<f32> {
-    let mut array = Zeroed::new(len.max(1 << 20)).unwrap();
+/// Times the products of an MLP 845-1024-512-256-1 and of a NASRec block at batch 1024, each as a
+/// step runs it: one chunk of 128 rows, or one tile of a weight gradient.
+///
+/// # Errors
+/// [`EngineError::Memory`].
+pub fn product_rates() -> Result<Vec<ProductRate>, EngineError> {
+    let one = |&(kind, name, shape): &(Kind, &'static str, [usize; 3])| {
+        let available = Precision::bf16_is_available();
+        let bf16 = available.then(|| rate(kind, shape, Precision::Bf16)).transpose()?;
+        Ok(ProductRate { name, shape, f32: rate(kind, shape, Precision::F32)?, bf16 })
+    };
+    SHAPES.iter().map(one).collect()
+}
+
+fn numbers(len: usize, seed: u64) -> Result<Zeroed<f32>, EngineError> {
+    let mut array = Zeroed::new(len.max(1 << 20))?;
     let mut rng = palmette_random::stream(seed, "rates", 0);
     let values = &mut array.as_mut_slice()[..len];
     values.iter_mut().for_each(|x| *x = palmette_random::Draw::unit(&mut rng) as f32 - 0.5);
-    array
+    Ok(array)
 }
 
 /// The best of 40 measurements of about half a millisecond, floating-point operations a second.
-fn rate(kind: Kind, [m, n, k]: [usize; 3], precision: Precision) -> f64 {
+fn rate(kind: Kind, [m, n, k]: [usize; 3], precision: Precision) -> Result<f64, EngineError> {
     let mix = |len: usize| len + 16;
     let (a_row, b_row) = match kind {
         Kind::Forward => (padded(k), padded(k)),
@@ -93,10 +98,10 @@ fn rate(kind: Kind, [m, n, k]: [usize; 3], precision: Precision) -> f64 {
         Kind::MixWeights => (mix(k), mix(k)),
     };
     let terms_first = matches!(kind, Kind::Weights);
-    let a = numbers(if terms_first { k } else { m } * a_row, 1);
+    let a = numbers(if terms_first { k } else { m } * a_row, 1)?;
     let columns_first = matches!(kind, Kind::Forward | Kind::MixWeights);
-    let b = numbers(if columns_first { n } else { k } * b_row, 2);
-    let mut c = numbers(m * padded(n), 3);
+    let b = numbers(if columns_first { n } else { k } * b_row, 2)?;
+    let mut c = numbers(m * padded(n), 3)?;
     let (a, b) = (a.as_slice().as_ptr(), b.as_slice().as_ptr());
     let (a, b) = (Strided::row_major(a, a_row), Strided::row_major(b, b_row));
     let (a, b) = match kind {
@@ -116,29 +121,5 @@ fn rate(kind: Kind, [m, n, k]: [usize; 3], precision: Precision) -> f64 {
         }
         best = best.max(repeats as f64 * operations / start.elapsed().as_secs_f64());
     }
-    best
-}
-
-#[test]
-#[ignore = "a measurement: run it alone and read what it prints"]
-fn shares_of_the_multiply_add_peak() {
-    let peak = (0..40).map(|_| Arch::new().dispatch(Peak)).fold(0.0, f64::max);
-    println!("peak of f32: {:.0} GFLOP/s a core; bf16 counted against twice that", peak / 1e9);
-    println!("| product | m x n x k | f32 | share | bf16 | share |");
-    println!("|---|---|---|---|---|---|");
-    for &(kind, name, shape) in SHAPES {
-        let full = rate(kind, shape, Precision::F32);
-        let (mut rounded, mut share) = ("-".to_string(), "-".to_string());
-        if Precision::bf16_is_available() {
-            let rate = rate(kind, shape, Precision::Bf16);
-            (rounded, share) = (format!("{:.0}", rate / 1e9), percent(rate / peak / 2.0));
-        }
-        let [m, n, k] = shape;
-        let own = percent(full / peak);
-        println!("| {name} | {m} x {n} x {k} | {:.0} | {own} | {rounded} | {share} |", full / 1e9);
-    }
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.0} %", 100.0 * share)
+    Ok(best)
 }

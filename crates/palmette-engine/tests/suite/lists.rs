@@ -5,6 +5,8 @@ use palmette_engine::ops::Pooling;
 use palmette_engine::*;
 use palmette_random::{Draw, stream};
 
+use crate::differences::{Elements, check_gradients};
+
 const DIM: usize = 16;
 const TABLE_ROWS: usize = 11;
 /// Two fields; list 0 shares the table of field 0, list 1 has table 2.
@@ -160,57 +162,15 @@ fn gradients_over_lists_equal_central_differences() {
             let lists = data.lists();
             let batch = data.batch::<f64>(&lists);
             let mut program = build(&mut parts, case);
-            let mut executor = Executor::new();
-            executor.gradients(&model, &mut program, &batch, Trainable::Everything).unwrap();
-            executor.poison();
-            executor.gradients(&model, &mut program, &batch, Trainable::Everything).unwrap();
-            let slices: Vec<_> = program.slice_ids().collect();
-            let analytic: Vec<Vec<Vec<f64>>> = slices
-                .iter()
-                .map(|&s| executor.slice_gradient(&program, s).map(<[f64]>::to_vec).collect())
-                .collect();
-            let tables: Vec<(usize, Vec<u32>, Vec<f64>)> =
-                executor.table_gradients().map(|(t, i, g)| (t, i.to_vec(), g.to_vec())).collect();
-            let probe = build(&mut parts, case);
-            let mut loss = |model: &Model<f64>| {
-                executor.gradients(model, &mut program, &batch, Trainable::Head).unwrap().0
-            };
-            let mut rng = stream(seed, "test/list-elements", rows as u64);
-            let step = 1e-5;
-            let check = |what: String, analytic: f64, high: f64, low: f64| {
-                let numeric = (high - low) / (2.0 * step);
-                let error = (analytic - numeric).abs() / (1e-3 + numeric.abs());
-                assert!(error < 2e-5, "{name}, {rows} rows, {what}: {analytic} against {numeric}");
-            };
-            for (s, grads) in slices.iter().zip(&analytic) {
-                let (param, n_rows, n_cols) = probe.slice(*s);
-                for _ in 0..4 {
-                    let i = rng.below(n_rows as u64) as usize;
-                    let j = rng.below(n_cols as u64) as usize;
-                    let at = model.params.row(param, i)[j];
-                    model.params.row_mut(param, i)[j] = at + step;
-                    let high = loss(&model);
-                    model.params.row_mut(param, i)[j] = at - step;
-                    let low = loss(&model);
-                    model.params.row_mut(param, i)[j] = at;
-                    check(format!("{param:?}[{i}, {j}]"), grads[i][j], high, low);
-                }
-            }
-            assert!(tables.iter().any(|table| TABLES.contains(&table.0)));
-            for (table, ids, grads) in &tables {
-                for _ in 0..6 {
-                    let k = rng.below(ids.len() as u64) as usize;
-                    let e = rng.below(DIM as u64) as usize;
-                    let row = ids[k] as usize;
-                    let at = model.tables.table(*table).row(row)[e];
-                    model.tables.table_mut(*table).row_mut(row)[e] = at + step;
-                    let high = loss(&model);
-                    model.tables.table_mut(*table).row_mut(row)[e] = at - step;
-                    let low = loss(&model);
-                    model.tables.table_mut(*table).row_mut(row)[e] = at;
-                    check(format!("table {table} row {row}"), grads[k * DIM + e], high, low);
-                }
-            }
+            let tables = check_gradients(
+                &format!("{name}, {rows} rows"),
+                &mut model,
+                &mut program,
+                &batch,
+                Elements { of_slices: 4, of_tables: 6 },
+                &mut stream(seed, "test/list-elements", rows as u64),
+            );
+            assert!(tables.iter().any(|table| TABLES.contains(table)));
         }
     }
 }

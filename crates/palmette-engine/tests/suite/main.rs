@@ -1,5 +1,6 @@
 //! All tests of the engine from outside, one program: see the modules.
 
+mod differences;
 mod gradients;
 mod lists;
 mod oracle;

@@ -27,6 +27,8 @@ enum What {
     Ranking(super::bench_ranking::Args),
     /// Time training steps, beside PyTorch's where there is one
     Engine(super::bench_engine::Args),
+    /// Time matrix products alone, as shares of the multiply-add peak
+    Products(super::bench_engine::products::Args),
     /// Time training steps while threads, batch, tables or blocks grow
     Scaling(super::bench_engine::scaling::Args),
     /// Time the preparation of a log, beside polars where there is one
@@ -42,6 +44,7 @@ pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
         What::Search(args) => super::bench_search::run(args, console),
         What::Ranking(args) => super::bench_ranking::run(args, console),
         What::Engine(args) => super::bench_engine::run(args, console),
+        What::Products(args) => super::bench_engine::products::run(args, console),
         What::Scaling(args) => super::bench_engine::scaling::run(args, console),
         What::Prepare(args) => super::bench_engine::prepare::run(args, console),
         What::Candidates(args) => super::bench_engine::candidates::run(args, console),

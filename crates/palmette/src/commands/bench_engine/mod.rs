@@ -10,6 +10,7 @@ pub mod memory;
 mod peak;
 mod peer;
 pub mod prepare;
+pub mod products;
 pub mod scaling;
 mod system;
 mod text;
