@@ -280,13 +280,22 @@ def tables(workloads):
     return "\n".join(lines)
 
 
-def floors(w):
-    """Forward and both in ms at 790 TFLOP/s and 3.02 TB/s, memory in MiB."""
+def ceilings():
+    """What this GPU reaches: a product of 8192^3 in bf16, FLOP a ms, and a copy of 2 GiB, bytes read and written a ms."""
+    a, b = (torch.randn(8192, 8192, device=DEVICE, dtype=TYPE) for _ in range(2))
+    product = in_turns({"": lambda: a @ b})[""][0]
+    x, y = (torch.randn(2**29, device=DEVICE) for _ in range(2))
+    copy = in_turns({"": lambda: y.copy_(x)})[""][0]
+    return 2 * 8192**3 / product, 2 * x.numel() * 4 / copy
+
+
+def floors(w, flop, byte):
+    """Forward and both in ms at the ceilings, memory in MiB."""
     squares = float((w.offsets.diff().double() ** 2).sum())
     flops, tensor = 4 * w.dim * HEADS * squares, w.tokens * HEADS * w.dim * 2
     sums = w.tokens * HEADS * 4
-    forward = max(flops / 790e9, (4 * tensor + sums) / 3.02e9)
-    both = max(3.5 * flops / 790e9, 12 * tensor / 3.02e9)
+    forward = max(flops / flop, (4 * tensor + sums) / byte)
+    both = max(3.5 * flops / flop, 12 * tensor / byte)
     return f"{forward:.3f}", f"{both:.3f}", f"{(tensor + sums) / 2**20:.0f} / {(4 * tensor + 2 * sums) / 2**20:.0f}"
 
 
@@ -300,11 +309,13 @@ if __name__ == "__main__":
     parts = [part for part in options.only.split(",") if part]
     wanted = lambda peers: [name for name in peers if not parts or any(part in name for part in parts)]
     begin, workloads = time.time(), []
+    flop, byte = ceilings()
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
+    print(f"floors at {flop / 1e9:.0f} TFLOP/s (a product of 8192^3) and {byte / 1e9:.2f} TB/s (a copy of 2 GiB)")
     for path in options.files:
         for dim in (64, 128):
             w = Workload(path, dim)
-            workloads.append((w.name, dim, floors(w)))
+            workloads.append((w.name, dim, floors(w, flop, byte)))
             for names, peers in [(wanted(JAGGED), JAGGED)] + [([name], DENSE) for name in wanted(DENSE)]:
                 if time.time() - begin > options.seconds:
                     print(f"{w.name} D{dim} {', '.join(names)}: not run, out of time")

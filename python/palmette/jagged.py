@@ -114,6 +114,12 @@ def _element(x: Tensor) -> str:
     return str(x.dtype).removeprefix("torch.")
 
 
+def _packed(x: Tensor) -> Tensor:
+    """Without gaps and, on a GPU, at an address that kernels read 16 bytes of at once."""
+    x = x.contiguous()
+    return x.clone() if x.is_cuda and x.data_ptr() % 16 else x
+
+
 def _buffer(x: Tensor) -> Tuple[int, int]:
     return (x.data_ptr(), x.numel())
 
@@ -164,8 +170,8 @@ def _attention(
     fast: bool,
     path: str,
 ) -> Tuple[Tensor, Tensor]:
-    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    bias = None if bias is None else bias.contiguous()
+    q, k, v = _packed(q), _packed(k), _packed(v)
+    bias = None if bias is None else _packed(bias)
     out = torch.empty_like(q)
     lse = q.new_empty((q.shape[1], q.shape[0]), dtype=_sum_dtype(q))
     rows_q, rows_k = (_bytes(offsets_q), max_q, truncate), (_bytes(offsets_k), max_k, truncate)
@@ -211,8 +217,8 @@ def _attention_backward(
     fast: bool,
     path: str,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-    d_out, q, k, v = d_out.contiguous(), q.contiguous(), k.contiguous(), v.contiguous()
-    bias = None if bias is None else bias.contiguous()
+    d_out, q, k, v = _packed(d_out), _packed(q), _packed(k), _packed(v)
+    bias = None if bias is None else _packed(bias)
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     d_bias = lse.new_empty(0) if bias is None else torch.empty_like(bias)
     rows_q, rows_k = (_bytes(offsets_q), max_q, truncate), (_bytes(offsets_k), max_k, truncate)
@@ -410,7 +416,7 @@ def _hstu(
     max_attention: int,
     min_full_attention: int,
 ) -> Tensor:
-    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    q, k, v = _packed(q), _packed(k), _packed(v)
     out = torch.empty_like(v)
     shape = _hstu_key(q, v, alpha, norm, contextual, targets, max_attention, min_full_attention)
     rows = (_bytes(offsets), max_len, truncate)
@@ -449,7 +455,7 @@ def _hstu_backward(
     max_attention: int,
     min_full_attention: int,
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    d_out, q, k, v = d_out.contiguous(), q.contiguous(), k.contiguous(), v.contiguous()
+    d_out, q, k, v = _packed(d_out), _packed(q), _packed(k), _packed(v)
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     shape = _hstu_key(q, v, alpha, norm, contextual, targets, max_attention, min_full_attention)
     rows = (_bytes(offsets), max_len, truncate)
@@ -521,7 +527,7 @@ def hstu_attention(
 
 @torch.library.custom_op("palmette::jagged_softmax", mutates_args=())
 def _softmax(x: Tensor, offsets: Tensor, max_len: int, truncate: bool) -> Tensor:
-    x = x.contiguous()
+    x = _packed(x)
     out, width, rows = torch.empty_like(x), _width(x), (_bytes(offsets), max_len, truncate)
     if x.is_cuda:
         plan = _gpu_operators(_ordinal(x), _element(x), rows)
@@ -545,7 +551,7 @@ def _(x, offsets, max_len, truncate):
 
 @torch.library.custom_op("palmette::jagged_softmax_backward", mutates_args=())
 def _softmax_backward(dy: Tensor, y: Tensor, offsets: Tensor, max_len: int, truncate: bool) -> Tensor:
-    dy, y = dy.contiguous(), y.contiguous()
+    dy, y = _packed(dy), _packed(y)
     dx, width, rows = torch.empty_like(y), _width(y), (_bytes(offsets), max_len, truncate)
     if y.is_cuda:
         plan = _gpu_operators(_ordinal(y), _element(y), rows)
@@ -585,7 +591,7 @@ def softmax(x: Tensor, rows: Rows) -> Tensor:
 
 @torch.library.custom_op("palmette::jagged_dense_bmm", mutates_args=())
 def _dense_bmm(x: Tensor, y: Tensor, transposed: bool, offsets: Tensor, max_len: int, truncate: bool) -> Tensor:
-    x, y = x.contiguous(), y.contiguous()
+    x, y = _packed(x), _packed(y)
     k, m = x.shape[1], y.shape[1 if transposed else 2]
     z, rows = x.new_empty((x.shape[0], m)), (_bytes(offsets), max_len, truncate)
     if x.is_cuda:
@@ -604,7 +610,7 @@ def _(x, y, transposed, offsets, max_len, truncate):
 
 @torch.library.custom_op("palmette::jagged_jagged_bmm", mutates_args=())
 def _jagged_bmm(x: Tensor, y: Tensor, offsets: Tensor, max_len: int, truncate: bool) -> Tensor:
-    x, y = x.contiguous(), y.contiguous()
+    x, y = _packed(x), _packed(y)
     sizes, rows = (x.shape[1], y.shape[1]), (_bytes(offsets), max_len, truncate)
     z = x.new_empty((offsets.numel() - 1, *sizes))
     if x.is_cuda:
@@ -667,7 +673,7 @@ def jagged_bmm(x: Tensor, y: Tensor, rows: Rows) -> Tensor:
 
 @torch.library.custom_op("palmette::jagged_to_padded", mutates_args=())
 def _to_padded(x: Tensor, padding: float, offsets: Tensor, max_len: int, truncate: bool) -> Tensor:
-    x = x.contiguous()
+    x = _packed(x)
     width, rows = _width(x), (_bytes(offsets), max_len, truncate)
     dense = x.new_empty((offsets.numel() - 1, max_len, *x.shape[1:]))
     if x.is_cuda:
@@ -685,7 +691,7 @@ def _(x, padding, offsets, max_len, truncate):
 
 @torch.library.custom_op("palmette::padded_to_jagged", mutates_args=())
 def _from_padded(dense: Tensor, total: int, offsets: Tensor, max_len: int, truncate: bool) -> Tensor:
-    dense = dense.contiguous()
+    dense = _packed(dense)
     x = dense.new_empty((total, *dense.shape[2:]))
     width, rows = _width(x), (_bytes(offsets), max_len, truncate)
     if dense.is_cuda:

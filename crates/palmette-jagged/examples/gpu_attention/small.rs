@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
+use cudarc::driver::result::memcpy_dtod_async;
 use cudarc::driver::sys::CUevent_flags;
 use half::bf16;
 use palmette_jagged::cuda::{Gpu, GpuElement, GpuOperators, GpuProduct};
@@ -12,10 +13,10 @@ use palmette_random::{Draw, stream};
 use crate::Outcome;
 use crate::buffers::{Bits, Buffer};
 
-/// Bytes that take turns at least, three times an H100's L2 cache.
-const ROTATED: usize = 160 << 20;
-/// Device memory bandwidth of the floor, measured with a copy, bytes a millisecond.
-const BANDWIDTH: f64 = 3.02e9;
+/// Bytes that take turns at least, three times the L2 cache of a Hopper GPU.
+const ROTATED: usize = 180 << 20;
+/// Bytes of the copy that measures the bandwidth of the floor.
+const COPIED: usize = 2 << 30;
 
 /// Median time of one call over `sets` of buffers, ms: calls back to back between two events,
 /// so that launching one overlaps another.
@@ -51,6 +52,16 @@ pub fn bench(files: &[&str]) -> Outcome {
     let mut rng = stream(1, "jagged/gpu/small", 0);
     let pool: Vec<bf16> = (0..1 << 22).map(|_| bf16::from_f64(rng.normal())).collect();
     let pool = s.clone_htod(&bf16::to_bytes(&pool))?;
+    let (from, to) =
+        (Buffer::repeated(&s, &pool, 0, COPIED)?, Buffer::repeated(&s, &pool, 0, COPIED)?);
+    let (copy, _) = time(&gpu, &s, 1, |_| {
+        // SAFETY: both buffers have so many bytes and outlive the timing.
+        unsafe { memcpy_dtod_async(to.address, from.address, COPIED, s.cu_stream()) }
+            .map_err(|error| JaggedError::Gpu { reason: error.to_string() })
+    })?;
+    drop((from, to));
+    let bandwidth = 2.0 * COPIED as f64 / copy;
+    println!("the floor's bandwidth, of a copy: {:.2} TB/s read and written", bandwidth / 1e9);
     for file in files {
         let bytes = std::fs::read(file)?;
         let (chunks, _) = bytes.as_chunks::<4>();
@@ -58,7 +69,7 @@ pub fn bench(files: &[&str]) -> Outcome {
         let offsets = Offsets::from_lengths(&lengths)?;
         let (t, b) = (offsets.total(), offsets.rows());
         let show = |name: &str, bytes: usize, (median, minimum): (f64, f64)| {
-            let floor = bytes as f64 / BANDWIDTH;
+            let floor = bytes as f64 / bandwidth;
             println!(
                 "{file} {name}: {median:.4} ms (min {minimum:.4}), floor {floor:.4}, {:.0} % of it",
                 100.0 * floor / median

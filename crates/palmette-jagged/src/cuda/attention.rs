@@ -14,7 +14,9 @@ use super::launch::{Launch, address};
 use super::options::{
     BackwardBuffers, BackwardMode, ForwardBuffers, GpuElement, GpuOptions, GpuPath,
 };
-use super::tiles::{BackwardTile, ForwardTile, base, mma_shared_bytes, registers_fit};
+use super::tiles::{
+    BackwardTile, ForwardTile, base, delta_lanes, mma_shared_bytes, registers_fit, support,
+};
 use crate::{Attention, JaggedError, Mask, Offsets};
 
 /// Attention planned for one batch's offsets.
@@ -237,7 +239,7 @@ impl GpuAttention {
             }
             None => None,
         };
-        let support = |name| gpu.kernel(Source::Support, base(code, d), name, 0);
+        let support = |name| gpu.kernel(Source::Support, support(code, d), name, 0);
         let plan = Self {
             gpu: gpu.clone(),
             attention,
@@ -286,6 +288,7 @@ impl GpuAttention {
         stream: &Arc<CudaStream>,
         buffers: &ForwardBuffers,
     ) -> Result<(), JaggedError> {
+        check_addresses(&[buffers.q, buffers.k, buffers.v, buffers.output])?;
         let mut arguments = self.arguments;
         (arguments.q, arguments.k, arguments.v) = (buffers.q, buffers.k, buffers.v);
         (arguments.out, arguments.lse, arguments.bias) =
@@ -312,6 +315,8 @@ impl GpuAttention {
         buffers: &BackwardBuffers,
     ) -> Result<(), JaggedError> {
         let (f, mut arguments) = (&buffers.forward, self.arguments);
+        check_addresses(&[f.q, f.k, f.v, f.output, buffers.d_output])?;
+        check_addresses(&[buffers.dq, buffers.dk, buffers.dv, buffers.workspace])?;
         (arguments.q, arguments.k, arguments.v) = (f.q, f.k, f.v);
         (arguments.o, arguments.lse, arguments.bias) = (f.output, f.lse, f.bias);
         (arguments.d_o, arguments.delta) = (buffers.d_output, buffers.delta);
@@ -327,7 +332,12 @@ impl GpuAttention {
                 self.zero(stream, buffers.dk, rows)?;
                 self.zero(stream, buffers.dv, rows)?;
             }
-            self.per_query(stream, &self.delta, arguments, 8)?;
+            self.per_query(
+                stream,
+                &self.delta,
+                arguments,
+                256 / delta_lanes(self.attention.head_dim()),
+            )?;
             let (q, k) = ((f.q, true), (f.k, false));
             let (g, v) = ((buffers.d_output, true), (f.v, false));
             let stay = |(address, queries): (u64, bool)| (address, queries, true);
@@ -479,6 +489,16 @@ impl fmt::Debug for GpuAttention {
             .field("path", &self.path)
             .field("backward_path", &self.backward_path)
             .finish_non_exhaustive()
+    }
+}
+
+/// Kernels read and write 16 bytes at once.
+fn check_addresses(addresses: &[u64]) -> Result<(), JaggedError> {
+    match addresses.iter().find(|&address| address % 16 != 0) {
+        None => Ok(()),
+        Some(address) => Err(gpu_error(format!(
+            "a tensor lies at {address:#x}: addresses must be multiples of 16 bytes"
+        ))),
     }
 }
 

@@ -259,7 +259,12 @@ mod tests {
         for arch in ["sm_80", "sm_90a"] {
             assert!(!compile(Source::Plain, arch, &both(40)).unwrap().binary.is_empty());
             assert!(!compile(Source::Mma, arch, &both(40)).unwrap().binary.is_empty());
-            assert!(!compile(Source::Support, arch, &both(40)).unwrap().binary.is_empty());
+            assert!(
+                !compile(Source::Support, arch, &crate::cuda::tiles::support(1, 40))
+                    .unwrap()
+                    .binary
+                    .is_empty()
+            );
             assert!(!compile(Source::Hstu, arch, &both(40)).unwrap().binary.is_empty());
         }
         let error = compile(Source::Plain, "sm_80", &[]).unwrap_err().to_string();

@@ -8,7 +8,7 @@ use super::arguments::Arguments;
 use super::compile::{Source, gpu_error};
 use super::device::{Gpu, driver};
 use super::launch::{Launch, address};
-use super::tiles::{FastTile, base, registers_fit};
+use super::tiles::{FastTile, registers_fit, support};
 use crate::{JaggedError, Offsets};
 
 /// Queries of a block of sums.
@@ -57,7 +57,7 @@ impl Fast {
             boxes,
             queries_of,
         )?;
-        let function = gpu.kernel(Source::Support, base(code, d), "finish_queries", 0)?;
+        let function = gpu.kernel(Source::Support, support(code, d), "finish_queries", 0)?;
         let whole = |_: usize, start: usize, end: usize| end - start;
         let finish = Launch::new(
             stream,

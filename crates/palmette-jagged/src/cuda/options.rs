@@ -86,7 +86,8 @@ pub struct GpuOptions {
     pub bias_transposed: bool,
 }
 
-/// Device addresses of forward's operands, in the layouts of [`crate::AttentionInput`].
+/// Device addresses of forward's operands, in the layouts of [`crate::AttentionInput`]; multiples
+/// of 16 bytes, but for `bias` and `lse`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ForwardBuffers {
     /// `[T_q, H, D]`

@@ -1,5 +1,7 @@
 //! Batched products of jagged and dense matrices on a GPU.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use cudarc::driver::result::memset_d8_async;
@@ -13,16 +15,17 @@ use super::launch::address;
 use super::options::GpuElement;
 use crate::{JaggedError, Offsets, product_offsets};
 
-/// The twin of `Problem` in `kernels/products.cu`: one `[m, k] x [k, n]` product.
+/// The twin of `Task` in `kernels/products.cu`: an `[m, k] x [k, n]` product, or the part of one
+/// from a tile's corner on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[repr(C)]
-struct Problem {
+#[repr(C, align(16))]
+struct Task {
     a: i64,
     b: i64,
     c: i64,
     m: i32,
-    k: i32,
     n: i32,
+    k: i32,
     a_i: i32,
     a_l: i32,
     b_l: i32,
@@ -37,30 +40,66 @@ struct Products {
     a: u64,
     b: u64,
     c: u64,
-    problems: u64,
     tasks: u64,
+    first: u64,
 }
 
 // SAFETY: `repr(C)`, plain numbers, the layouts of the structs in the kernels.
-unsafe impl DeviceRepr for Problem {}
+unsafe impl DeviceRepr for Task {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Products {}
 
 /// A planned list of products `C_b = A_b B_b`, sums in f32.
 ///
 /// bf16 and f16 matrices whose rows are multiples of 16 bytes are multiplied by tensor
-/// cores, all others by ordinary ones. The plan holds the list of problems; a call launches
+/// cores, all others by ordinary ones. The plan holds the list of tiles; a call launches
 /// and allocates nothing. Addresses are multiples of 16 bytes.
 #[derive(Debug)]
 pub struct GpuProduct {
     function: CudaFunction,
-    problems: CudaSlice<Problem>,
-    tasks: CudaSlice<[i32; 2]>,
-    count: usize,
+    tasks: CudaSlice<Task>,
+    /// Each block's first task, and the end.
+    first: CudaSlice<i32>,
+    blocks: usize,
     shared_bytes: u32,
     tensor_cores: bool,
     /// Bytes of the output that are zeroed first, because products do not cover it.
     clear: usize,
+}
+
+impl Task {
+    /// What is left of the product from a tile's corner on.
+    fn from(&self, i0: i32, j0: i32) -> Self {
+        let (i, j) = (i64::from(i0), i64::from(j0));
+        Self {
+            a: self.a + i * i64::from(self.a_i),
+            b: self.b + j * i64::from(self.b_j),
+            c: self.c + i * i64::from(self.c_i) + j,
+            m: self.m - i0,
+            n: self.n - j0,
+            ..*self
+        }
+    }
+}
+
+/// Deals tasks, most work first, each to the block that has the least so far; returns them block
+/// by block, with each block's first and the end.
+fn dealt(tasks: &[Task], blocks: usize) -> (Vec<Task>, Vec<i32>) {
+    // What a tile costs beside its terms: its output, and the steps that every tile takes.
+    const OVERHEAD: i64 = 128;
+    let mut least: BinaryHeap<_> = (0..blocks).map(|block| Reverse((0i64, block))).collect();
+    let mut lists = vec![Vec::new(); blocks];
+    for task in tasks {
+        if let Some(Reverse((work, block))) = least.pop() {
+            lists[block].push(*task);
+            least.push(Reverse((work + i64::from(task.k) + OVERHEAD, block)));
+        }
+    }
+    let mut first = vec![0];
+    for list in &lists {
+        first.push(first[first.len() - 1] + list.len() as i32);
+    }
+    (lists.concat(), first)
 }
 
 /// A size or stride, which problems hold in 32 bits.
@@ -73,10 +112,10 @@ impl GpuProduct {
     fn new(
         gpu: &Gpu,
         element: GpuElement,
-        problems: Vec<Problem>,
+        problems: Vec<Task>,
         clear: usize,
     ) -> Result<Self, JaggedError> {
-        let work: Vec<&Problem> = problems.iter().filter(|p| p.m > 0 && p.n > 0).collect();
+        let work: Vec<&Task> = problems.iter().filter(|p| p.m > 0 && p.n > 0).collect();
         let a_transposed = work.iter().all(|p| p.a_i == 1) && work.iter().any(|p| p.a_l != 1);
         let b_transposed = work.iter().all(|p| p.b_l == 1) && work.iter().any(|p| p.b_j != 1);
         let whole = |values: [i64; 3]| values.iter().all(|value| value % 8 == 0);
@@ -106,34 +145,39 @@ impl GpuProduct {
             let a = if a_transposed { 32 * 136 } else { 128 * 40 };
             let columns = columns as u32;
             let b = if b_transposed { columns * 40 } else { 32 * (columns + 8) };
-            shared_bytes = 2 * 4 * (a + b);
+            let stages = if b_transposed && !a_transposed { 3 } else { 4 };
+            shared_bytes = 2 * (stages * (a + b) + 128 * (columns + 8));
             "product_mma"
         } else {
             definitions.push("PLAIN=1".into());
             "product_plain"
         };
         let function = gpu.kernel(Source::Products, definitions, name, shared_bytes)?;
-        let mut order: Vec<usize> = (0..problems.len()).collect();
-        let tiles = |p: &Problem| (p.m as usize).div_ceil(tile_m) * (p.n as usize).div_ceil(tile_n);
-        // A tile's work is its sum's length; equal ones keep their order, and with it their cache.
-        order.sort_by_key(|&b| std::cmp::Reverse(problems[b].k));
         let mut tasks = Vec::new();
-        for b in order {
-            tasks.extend((0..tiles(&problems[b]) as i32).map(|tile| [b as i32, tile]));
+        for p in &problems {
+            for i0 in (0..p.m).step_by(tile_m) {
+                tasks.extend((0..p.n).step_by(tile_n).map(|j0| p.from(i0, j0)));
+            }
         }
-        let count = tasks.len();
-        if count > i32::MAX as usize || problems.len() > i32::MAX as usize {
+        if tasks.len() > i32::MAX as usize {
             return Err(gpu_error("at most 2^31 - 1 tiles fit one call"));
         }
-        tasks.push([0, 0]);
-        let mut problems = problems;
-        problems.push(Problem::default());
+        // A tile's work is its sum's length; equal ones keep their order, and with it their cache.
+        tasks.sort_by_key(|task| Reverse(task.k));
+        let blocks = if tensor_cores {
+            // Two blocks a multiprocessor stay and work through a list of tiles each.
+            tasks.len().min(2 * gpu.processors() as usize)
+        } else {
+            tasks.len()
+        };
+        let (mut tasks, first) = dealt(&tasks, blocks);
+        tasks.resize(tasks.len().max(1), Task::default());
         let stream = gpu.stream();
         Ok(Self {
             function,
-            problems: stream.clone_htod(&problems).map_err(driver)?,
             tasks: stream.clone_htod(&tasks).map_err(driver)?,
-            count,
+            first: stream.clone_htod(&first).map_err(driver)?,
+            blocks,
             shared_bytes,
             tensor_cores,
             clear: clear * element.bytes(),
@@ -152,7 +196,7 @@ impl GpuProduct {
         let mut problems = Vec::with_capacity(offsets.rows());
         for b in 0..offsets.rows() {
             let start = offsets.range(b).start;
-            problems.push(Problem {
+            problems.push(Task {
                 a: (start * k) as i64,
                 b: (b * k * columns) as i64,
                 c: (start * columns) as i64,
@@ -181,7 +225,7 @@ impl GpuProduct {
         let mut problems = Vec::with_capacity(offsets.rows());
         for b in 0..offsets.rows() {
             let start = offsets.range(b).start;
-            problems.push(Problem {
+            problems.push(Task {
                 a: (start * k) as i64,
                 b: (start * columns) as i64,
                 c: (b * k * columns) as i64,
@@ -211,7 +255,7 @@ impl GpuProduct {
         let mut problems = Vec::with_capacity(rows.rows());
         for b in 0..rows.rows() {
             let n = small(columns.length(b))?;
-            problems.push(Problem {
+            problems.push(Task {
                 a: (rows.range(b).start * k) as i64,
                 b: (columns.range(b).start * k) as i64,
                 c: products.range(b).start as i64,
@@ -243,7 +287,7 @@ impl GpuProduct {
         let mut problems = Vec::with_capacity(rows.rows());
         for b in 0..rows.rows() {
             let pitch = small(columns.length(b))?;
-            problems.push(Problem {
+            problems.push(Task {
                 a: products.range(b).start as i64,
                 b: (inner.range(b).start * k) as i64,
                 c: (out.range(b).start * k) as i64,
@@ -278,9 +322,9 @@ impl GpuProduct {
                 let vector = ((b * heads + h) * max_len) as i64;
                 let matrix = ((offsets.range(b).start * heads + h) * d) as i64;
                 let (out, n) = (((b * heads + h) * d) as i64, small(offsets.length(b))?);
-                let one = Problem { m: 1, a_i: 1, a_l: 1, c_i: 1, ..Problem::default() };
+                let one = Task { m: 1, a_i: 1, a_l: 1, c_i: 1, ..Task::default() };
                 problems.push(match which {
-                    VectorProduct::Output => Problem {
+                    VectorProduct::Output => Task {
                         a: vector,
                         b: matrix,
                         c: out,
@@ -290,17 +334,10 @@ impl GpuProduct {
                         b_j: 1,
                         ..one
                     },
-                    VectorProduct::Vectors => Problem {
-                        a: out,
-                        b: matrix,
-                        c: vector,
-                        k: d_,
-                        n,
-                        b_l: 1,
-                        b_j: pitch,
-                        ..one
-                    },
-                    VectorProduct::Matrices => Problem {
+                    VectorProduct::Vectors => {
+                        Task { a: out, b: matrix, c: vector, k: d_, n, b_l: 1, b_j: pitch, ..one }
+                    }
+                    VectorProduct::Matrices => Task {
                         a: vector,
                         b: out,
                         c: matrix,
@@ -345,13 +382,13 @@ impl GpuProduct {
             // SAFETY: the caller's promise about the buffer's size.
             unsafe { memset_d8_async(c, 0, self.clear, stream.cu_stream()) }.map_err(driver)?;
         }
-        if self.count == 0 {
+        if self.blocks == 0 {
             return Ok(());
         }
-        let problems = address(stream, &self.problems);
-        let products = Products { a, b, c, problems, tasks: address(stream, &self.tasks) };
+        let (tasks, first) = (address(stream, &self.tasks), address(stream, &self.first));
+        let products = Products { a, b, c, tasks, first };
         let config = LaunchConfig {
-            grid_dim: (self.count as u32, 1, 1),
+            grid_dim: (self.blocks as u32, 1, 1),
             block_dim: (256, 1, 1),
             shared_mem_bytes: self.shared_bytes,
         };

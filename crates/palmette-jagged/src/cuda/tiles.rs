@@ -70,6 +70,18 @@ pub(super) fn base(element: u32, head_dim: usize) -> Vec<String> {
     vec![format!("ELEMENT={element}"), format!("HEAD_DIM={head_dim}")]
 }
 
+/// Threads that share the delta of a query and head, eight elements each at a time.
+pub(super) fn delta_lanes(head_dim: usize) -> usize {
+    head_dim.div_ceil(8).next_power_of_two().min(32)
+}
+
+/// Definitions of the small kernels that every path needs.
+pub(super) fn support(element: u32, head_dim: usize) -> Vec<String> {
+    let mut definitions = base(element, head_dim);
+    definitions.push(format!("DELTA_LANES={}", delta_lanes(head_dim)));
+    definitions
+}
+
 /// Registers a thread starts with: what the assembler gives when `blocks` blocks share
 /// the 64 Ki registers of a multiprocessor. Moving more than that would wait for ever.
 pub(super) fn registers_fit(groups: u32, blocks: u32, registers: Option<(u32, u32)>) -> bool {
@@ -263,7 +275,7 @@ pub(super) fn kernels_of(
     head_dim: usize,
     options: &GpuOptions,
 ) -> Vec<(Source, Vec<String>)> {
-    let mut kernels = vec![(Source::Support, base(element, head_dim))];
+    let mut kernels = vec![(Source::Support, support(element, head_dim))];
     let fastest = if element == 0 {
         GpuPath::Plain
     } else if arch.starts_with("sm_90") && options.bias.is_none() {

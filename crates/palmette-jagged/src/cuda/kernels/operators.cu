@@ -17,21 +17,37 @@ DEVICE int length_of(const Operands& a, int b) {
   return (int)min(a.offsets[b + 1] - a.offsets[b], (long long)a.max_len);
 }
 
-// Softmax over the elements of a row, separately for each column. A block has one row and
-// up to 256 / lanes columns' vectors; every thread follows its own columns through the row.
-// The first KEPT elements a thread meets stay in registers; what is beyond them is read a
-// second time, from the cache as a rule.
+// A block has one row and up to 256 / lanes columns' vectors; every thread follows its own
+// columns through the row. The first KEPT elements a thread meets stay in registers; what is
+// beyond them is read a second time, from the cache as a rule.
 const int KEPT = 8;
 
-DEVICE void combine(float* largest, float* total, float other_largest, float other_total) {
-  float m = fmaxf(*largest, other_largest);
-  if (m == NEG_INFINITY) return;
-  *total = *total * exp2_fast((*largest - m) * LOG2E) + other_total * exp2_fast((other_largest - m) * LOG2E);
-  *largest = m;
+DEVICE float larger(float x, float y) { return fmaxf(x, y); }
+DEVICE float sum(float x, float y) { return x + y; }
+
+// Combines the values of all lanes of a column in a fixed tree (the same bits in every run) and
+// gives every lane the result. `shared` holds 256 values of each element of a vector.
+template <float COMBINE(float, float)> DEVICE void across_lanes(float* shared, float* x, int lanes, int columns) {
+  int t = threadIdx.x, lane = t / columns;
+  __syncthreads();
+#pragma unroll
+  for (int e = 0; e < VECTOR; e++) shared[e * 256 + t] = x[e];
+  for (int live = lanes; live > 1; live = (live + 1) / 2) {
+    int half = (live + 1) / 2;
+    __syncthreads();
+    if (lane < live - half)
+#pragma unroll
+      for (int e = 0; e < VECTOR; e++)
+        shared[e * 256 + t] = x[e] = COMBINE(x[e], shared[e * 256 + t + half * columns]);
+  }
+  __syncthreads();
+#pragma unroll
+  for (int e = 0; e < VECTOR; e++) x[e] = shared[e * 256 + t % columns];
 }
 
+// Softmax over the elements of a row, separately for each column.
 extern "C" __global__ void __launch_bounds__(256) softmax_forward(Operands a) {
-  __shared__ float shared_largest[256 * VECTOR], shared_total[256 * VECTOR];
+  __shared__ float shared[256 * VECTOR];
   int b = a.order[blockIdx.x], n = length_of(a, b), t = threadIdx.x;
   int vectors = a.width / VECTOR, columns = min(vectors, 256), lanes = 256 / columns, lane = t / columns;
   for (int first = 0; first < vectors; first += columns) {
@@ -76,31 +92,23 @@ extern "C" __global__ void __launch_bounds__(256) softmax_forward(Operands a) {
         }
       }
     }
-    __syncthreads();
+    float base[VECTOR];
 #pragma unroll
-    for (int e = 0; e < VECTOR; e++) shared_largest[e * 256 + t] = largest[e], shared_total[e * 256 + t] = total[e];
-    __syncthreads();
-    // In the order of lanes: the same bits in every run.
-    if (lane == 0) {
-      for (int other = 1; other < lanes; other++)
+    for (int e = 0; e < VECTOR; e++) base[e] = largest[e];
+    across_lanes<larger>(shared, base, lanes, columns);
 #pragma unroll
-        for (int e = 0; e < VECTOR; e++)
-          combine(largest + e, total + e, shared_largest[e * 256 + t + other * columns],
-                  shared_total[e * 256 + t + other * columns]);
-#pragma unroll
-      for (int e = 0; e < VECTOR; e++)
-        shared_largest[e * 256 + t] = largest[e] == NEG_INFINITY ? 0.f : largest[e],
-                             shared_total[e * 256 + t] = total[e] > 0.f ? 1.f / total[e] : 0.f;
+    for (int e = 0; e < VECTOR; e++) {
+      if (base[e] == NEG_INFINITY) base[e] = 0.f;
+      total[e] *= exp2_fast((largest[e] - base[e]) * LOG2E);
     }
-    __syncthreads();
+    across_lanes<sum>(shared, total, lanes, columns);
     if (!busy) continue;
 #pragma unroll
-    for (int e = 0; e < VECTOR; e++)
-      largest[e] = shared_largest[e * 256 + t % columns], total[e] = shared_total[e * 256 + t % columns];
+    for (int e = 0; e < VECTOR; e++) total[e] = total[e] > 0.f ? 1.f / total[e] : 0.f;
     auto write = [&](int i, const Pack& x) {
       Pack y;
 #pragma unroll
-      for (int e = 0; e < VECTOR; e++) y.e[e] = narrow(exp2_fast((widen(x.e[e]) - largest[e]) * LOG2E) * total[e]);
+      for (int e = 0; e < VECTOR; e++) y.e[e] = narrow(exp2_fast((widen(x.e[e]) - base[e]) * LOG2E) * total[e]);
       out[(long long)i * vectors] = y;
     };
 #pragma unroll
@@ -113,7 +121,9 @@ extern "C" __global__ void __launch_bounds__(256) softmax_forward(Operands a) {
 
 // dx = (dy - sum_i dy_i y_i) y, with x the output y and y its gradient dy.
 extern "C" __global__ void __launch_bounds__(256) softmax_backward(Operands a) {
-  __shared__ float shared_dot[256 * VECTOR];
+  __shared__ float shared[256 * VECTOR];
+  // Two inputs: half as many elements of each stay.
+  const int KEPT = ::KEPT / 2;
   int b = a.order[blockIdx.x], n = length_of(a, b), t = threadIdx.x;
   int vectors = a.width / VECTOR, columns = min(vectors, 256), lanes = 256 / columns, lane = t / columns;
   for (int first = 0; first < vectors; first += columns) {
@@ -122,38 +132,42 @@ extern "C" __global__ void __launch_bounds__(256) softmax_backward(Operands a) {
     long long at = a.offsets[b] * a.width;
     const Pack *x = (const Pack*)(a.x + at) + column, *y = (const Pack*)(a.y + at) + column;
     Pack* out = (Pack*)(a.out + at) + column;
+    Pack kept_x[KEPT], kept_y[KEPT];
     float dot[VECTOR];
 #pragma unroll
     for (int e = 0; e < VECTOR; e++) dot[e] = 0.f;
+    auto add = [&](const Pack& p, const Pack& g) {
+#pragma unroll
+      for (int e = 0; e < VECTOR; e++) dot[e] = fmaf(widen(p.e[e]), widen(g.e[e]), dot[e]);
+    };
     if (busy) {
-#pragma unroll 4
-      for (int i = lane; i < n; i += lanes) {
-        Pack p = x[(long long)i * vectors], g = y[(long long)i * vectors];
 #pragma unroll
-        for (int e = 0; e < VECTOR; e++) dot[e] = fmaf(widen(p.e[e]), widen(g.e[e]), dot[e]);
-      }
+      for (int r = 0; r < KEPT; r++)
+        if (lane + r * lanes < n) {
+          kept_x[r] = x[(long long)(lane + r * lanes) * vectors];
+          kept_y[r] = y[(long long)(lane + r * lanes) * vectors];
+        }
+#pragma unroll
+      for (int r = 0; r < KEPT; r++)
+        if (lane + r * lanes < n) add(kept_x[r], kept_y[r]);
+#pragma unroll 4
+      for (int i = lane + KEPT * lanes; i < n; i += lanes)
+        add(x[(long long)i * vectors], y[(long long)i * vectors]);
     }
-    __syncthreads();
-#pragma unroll
-    for (int e = 0; e < VECTOR; e++) shared_dot[e * 256 + t] = dot[e];
-    __syncthreads();
-    if (lane == 0)
-#pragma unroll
-      for (int e = 0; e < VECTOR; e++) {
-        for (int other = 1; other < lanes; other++) dot[e] += shared_dot[e * 256 + t + other * columns];
-        shared_dot[e * 256 + t] = dot[e];
-      }
-    __syncthreads();
+    across_lanes<sum>(shared, dot, lanes, columns);
     if (!busy) continue;
-#pragma unroll
-    for (int e = 0; e < VECTOR; e++) dot[e] = shared_dot[e * 256 + t % columns];
-#pragma unroll 4
-    for (int i = lane; i < n; i += lanes) {
-      Pack p = x[(long long)i * vectors], g = y[(long long)i * vectors], d;
+    auto write = [&](int i, const Pack& p, const Pack& g) {
+      Pack d;
 #pragma unroll
       for (int e = 0; e < VECTOR; e++) d.e[e] = narrow((widen(g.e[e]) - dot[e]) * widen(p.e[e]));
       out[(long long)i * vectors] = d;
-    }
+    };
+#pragma unroll
+    for (int r = 0; r < KEPT; r++)
+      if (lane + r * lanes < n) write(lane + r * lanes, kept_x[r], kept_y[r]);
+#pragma unroll 4
+    for (int i = lane + KEPT * lanes; i < n; i += lanes)
+      write(i, x[(long long)i * vectors], y[(long long)i * vectors]);
   }
 }
 

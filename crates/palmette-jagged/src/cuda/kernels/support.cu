@@ -2,16 +2,20 @@
 
 const int D = HEAD_DIM;
 
-// delta_i = o_i . do_i: a warp a query and head.
+// delta_i = o_i . do_i: DELTA_LANES threads a query and head, eight elements each at a time.
+struct __align__(16) Eight { element e[8]; };
 extern "C" __global__ void __launch_bounds__(256) attention_delta(Arguments a) {
-  long long x = (long long)blockIdx.x * 8 + threadIdx.x / 32;
-  int lane = threadIdx.x % 32;
-  if (x >= a.tokens_q * a.heads) return;
-  const element *o = (const element*)a.o + x * D, *g = (const element*)a.d_o + x * D;
+  long long x = (long long)blockIdx.x * (256 / DELTA_LANES) + threadIdx.x / DELTA_LANES;
+  bool inside = x < a.tokens_q * a.heads;
   float sum = 0.f;
-  for (int c = lane; c < D; c += 32) sum = fmaf(widen(o[c]), widen(g[c]), sum);
-  for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-  if (lane == 0) a.delta[(x % a.heads) * a.tokens_q + x / a.heads] = sum;
+  for (int c = threadIdx.x % DELTA_LANES * 8; inside && c < D; c += DELTA_LANES * 8) {
+    Eight o = *(const Eight*)((const element*)a.o + x * D + c), g = *(const Eight*)((const element*)a.d_o + x * D + c);
+#pragma unroll
+    for (int e = 0; e < 8; e++) sum = fmaf(widen(o.e[e]), widen(g.e[e]), sum);
+  }
+#pragma unroll
+  for (int step = DELTA_LANES / 2; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+  if (inside && threadIdx.x % DELTA_LANES == 0) a.delta[x % a.heads * a.tokens_q + x / a.heads] = sum;
 }
 
 // Minus infinity for every query, before a truncating forward.
