@@ -87,13 +87,9 @@ type FastShape = (u32, u32, u32, u32, u32, bool, (u32, u32));
 
 fn fast_tiles(d: usize) -> Vec<FastTile> {
     let shapes: &[FastShape] = if d == 64 {
-        &[
-            (64, 1, 2, 2, 64, false, (216, 40)),
-            (64, 2, 2, 1, 32, true, (240, 24)),
-            (128, 2, 2, 1, 64, true, (240, 24)),
-        ]
+        &[(64, 1, 2, 2, 64, false, (216, 40)), (128, 2, 2, 1, 64, true, (240, 24))]
     } else {
-        &[(64, 2, 2, 1, 64, false, (240, 24)), (64, 2, 3, 1, 64, true, (240, 24))]
+        &[(64, 2, 3, 1, 64, true, (240, 24)), (80, 2, 2, 1, 80, true, (240, 24))]
     };
     let tile = |&(tile, groups, stages, blocks, queries_each, late, registers): &FastShape| {
         FastTile { tile, groups, stages, blocks, queries_each, late, registers }

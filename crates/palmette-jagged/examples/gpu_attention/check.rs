@@ -242,7 +242,7 @@ pub fn check(require_wgmma: bool, only: &str, only_path: &str) -> Outcome {
         ];
         for (path, mode) in modes {
             if path == GpuPath::Wgmma && (case.bias.is_some() || !gpu.is_hopper())
-                || !path.to_string().contains(only_path)
+                || !only_path.is_empty() && path.to_string() != only_path
             {
                 continue;
             }

@@ -2,7 +2,8 @@
 //! Checks and times the GPU executor of jagged flash attention.
 //!
 //! ```text
-//! gpu_attention compile [ARCH]        compile every kernel (no GPU), print registers and spills
+//! gpu_attention compile [ARCH [WORD]]  compile every kernel, or those whose source has WORD in its
+//!                                     name (no GPU), print registers and spills
 //! gpu_attention precompile I N         compile part I of N of what check and bench use
 //! gpu_attention check [--require wgmma] [--path PATH] [--only WORD]   compare every path with the f64 definition
 //! gpu_attention operators [--only WORD]  compare the small operators, pooled and HSTU forms
@@ -22,8 +23,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words[..] {
-        ["compile"] => compile("sm_90a"),
-        ["compile", arch] => compile(arch),
+        ["compile"] => compile("sm_90a", ""),
+        ["compile", arch] => compile(arch, ""),
+        ["compile", arch, word] => compile(arch, word),
         ["precompile", part, parts] => precompile(part, parts),
         ["check", ref rest @ ..] => {
             let require = after(rest, "--require");
@@ -58,8 +60,8 @@ fn after<'a>(words: &[&'a str], name: &str) -> &'a str {
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-fn compile(arch: &str) -> Outcome {
-    for compiled in palmette_jagged::cuda::compile_report(arch)? {
+fn compile(arch: &str, word: &str) -> Outcome {
+    for compiled in palmette_jagged::cuda::compile_report(arch, word)? {
         let serialized = compiled.report.matches("C7512").count();
         println!(
             "{} ({} bytes){}",

@@ -189,13 +189,12 @@ fn cache_folder() -> Option<PathBuf> {
         .map(|folder| folder.join("kernels"))
 }
 
-/// Compiles every kernel for every head width and type, without a GPU.
-pub fn compile_report(arch: &str) -> Result<Vec<Compiled>, JaggedError> {
-    let mut compiled = Vec::new();
-    for (source, definitions) in super::tiles::every_kernel(arch) {
-        compiled.push(compile(source, arch, &definitions)?);
-    }
-    Ok(compiled)
+/// Compiles every kernel for every head width and type, without a GPU, or those whose source's
+/// file has `word` in its name.
+pub fn compile_report(arch: &str, word: &str) -> Result<Vec<Compiled>, JaggedError> {
+    let wanted = |(source, _): &(Source, Vec<String>)| source.name().contains(word);
+    let kernels = super::tiles::every_kernel(arch).into_iter().filter(wanted);
+    kernels.map(|(source, definitions)| compile(source, arch, &definitions)).collect()
 }
 
 /// Compiles into the cache what a plan with these options would use on a GPU of
@@ -239,8 +238,15 @@ mod tests {
                 if line.contains("registers") {
                     println!("{}: {line}", compiled.name);
                 }
-                let spills =
-                    line.contains("bytes spill") && !line.contains(" 0 bytes spill stores");
+                // The fast backward of wide heads keeps two numbers that no loop changes on the
+                // stack: its tiles of 80 queries still measured faster than those of 64, which
+                // spill nothing.
+                let wide = *source == Source::HopperBackwardFast
+                    && definitions.contains(&"HEAD_DIM=128".to_string());
+                let allowed = if wide { " 8 bytes spill stores" } else { " 0 bytes spill stores" };
+                let spills = line.contains("bytes spill")
+                    && !line.contains(" 0 bytes spill stores")
+                    && !line.contains(allowed);
                 assert!(!spills, "{}: {line}", compiled.name);
             }
             assert!(!compiled.report.contains("C7512"), "{} is serialised", compiled.name);

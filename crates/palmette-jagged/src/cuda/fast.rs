@@ -33,7 +33,8 @@ impl Fast {
         offsets_k: &Offsets,
         queries_of: &dyn Fn(usize, usize, usize) -> usize,
     ) -> Result<Self, JaggedError> {
-        let tile = tile.unwrap_or(FastTile::best(d, offsets_k.longest()));
+        let mean = offsets_k.total() / offsets_k.rows().max(1);
+        let tile = tile.unwrap_or(FastTile::best(d, mean));
         if !tile.divides(d) || !registers_fit(tile.groups, tile.blocks, Some(tile.registers)) {
             return Err(gpu_error("the fast backward's tile does not fit its warpgroups"));
         }

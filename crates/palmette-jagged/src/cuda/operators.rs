@@ -23,7 +23,6 @@ pub(super) struct Operands {
     pub(super) out: u64,
     pub(super) out_2: u64,
     pub(super) offsets: u64,
-    pub(super) order: u64,
     pub(super) list: u64,
     pub(super) rows: i64,
     pub(super) max_len: i32,
@@ -43,11 +42,23 @@ pub(super) fn operator(
     width: usize,
     name: &'static str,
 ) -> Result<CudaFunction, JaggedError> {
-    let most = 16 / element.bytes();
-    let vector = [8, 4, 2, 1].into_iter().find(|v| *v <= most && width.is_multiple_of(*v));
-    let definitions =
-        vec![format!("ELEMENT={}", element.code()), format!("VECTOR={}", vector.unwrap_or(1))];
+    operator_of(gpu, element, vector_of(element, width, 16), name)
+}
+
+fn operator_of(
+    gpu: &Gpu,
+    element: GpuElement,
+    vector: usize,
+    name: &'static str,
+) -> Result<CudaFunction, JaggedError> {
+    let definitions = vec![format!("ELEMENT={}", element.code()), format!("VECTOR={vector}")];
     gpu.kernel(Source::Operators, definitions, name, 0)
+}
+
+/// Elements of the widest access, up to `bytes`, that divides rows of `width`.
+fn vector_of(element: GpuElement, width: usize, bytes: usize) -> usize {
+    let most = bytes / element.bytes();
+    [8, 4, 2].into_iter().find(|v| *v <= most && width.is_multiple_of(*v)).unwrap_or(1)
 }
 
 /// Launches `blocks` blocks of 256 threads; no block, no launch.
@@ -57,6 +68,17 @@ pub(super) unsafe fn launch(
     operands: &Operands,
     blocks: usize,
 ) -> Result<(), JaggedError> {
+    // SAFETY: the caller's promise.
+    unsafe { launch_of(stream, function, operands, blocks, 256) }
+}
+
+unsafe fn launch_of(
+    stream: &Arc<CudaStream>,
+    function: &CudaFunction,
+    operands: &Operands,
+    blocks: usize,
+    threads: u32,
+) -> Result<(), JaggedError> {
     if blocks == 0 || operands.width == 0 {
         return Ok(());
     }
@@ -65,7 +87,7 @@ pub(super) unsafe fn launch(
         .filter(|&blocks| blocks <= i32::MAX as u32)
         .ok_or_else(|| gpu_error("an operator has at most 2^31 - 1 blocks of positions"))?;
     let config =
-        LaunchConfig { grid_dim: (grid, 1, 1), block_dim: (256, 1, 1), shared_mem_bytes: 0 };
+        LaunchConfig { grid_dim: (grid, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 };
     // SAFETY: the struct is the kernel's, its addresses are the caller's promise.
     unsafe { stream.launch_builder(function).arg(operands).launch(config) }.map_err(driver)?;
     Ok(())
@@ -81,7 +103,10 @@ pub struct GpuOperators {
     gpu: Arc<Gpu>,
     element: GpuElement,
     offsets: CudaSlice<i64>,
-    order: CudaSlice<i32>,
+    /// First element and length of each row, longest first.
+    longest_first: CudaSlice<[i64; 2]>,
+    /// Rows of which a softmax takes a block, not a warp.
+    long_rows: usize,
     rows: usize,
     total: usize,
     max_len: usize,
@@ -101,13 +126,19 @@ impl GpuOperators {
             ));
         }
         let stream = gpu.stream();
-        let mut order: Vec<i32> = offsets.longest_first().iter().map(|&b| b as i32).collect();
-        order.push(0);
+        let row =
+            |&b: &u32| [offsets.range(b as usize).start as i64, offsets.length(b as usize) as i64];
+        let mut longest_first: Vec<[i64; 2]> = offsets.longest_first().iter().map(row).collect();
+        // 16 lanes and as many elements each, half of them in registers.
+        const SHORT: i64 = 256;
+        let long_rows = longest_first.partition_point(|&[_, length]| length > SHORT);
+        longest_first.push([0, 0]);
         let plan = Self {
             gpu: gpu.clone(),
             element,
             offsets: stream.clone_htod(offsets.as_slice()).map_err(driver)?,
-            order: stream.clone_htod(&order).map_err(driver)?,
+            longest_first: stream.clone_htod(&longest_first).map_err(driver)?,
+            long_rows,
             rows: offsets.rows(),
             total: offsets.total(),
             max_len: offsets.max_len(),
@@ -121,7 +152,6 @@ impl GpuOperators {
         let width = i32::try_from(width).map_err(|_| gpu_error("a row is too wide"))?;
         Ok(Operands {
             offsets: address(stream, &self.offsets),
-            order: address(stream, &self.order),
             rows: self.rows as i64,
             max_len: self.max_len as i32,
             width,
@@ -156,13 +186,37 @@ impl GpuOperators {
         x: u64,
         y: u64,
     ) -> Result<(), JaggedError> {
-        let function = operator(&self.gpu, self.element, width, "softmax_forward")?;
         let operands = Operands { x, out: y, ..self.operands(stream, width)? };
         // SAFETY: the caller's promise.
         unsafe {
             self.clear(stream, y, width)?;
-            launch(stream, &function, &operands, self.rows)
+            self.softmax_of(stream, "softmax_forward", operands, width)
         }
+    }
+
+    /// A block for each long row and sector of its columns, a warp for each short one, as `part_of`
+    /// in the kernels takes them.
+    unsafe fn softmax_of(
+        &self,
+        stream: &Arc<CudaStream>,
+        name: &'static str,
+        mut operands: Operands,
+        width: usize,
+    ) -> Result<(), JaggedError> {
+        const SECTOR_BYTES: usize = 32;
+        const WARPS: usize = 4;
+        // Wider accesses take so many registers that too few threads are there to wait for memory.
+        let vector = vector_of(self.element, width, 8);
+        let function = operator_of(&self.gpu, self.element, vector, name)?;
+        let most = SECTOR_BYTES / (vector * self.element.bytes());
+        let vectors = width / vector;
+        let parts = vectors.div_ceil(vectors.next_power_of_two().min(most));
+        operands.list = address(stream, &self.longest_first);
+        operands.mode = self.long_rows as i32;
+        let short_rows = self.rows - self.long_rows;
+        let blocks = self.long_rows * parts + (short_rows * parts).div_ceil(WARPS);
+        // SAFETY: the caller's promise.
+        unsafe { launch_of(stream, &function, &operands, blocks, 32 * WARPS as u32) }
     }
 
     /// [`crate::jagged_softmax_backward`]: `y`, `dy` and `dx` are `[T, width]`.
@@ -177,12 +231,11 @@ impl GpuOperators {
         dy: u64,
         dx: u64,
     ) -> Result<(), JaggedError> {
-        let function = operator(&self.gpu, self.element, width, "softmax_backward")?;
         let operands = Operands { x: y, y: dy, out: dx, ..self.operands(stream, width)? };
         // SAFETY: the caller's promise.
         unsafe {
             self.clear(stream, dx, width)?;
-            launch(stream, &function, &operands, self.rows)
+            self.softmax_of(stream, "softmax_backward", operands, width)
         }
     }
 

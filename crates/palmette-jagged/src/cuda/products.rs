@@ -1,7 +1,6 @@
 //! Batched products of jagged and dense matrices on a GPU.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use cudarc::driver::result::memset_d8_async;
@@ -82,24 +81,14 @@ impl Task {
     }
 }
 
-/// Deals tasks, most work first, each to the block that has the least so far; returns them block
-/// by block, with each block's first and the end.
-fn dealt(tasks: &[Task], blocks: usize) -> (Vec<Task>, Vec<i32>) {
-    // What a tile costs beside its terms: its output, and the steps that every tile takes.
-    const OVERHEAD: i64 = 128;
-    let mut least: BinaryHeap<_> = (0..blocks).map(|block| Reverse((0i64, block))).collect();
-    let mut lists = vec![Vec::new(); blocks];
-    for task in tasks {
-        if let Some(Reverse((work, block))) = least.pop() {
-            lists[block].push(*task);
-            least.push(Reverse((work + i64::from(task.k) + OVERHEAD, block)));
-        }
+/// Deals tiles to blocks in turn; returns them block by block, with each block's first and the end.
+fn dealt(tiles: &[Task], blocks: usize) -> (Vec<Task>, Vec<i32>) {
+    let (mut tasks, mut first) = (Vec::with_capacity(tiles.len()), vec![0]);
+    for block in 0..blocks {
+        tasks.extend(tiles.iter().skip(block).step_by(blocks));
+        first.push(tasks.len() as i32);
     }
-    let mut first = vec![0];
-    for list in &lists {
-        first.push(first[first.len() - 1] + list.len() as i32);
-    }
-    (lists.concat(), first)
+    (tasks, first)
 }
 
 /// A size or stride, which problems hold in 32 bits.
@@ -156,18 +145,24 @@ impl GpuProduct {
         let mut tasks = Vec::new();
         for p in &problems {
             for i0 in (0..p.m).step_by(tile_m) {
-                tasks.extend((0..p.n).step_by(tile_n).map(|j0| p.from(i0, j0)));
+                let rows = (p.m - i0).min(tile_m as i32);
+                tasks.extend((0..p.n).step_by(tile_n).map(|j0| Task { m: rows, ..p.from(i0, j0) }));
             }
         }
         if tasks.len() > i32::MAX as usize {
             return Err(gpu_error("at most 2^31 - 1 tiles fit one call"));
         }
-        // A tile's work is its sum's length; equal ones keep their order, and with it their cache.
-        tasks.sort_by_key(|task| Reverse(task.k));
-        let blocks = if tensor_cores {
-            // Two blocks a multiprocessor stay and work through a list of tiles each.
-            tasks.len().min(2 * gpu.processors() as usize)
+        // Tiles of equal depth are dealt in turn to blocks that stay, so that blocks read neighbouring
+        // tiles at the same time; where depths differ, a block a tile, the deepest first, is dealt
+        // better by the device. (Consecutive tiles for a block took a fifth longer on an H200, equal
+        // bytes for a block a tenth.)
+        let even = tensor_cores && work.iter().all(|p| p.k == work[0].k);
+        let blocks = if even {
+            let each = if columns == 64 && a_transposed { 3 } else { 2 };
+            tasks.len().min(gpu.processors() as usize * each)
         } else {
+            // Equal ones keep their order, and with it their cache.
+            tasks.sort_by_key(|task| Reverse(task.k));
             tasks.len()
         };
         let (mut tasks, first) = dealt(&tasks, blocks);

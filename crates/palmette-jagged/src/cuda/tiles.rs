@@ -40,7 +40,7 @@ pub struct BackwardTile {
 /// The shape of the Hopper kernel of the fast backward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FastTile {
-    /// Queries of a streamed tile: 64 or 128.
+    /// Queries of a streamed tile: 64, 80 or 128.
     pub tile: u32,
     /// Warpgroups of 64 keys that stay in place.
     pub groups: u32,
@@ -48,7 +48,7 @@ pub struct FastTile {
     pub stages: u32,
     /// Blocks on a multiprocessor.
     pub blocks: u32,
-    /// Queries of a warpgroup's share of the queries' gradient: 32 or 64.
+    /// Queries of a warpgroup's share of the queries' gradient: 32, 64 or 80.
     pub queries_each: u32,
     /// Whether the scores' gradients are made before the values' product starts.
     pub late: bool,
@@ -212,21 +212,21 @@ impl BackwardTile {
 }
 
 impl FastTile {
-    /// The shape that measured best for a head dimension and longest row.
-    pub fn best(head_dim: usize, longest: usize) -> Self {
-        let tile = |tile, groups, stages, blocks, late, registers| Self {
+    /// The shape that measured best for a head dimension and the rows' mean length.
+    pub fn best(head_dim: usize, mean: usize) -> Self {
+        let tile = |tile, groups, blocks, queries_each, late, registers| Self {
             tile,
             groups,
-            stages,
+            stages: 2,
             blocks,
-            queries_each: 64,
+            queries_each,
             late,
             registers,
         };
         match padded(head_dim) {
-            64 if longest <= 1024 => tile(64, 1, 2, 2, false, (216, 40)),
-            64 => tile(128, 2, 2, 1, true, (240, 24)),
-            _ => tile(64, 2, 3, 1, true, (240, 24)),
+            64 if mean <= 600 => tile(64, 1, 2, 64, false, (216, 40)),
+            64 => tile(128, 2, 1, 64, true, (240, 24)),
+            _ => tile(80, 2, 1, 80, true, (240, 24)),
         }
     }
 
@@ -248,7 +248,7 @@ impl FastTile {
     pub(super) fn shared_bytes(&self, head_dim: usize) -> u32 {
         let width = padded(head_dim);
         let operands = 4 * width * (self.rows() + self.stages * self.tile);
-        let gradients = 2 * 2 * self.rows() * self.tile;
+        let gradients = 2 * 2 * self.rows() * self.tile.next_multiple_of(64);
         1024 + operands + gradients
     }
 
@@ -305,7 +305,7 @@ pub(super) fn kernels_of(
     if head_dim <= 128 && options.mode == BackwardMode::Fast {
         let tiles = match options.fast {
             Some(tile) => vec![tile],
-            None => vec![FastTile::best(head_dim, 1024), FastTile::best(head_dim, 4096)],
+            None => vec![FastTile::best(head_dim, 0), FastTile::best(head_dim, usize::MAX)],
         };
         for tile in tiles {
             kernels.push((Source::HopperBackwardFast, tile.definitions(element, head_dim)));

@@ -57,6 +57,8 @@ DEVICE u64 descriptor(u32 address, u32 leading) {
 #define REGISTERS_32 \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15," \
   "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define F40(d) F32(d, 0), F4(d, 32), F4(d, 36)
+#define REGISTERS_40 REGISTERS_32 ",%32,%33,%34,%35,%36,%37,%38,%39"
 #define REGISTERS_64 \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15," \
   "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31," \
@@ -96,6 +98,18 @@ template <> struct Product<64> {
     asm volatile("{.reg .pred p; setp.ne.b32 p, %37, 0; wgmma.mma_async.sync.aligned.m64n64k16." TYPES
                  " {" REGISTERS_32 "}, {%32,%33,%34,%35}, %36, p, 1, 1, 1;}"
                  : F32(d, 0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+  }
+};
+template <> struct Product<80> {
+  static DEVICE void transposed(float* d, u64 a, u64 b, int add) {
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %42, 0; wgmma.mma_async.sync.aligned.m64n80k16." TYPES
+                 " {" REGISTERS_40 "}, %40, %41, p, 1, 1, 1, 1;}"
+                 : F40(d) : "l"(a), "l"(b), "r"(add));
+  }
+  static DEVICE void shared(float* d, u64 a, u64 b, int add) {
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %42, 0; wgmma.mma_async.sync.aligned.m64n80k16." TYPES
+                 " {" REGISTERS_40 "}, %40, %41, p, 1, 1, 0, 0;}"
+                 : F40(d) : "l"(a), "l"(b), "r"(add));
   }
 };
 template <> struct Product<128> {

@@ -9,7 +9,7 @@
 
 // The warpgroups share dQ of a tile: QUERIES_EACH queries by 64 columns at a time.
 const int UNITS = PANELS * TILE / QUERIES_EACH, EACH = UNITS / GROUPS;
-const u32 DS_PANEL = ROWS * 128, DS_BYTES = DS_PANEL * (TILE / 64);
+const u32 DS_PANEL = ROWS * 128, DS_BYTES = DS_PANEL * ((TILE + 63) / 64);
 static_assert(UNITS % GROUPS == 0, "warpgroups share dQ evenly");
 
 DEVICE void all_consumers() { asm volatile("bar.sync 8, %0;" ::"n"(CONSUMERS) : "memory"); }
@@ -122,12 +122,14 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
         } else {
           product_wait<0>();
         }
-        query += at;
-        float* to = a.dq_sums + (((blocks + query / 64) * PANELS + panel) * 64 + query % 64) * 64 + t * 4;
-        if (query < w.row.n_q) {
+        float* sums = a.dq_sums + ((blocks + at / 64) * PANELS + panel) * 4096 + t * 4;
+        query += TILE % 64 ? at % 64 : 0;
 #pragma unroll
-          for (int c = 0; c < QUERIES_EACH / 8; c++)
-            asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to + c * 512), "f"(dq[c * 4]),
+        for (int c = 0; c < QUERIES_EACH / 8; c++) {
+          // Eight queries lie within one block of 64.
+          int q = query + c * 8, from = q / 64 * PANELS * 4096 + q % 64 * 64;
+          if (at / 64 * 64 + q < w.row.n_q)
+            asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(sums + from), "f"(dq[c * 4]),
                          "f"(dq[c * 4 + 1]), "f"(dq[c * 4 + 2]), "f"(dq[c * 4 + 3]) : "memory");
         }
       }

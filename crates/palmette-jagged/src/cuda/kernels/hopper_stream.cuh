@@ -69,10 +69,10 @@ DEVICE void produce(const Arguments& a, const TensorMap* map_x, const TensorMap*
     for (int member = 0; member < w.members; member++) {
       int head = FOR_KEYS ? w.head * a.group + member : w.head / a.group;
       for (int at = w.first; at < w.end; at += TILE) {
-        float lse[TILE / 32], delta[TILE / 32];
+        float lse[(TILE + 31) / 32], delta[(TILE + 31) / 32];
         if (FOR_KEYS) {
 #pragma unroll
-          for (int e = 0; e < TILE / 32; e++) {
+          for (int e = 0; e < (TILE + 31) / 32; e++) {
             int i = at + lane + e * 32;
             long long from = head * a.tokens_q + start_a + i;
             lse[e] = i < w.row.n_q ? base_2(a.lse[from]) : -NEG_INFINITY;
@@ -82,7 +82,8 @@ DEVICE void produce(const Arguments& a, const TensorMap* map_x, const TensorMap*
         barrier_wait(empty + 8 * stage, ring ^ 1);
         if (FOR_KEYS) {
 #pragma unroll
-          for (int e = 0; e < TILE / 32; e++) {
+          for (int e = 0; e < (TILE + 31) / 32; e++) {
+            if (lane + e * 32 >= TILE) break;
             statistics[stage].lse[lane + e * 32] = lse[e];
             statistics[stage].delta[lane + e * 32] = delta[e];
           }

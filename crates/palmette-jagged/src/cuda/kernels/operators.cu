@@ -5,169 +5,219 @@ struct Operands {
   const element *x, *y, *z;
   element *out, *out_2;
   const long long* offsets;
-  const int* order;      // rows, longest first
-  const long long* list;  // what a kernel says
+  const long long* list;  // what a kernel says; for softmax each row's start and length, longest first
   long long rows;
   int max_len, width, mode;
   float padding;
 };
 struct __align__(sizeof(element) * VECTOR) Pack { element e[VECTOR]; };
 
+// Rounded two at a time where that is one instruction.
+DEVICE Pack packed(const float* x) {
+  Pack y;
+#if ELEMENT == 0 || VECTOR == 1
+#pragma unroll
+  for (int e = 0; e < VECTOR; e++) y.e[e] = narrow(x[e]);
+#else
+#pragma unroll
+  for (int e = 0; e < VECTOR; e += 2) ((u32*)&y)[e / 2] = pack(x[e], x[e + 1]);
+#endif
+  return y;
+}
+
 DEVICE int length_of(const Operands& a, int b) {
   return (int)min(a.offsets[b + 1] - a.offsets[b], (long long)a.max_len);
 }
 
-// A block has one row and up to 256 / lanes columns' vectors; every thread follows its own
-// columns through the row. The first KEPT elements a thread meets stay in registers; what is
-// beyond them is read a second time, from the cache as a rule.
-const int KEPT = 8;
+// A long row and up to 32 bytes of its columns (a sector of memory) take a block of
+// SOFTMAX_THREADS, a short one a warp; each of their lanes follows its own vector through the row.
+// The first KEPT elements that a thread meets stay in registers; what is beyond them is read a
+// second time, from the cache as a rule.
+const int SOFTMAX_THREADS = 128, SOFTMAX_BLOCKS = VECTOR * sizeof(element) > 8 ? 3 : 6, KEPT = 8, MORE = 4, MOST_COLUMNS = 32 / sizeof(Pack);
+
+// What a block or warp has: `columns` vectors, a power of two, of the row's `vectors`.
+struct Part {
+  long long at;
+  int n, vectors, columns, lanes, lane;
+  bool whole_block;
+};
+DEVICE Part part_of(const Operands& a) {
+  Part p;
+  p.vectors = a.width / VECTOR;
+  p.columns = 1;
+  while (p.columns < p.vectors && p.columns < MOST_COLUMNS) p.columns *= 2;
+  int parts = (p.vectors + p.columns - 1) / p.columns, t = threadIdx.x;
+  // The first `mode` rows are long.
+  long long block = blockIdx.x, part = block, long_parts = (long long)a.mode * parts;
+  p.whole_block = part < long_parts;
+  if (!p.whole_block) part = long_parts + (block - long_parts) * (SOFTMAX_THREADS / 32) + t / 32, t %= 32;
+  p.lanes = (p.whole_block ? SOFTMAX_THREADS : 32) / p.columns;
+  p.lane = t / p.columns;
+  int column = (int)(part % parts) * p.columns + t % p.columns;
+  // A thread without a column or row has no elements, and takes part in what the others exchange.
+  bool some = part < a.rows * parts && column < p.vectors;
+  longlong2 row = some ? ((const longlong2*)a.list)[part / parts] : make_longlong2(0, 0);
+  p.n = (int)row.y;
+  p.at = row.x * p.vectors + column;
+  return p;
+}
 
 DEVICE float larger(float x, float y) { return fmaxf(x, y); }
 DEVICE float sum(float x, float y) { return x + y; }
 
-// Combines the values of all lanes of a column in a fixed tree (the same bits in every run) and
-// gives every lane the result. `shared` holds 256 values of each element of a vector.
-template <float COMBINE(float, float)> DEVICE void across_lanes(float* shared, float* x, int lanes, int columns) {
-  int t = threadIdx.x, lane = t / columns;
+// Combines the values of all lanes of a column, in one order, and gives every lane the result.
+// `shared` has room for the values of each warp.
+template <float COMBINE(float, float)> DEVICE void across_lanes(float (*shared)[32][VECTOR], float* x, const Part& p) {
+  int columns = p.columns;
+  for (int step = columns; step < 32; step *= 2)
+#pragma unroll
+    for (int e = 0; e < VECTOR; e++) x[e] = COMBINE(x[e], __shfl_xor_sync(~0u, x[e], step));
+  if (!p.whole_block) return;
+  int warp = threadIdx.x / 32, column = threadIdx.x % 32 % columns;
+  if (threadIdx.x % 32 < columns)
+#pragma unroll
+    for (int e = 0; e < VECTOR; e++) shared[warp][column][e] = x[e];
   __syncthreads();
 #pragma unroll
-  for (int e = 0; e < VECTOR; e++) shared[e * 256 + t] = x[e];
-  for (int live = lanes; live > 1; live = (live + 1) / 2) {
-    int half = (live + 1) / 2;
-    __syncthreads();
-    if (lane < live - half)
+  for (int e = 0; e < VECTOR; e++) {
+    x[e] = shared[0][column][e];
 #pragma unroll
-      for (int e = 0; e < VECTOR; e++)
-        shared[e * 256 + t] = x[e] = COMBINE(x[e], shared[e * 256 + t + half * columns]);
+    for (int w = 1; w < SOFTMAX_THREADS / 32; w++) x[e] = COMBINE(x[e], shared[w][column][e]);
   }
-  __syncthreads();
+}
+
+DEVICE void raise(float* largest, const Pack& x) {
 #pragma unroll
-  for (int e = 0; e < VECTOR; e++) x[e] = shared[e * 256 + t % columns];
+  for (int e = 0; e < VECTOR; e++) largest[e] = fmaxf(largest[e], widen(x.e[e]));
+}
+DEVICE void add_weights(float* total, const Pack& x, const float* base) {
+#pragma unroll
+  for (int e = 0; e < VECTOR; e++) total[e] += exp2_fast(fmaf(widen(x.e[e]), LOG2E, -base[e]));
 }
 
 // Softmax over the elements of a row, separately for each column.
-extern "C" __global__ void __launch_bounds__(256) softmax_forward(Operands a) {
-  __shared__ float shared[256 * VECTOR];
-  int b = a.order[blockIdx.x], n = length_of(a, b), t = threadIdx.x;
-  int vectors = a.width / VECTOR, columns = min(vectors, 256), lanes = 256 / columns, lane = t / columns;
-  for (int first = 0; first < vectors; first += columns) {
-    int column = first + t % columns;
-    bool busy = lane < lanes && column < vectors;
-    const Pack* x = (const Pack*)(a.x + a.offsets[b] * a.width) + column;
-    Pack* out = (Pack*)(a.out + a.offsets[b] * a.width) + column;
-    Pack kept[KEPT];
-    float largest[VECTOR], total[VECTOR];
+extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS, SOFTMAX_BLOCKS) softmax_forward(Operands a) {
+  __shared__ __align__(16) float shared[2][SOFTMAX_THREADS / 32][32][VECTOR];
+  Part p = part_of(a);
+  const Pack* x = (const Pack*)a.x + p.at;
+  Pack* out = (Pack*)a.out + p.at;
+  Pack kept[KEPT];
+  float largest[VECTOR], total[VECTOR], base[VECTOR];
 #pragma unroll
-    for (int e = 0; e < VECTOR; e++) largest[e] = NEG_INFINITY, total[e] = 0.f;
-    if (busy) {
+  for (int r = 0; r < KEPT; r++)
+    if (p.lane + r * p.lanes < p.n) kept[r] = x[(long long)(p.lane + r * p.lanes) * p.vectors];
 #pragma unroll
-      for (int r = 0; r < KEPT; r++)
-        if (lane + r * lanes < n) kept[r] = x[(long long)(lane + r * lanes) * vectors];
+  for (int e = 0; e < VECTOR; e++) largest[e] = NEG_INFINITY, total[e] = 0.f;
+  // Elements outside of the row cost a warp a branch, no arithmetic.
 #pragma unroll
-      for (int e = 0; e < VECTOR; e++) {
+  for (int r = 0; r < KEPT; r++)
+    if (p.lane + r * p.lanes < p.n) raise(largest, kept[r]);
 #pragma unroll
-        for (int r = 0; r < KEPT; r++)
-          if (lane + r * lanes < n) largest[e] = fmaxf(largest[e], widen(kept[r].e[e]));
-        float base = largest[e] == NEG_INFINITY ? 0.f : largest[e];
+  for (int e = 0; e < VECTOR; e++) base[e] = largest[e] == NEG_INFINITY ? 0.f : largest[e] * LOG2E;
 #pragma unroll
-        for (int r = 0; r < KEPT; r++)
-          if (lane + r * lanes < n) total[e] += exp2_fast((widen(kept[r].e[e]) - base) * LOG2E);
-      }
-      for (int i = lane + KEPT * lanes; i < n; i += 4 * lanes) {
-        Pack more[4];
+  for (int r = 0; r < KEPT; r++)
+    if (p.lane + r * p.lanes < p.n) add_weights(total, kept[r], base);
+  for (int i = p.lane + KEPT * p.lanes; i < p.n; i += MORE * p.lanes) {
+    Pack more[MORE];
+    float before[VECTOR];
 #pragma unroll
-        for (int r = 0; r < 4; r++)
-          if (i + r * lanes < n) more[r] = x[(long long)(i + r * lanes) * vectors];
+    for (int e = 0; e < VECTOR; e++) before[e] = largest[e];
 #pragma unroll
-        for (int e = 0; e < VECTOR; e++) {
-          float m = largest[e];
+    for (int r = 0; r < MORE; r++)
+      if (i + r * p.lanes < p.n) more[r] = x[(long long)(i + r * p.lanes) * p.vectors];
 #pragma unroll
-          for (int r = 0; r < 4; r++)
-            if (i + r * lanes < n) m = fmaxf(m, widen(more[r].e[e]));
-          float base = m == NEG_INFINITY ? 0.f : m;
-          if (m > largest[e]) total[e] *= exp2_fast((largest[e] - base) * LOG2E), largest[e] = m;
-#pragma unroll
-          for (int r = 0; r < 4; r++)
-            if (i + r * lanes < n) total[e] += exp2_fast((widen(more[r].e[e]) - base) * LOG2E);
-        }
-      }
-    }
-    float base[VECTOR];
-#pragma unroll
-    for (int e = 0; e < VECTOR; e++) base[e] = largest[e];
-    across_lanes<larger>(shared, base, lanes, columns);
+    for (int r = 0; r < MORE; r++)
+      if (i + r * p.lanes < p.n) raise(largest, more[r]);
 #pragma unroll
     for (int e = 0; e < VECTOR; e++) {
-      if (base[e] == NEG_INFINITY) base[e] = 0.f;
-      total[e] *= exp2_fast((largest[e] - base[e]) * LOG2E);
+      base[e] = largest[e] == NEG_INFINITY ? 0.f : largest[e] * LOG2E;
+      if (largest[e] > before[e]) total[e] *= exp2_fast(fmaf(before[e], LOG2E, -base[e]));
     }
-    across_lanes<sum>(shared, total, lanes, columns);
-    if (!busy) continue;
 #pragma unroll
-    for (int e = 0; e < VECTOR; e++) total[e] = total[e] > 0.f ? 1.f / total[e] : 0.f;
-    auto write = [&](int i, const Pack& x) {
-      Pack y;
+    for (int r = 0; r < MORE; r++)
+      if (i + r * p.lanes < p.n) add_weights(total, more[r], base);
+  }
 #pragma unroll
-      for (int e = 0; e < VECTOR; e++) y.e[e] = narrow(exp2_fast((widen(x.e[e]) - base[e]) * LOG2E) * total[e]);
-      out[(long long)i * vectors] = y;
-    };
+  for (int e = 0; e < VECTOR; e++) base[e] = largest[e];
+  across_lanes<larger>(shared[0], base, p);
 #pragma unroll
-    for (int r = 0; r < KEPT; r++)
-      if (lane + r * lanes < n) write(lane + r * lanes, kept[r]);
-#pragma unroll 4
-    for (int i = lane + KEPT * lanes; i < n; i += lanes) write(i, x[(long long)i * vectors]);
+  for (int e = 0; e < VECTOR; e++) {
+    base[e] = base[e] == NEG_INFINITY ? 0.f : base[e] * LOG2E;
+    total[e] *= exp2_fast(fmaf(largest[e], LOG2E, -base[e]));
+  }
+  across_lanes<sum>(shared[1], total, p);
+#pragma unroll
+  for (int e = 0; e < VECTOR; e++) total[e] = total[e] > 0.f ? 1.f / total[e] : 0.f;
+  auto write = [&](int i, const Pack& x) {
+    float y[VECTOR];
+#pragma unroll
+    for (int e = 0; e < VECTOR; e++) y[e] = exp2_fast(fmaf(widen(x.e[e]), LOG2E, -base[e])) * total[e];
+    out[(long long)i * p.vectors] = packed(y);
+  };
+#pragma unroll
+  for (int r = 0; r < KEPT; r++)
+    if (p.lane + r * p.lanes < p.n) write(p.lane + r * p.lanes, kept[r]);
+  for (int i = p.lane + KEPT * p.lanes; i < p.n; i += MORE * p.lanes) {
+    Pack more[MORE];
+#pragma unroll
+    for (int r = 0; r < MORE; r++)
+      if (i + r * p.lanes < p.n) more[r] = x[(long long)(i + r * p.lanes) * p.vectors];
+#pragma unroll
+    for (int r = 0; r < MORE; r++)
+      if (i + r * p.lanes < p.n) write(i + r * p.lanes, more[r]);
   }
 }
 
 // dx = (dy - sum_i dy_i y_i) y, with x the output y and y its gradient dy.
-extern "C" __global__ void __launch_bounds__(256) softmax_backward(Operands a) {
-  __shared__ float shared[256 * VECTOR];
+extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS, SOFTMAX_BLOCKS) softmax_backward(Operands a) {
+  __shared__ __align__(16) float shared[SOFTMAX_THREADS / 32][32][VECTOR];
   // Two inputs: half as many elements of each stay.
   const int KEPT = ::KEPT / 2;
-  int b = a.order[blockIdx.x], n = length_of(a, b), t = threadIdx.x;
-  int vectors = a.width / VECTOR, columns = min(vectors, 256), lanes = 256 / columns, lane = t / columns;
-  for (int first = 0; first < vectors; first += columns) {
-    int column = first + t % columns;
-    bool busy = lane < lanes && column < vectors;
-    long long at = a.offsets[b] * a.width;
-    const Pack *x = (const Pack*)(a.x + at) + column, *y = (const Pack*)(a.y + at) + column;
-    Pack* out = (Pack*)(a.out + at) + column;
-    Pack kept_x[KEPT], kept_y[KEPT];
-    float dot[VECTOR];
+  Part p = part_of(a);
+  const Pack *x = (const Pack*)a.x + p.at, *y = (const Pack*)a.y + p.at;
+  Pack* out = (Pack*)a.out + p.at;
+  Pack kept_x[KEPT], kept_y[KEPT];
+  float dot[VECTOR];
 #pragma unroll
-    for (int e = 0; e < VECTOR; e++) dot[e] = 0.f;
-    auto add = [&](const Pack& p, const Pack& g) {
-#pragma unroll
-      for (int e = 0; e < VECTOR; e++) dot[e] = fmaf(widen(p.e[e]), widen(g.e[e]), dot[e]);
-    };
-    if (busy) {
-#pragma unroll
-      for (int r = 0; r < KEPT; r++)
-        if (lane + r * lanes < n) {
-          kept_x[r] = x[(long long)(lane + r * lanes) * vectors];
-          kept_y[r] = y[(long long)(lane + r * lanes) * vectors];
-        }
-#pragma unroll
-      for (int r = 0; r < KEPT; r++)
-        if (lane + r * lanes < n) add(kept_x[r], kept_y[r]);
-#pragma unroll 4
-      for (int i = lane + KEPT * lanes; i < n; i += lanes)
-        add(x[(long long)i * vectors], y[(long long)i * vectors]);
-    }
-    across_lanes<sum>(shared, dot, lanes, columns);
-    if (!busy) continue;
-    auto write = [&](int i, const Pack& p, const Pack& g) {
-      Pack d;
-#pragma unroll
-      for (int e = 0; e < VECTOR; e++) d.e[e] = narrow((widen(g.e[e]) - dot[e]) * widen(p.e[e]));
-      out[(long long)i * vectors] = d;
-    };
+  for (int e = 0; e < VECTOR; e++) dot[e] = 0.f;
+  auto read = [&](Pack* x_r, Pack* y_r, int i) {
 #pragma unroll
     for (int r = 0; r < KEPT; r++)
-      if (lane + r * lanes < n) write(lane + r * lanes, kept_x[r], kept_y[r]);
-#pragma unroll 4
-    for (int i = lane + KEPT * lanes; i < n; i += lanes)
-      write(i, x[(long long)i * vectors], y[(long long)i * vectors]);
+      if (i + r * p.lanes < p.n) {
+        x_r[r] = x[(long long)(i + r * p.lanes) * p.vectors];
+        y_r[r] = y[(long long)(i + r * p.lanes) * p.vectors];
+      }
+  };
+  auto add = [&](const Pack* x_r, const Pack* y_r, int i) {
+#pragma unroll
+    for (int r = 0; r < KEPT; r++)
+      if (i + r * p.lanes < p.n)
+#pragma unroll
+        for (int e = 0; e < VECTOR; e++) dot[e] = fmaf(widen(x_r[r].e[e]), widen(y_r[r].e[e]), dot[e]);
+  };
+  auto write = [&](const Pack* x_r, const Pack* y_r, int i) {
+#pragma unroll
+    for (int r = 0; r < KEPT; r++)
+      if (i + r * p.lanes < p.n) {
+        float d[VECTOR];
+#pragma unroll
+        for (int e = 0; e < VECTOR; e++) d[e] = (widen(y_r[r].e[e]) - dot[e]) * widen(x_r[r].e[e]);
+        out[(long long)(i + r * p.lanes) * p.vectors] = packed(d);
+      }
+  };
+  read(kept_x, kept_y, p.lane);
+  add(kept_x, kept_y, p.lane);
+  for (int i = p.lane + KEPT * p.lanes; i < p.n; i += KEPT * p.lanes) {
+    Pack x_r[KEPT], y_r[KEPT];
+    read(x_r, y_r, i);
+    add(x_r, y_r, i);
+  }
+  across_lanes<sum>(shared, dot, p);
+  write(kept_x, kept_y, p.lane);
+  for (int i = p.lane + KEPT * p.lanes; i < p.n; i += KEPT * p.lanes) {
+    Pack x_r[KEPT], y_r[KEPT];
+    read(x_r, y_r, i);
+    write(x_r, y_r, i);
   }
 }
 

@@ -50,7 +50,8 @@ extern "C" __global__ void __launch_bounds__(256) product_plain(Products x) {
 // problems are short of arithmetic, so what counts is that bytes are always on their way:
 // the grid is persistent, and a block's ring runs on from one tile into the next.
 const int ROWS = 128, DEPTH = 32, THREADS = 256;
-// Two blocks fit a multiprocessor.
+// Blocks on a multiprocessor: what registers and shared memory allow.
+const int BLOCKS = COLUMNS == 64 && A_TRANSPOSED ? 3 : 2;
 const int STAGES = B_TRANSPOSED && !A_TRANSPOSED ? 3 : 4;
 const int A_PITCH = A_TRANSPOSED ? ROWS + 8 : DEPTH + 8, B_PITCH = B_TRANSPOSED ? DEPTH + 8 : COLUMNS + 8;
 const int A_SIZE = A_TRANSPOSED ? DEPTH * A_PITCH : ROWS * A_PITCH;
@@ -76,7 +77,7 @@ DEVICE void load(element* tile, const element* from, long long stride, int rows,
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 2) product_mma(Products x) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) product_mma(Products x) {
   __shared__ Task tasks[2 * PAGE];
   element* results = shared + STAGES * (A_SIZE + B_SIZE);
   int first = x.first[blockIdx.x], count = x.first[blockIdx.x + 1] - first;
