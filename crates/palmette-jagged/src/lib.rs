@@ -34,6 +34,7 @@ assert_eq!(weights, [0.5, 0.5, 1.0]);
 
 mod attention;
 mod block;
+mod columns;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod element;
@@ -48,7 +49,10 @@ mod offsets;
 #[cfg(test)]
 mod operator_tests;
 mod padding;
+mod panel;
 mod pooled;
+mod product;
+mod registers;
 mod softmax;
 mod tasks;
 mod tensor;
