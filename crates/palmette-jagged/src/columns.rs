@@ -154,6 +154,36 @@ impl<S: Real> WithSimd for Dots<'_, S> {
     }
 }
 
+struct Silu<'a, S> {
+    scores: &'a mut [S],
+    slopes: &'a mut [S],
+    norm: S,
+}
+
+impl<S: Real> WithSimd for Silu<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<V: Simd>(self, simd: V) {
+        let [one, norm] = [S::ONE, self.norm].map(|x| S::splat(simd, x));
+        let log = S::splat(simd, S::of(-std::f64::consts::LOG2_E));
+        for at in (0..self.scores.len()).step_by(S::width::<V>()) {
+            // SAFETY: a register of both, whose lengths `silu` checked.
+            unsafe {
+                let place = self.scores.as_mut_ptr().add(at);
+                let s = S::load(simd, place);
+                let sigmoid =
+                    S::over(simd, one, S::plus(simd, one, S::power(simd, S::times(simd, s, log))));
+                let rest = S::times(simd, s, S::minus(simd, one, sigmoid));
+                let slope = S::fma(simd, sigmoid, rest, sigmoid);
+                let weight = S::times(simd, S::times(simd, s, sigmoid), norm);
+                S::store(simd, place, weight);
+                S::store(simd, self.slopes.as_mut_ptr().add(at), S::times(simd, slope, norm));
+            }
+        }
+    }
+}
+
 /// The largest element of each column, minus infinity of none.
 pub(crate) fn largest<S: Real>(tile: &[S], width: usize, largest: &mut [S]) {
     check_tile(tile, width, [largest.len(); 2]);
@@ -178,6 +208,13 @@ pub(crate) fn dots<S: Real>(left: &[S], right: &[S], width: usize, dots: &mut [S
     check_tile(left, width, [dots.len(); 2]);
     assert!(left.len() == right.len(), "tiles of different sizes");
     Arch::new().dispatch(Dots { left, right, width, dots });
+}
+
+/// Replaces scores `s` by `norm silu(s)` and writes `norm silu'(s)`, lane by lane.
+pub(crate) fn silu<S: Real>(scores: &mut [S], slopes: &mut [S], norm: S) {
+    let fits = scores.len().is_multiple_of(LANES) && slopes.len() == scores.len();
+    assert!(fits, "{} scores and {} slopes", scores.len(), slopes.len());
+    Arch::new().dispatch(Silu { scores, slopes, norm });
 }
 
 /// Replaces scores by weights `p = 2^(s - shift)`, and the weights' gradients `g` by the scores',

@@ -21,6 +21,8 @@ pub trait Registers: Copy + 'static {
     fn minus<S: Simd>(simd: S, a: Self::Register<S>, b: Self::Register<S>) -> Self::Register<S>;
     /// `a * b`.
     fn times<S: Simd>(simd: S, a: Self::Register<S>, b: Self::Register<S>) -> Self::Register<S>;
+    /// `a / b`.
+    fn over<S: Simd>(simd: S, a: Self::Register<S>, b: Self::Register<S>) -> Self::Register<S>;
     /// `a * b + c`, rounded once where the instruction set can.
     fn fma<S: Simd>(
         simd: S,
@@ -80,8 +82,8 @@ fn is_avx512<S: Simd>() -> bool {
 }
 
 macro_rules! arithmetic {
-    ($register:ident, $lanes:ident, $splat:ident, $add:ident, $sub:ident, $mul:ident, $fma:ident,
-     $max:ident) => {
+    ($register:ident, $lanes:ident, $splat:ident, $add:ident, $sub:ident, $mul:ident, $div:ident,
+     $fma:ident, $max:ident) => {
         type Register<S: Simd> = S::$register;
 
         #[inline(always)]
@@ -103,6 +105,10 @@ macro_rules! arithmetic {
         #[inline(always)]
         fn times<S: Simd>(simd: S, a: S::$register, b: S::$register) -> S::$register {
             simd.$mul(a, b)
+        }
+        #[inline(always)]
+        fn over<S: Simd>(simd: S, a: S::$register, b: S::$register) -> S::$register {
+            simd.$div(a, b)
         }
         #[inline(always)]
         fn fma<S: Simd>(
@@ -142,6 +148,7 @@ impl Registers for f32 {
         add_f32s,
         sub_f32s,
         mul_f32s,
+        div_f32s,
         mul_add_f32s,
         max_f32s
     );
@@ -165,10 +172,8 @@ impl Registers for f32 {
         let shift = simd.splat_f32s(12_582_912.0);
         let rounded = |x| {
             let shifted = simd.add_f32s(x, shift);
-            let bits = simd.wrapping_dyn_shl_u32s(
-                simd.transmute_u32s_f32s(shifted),
-                simd.splat_u32s(23),
-            );
+            let bits =
+                simd.wrapping_dyn_shl_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(23));
             let power = simd.add_u32s(bits, simd.splat_u32s(1.0f32.to_bits()));
             (simd.sub_f32s(shifted, shift), simd.transmute_f32s_u32s(power))
         };
@@ -211,6 +216,7 @@ impl Registers for f64 {
         add_f64s,
         sub_f64s,
         mul_f64s,
+        div_f64s,
         mul_add_f64s,
         max_f64s
     );
@@ -339,7 +345,8 @@ mod tests {
                 let x = i as f32 * 0.1 + 0.037;
                 let exact = f64::from(x).exp2();
                 // Numbers under 2^-126 carry the spacing of subnormal numbers.
-                let error = (f64::from(run(x)) - exact).abs() / exact.max(f64::from(f32::MIN_POSITIVE));
+                let error =
+                    (f64::from(run(x)) - exact).abs() / exact.max(f64::from(f32::MIN_POSITIVE));
                 worst = worst.max(error);
             }
             assert!(worst < 2e-7, "{name}: {worst}");
@@ -367,10 +374,9 @@ mod tests {
     #[test]
     fn blocks_are_transposed() {
         let source: Vec<f32> = (0..LANES * 19).map(|i| i as f32).collect();
-        for turned in [
-            Arch::new().dispatch(Turned(&source)),
-            Turned(&source).with_simd(Scalar::new()),
-        ] {
+        for turned in
+            [Arch::new().dispatch(Turned(&source)), Turned(&source).with_simd(Scalar::new())]
+        {
             for r in 0..LANES {
                 for c in 0..LANES {
                     assert_eq!(turned[c * LANES + r], source[r * 19 + c]);

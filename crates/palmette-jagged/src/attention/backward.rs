@@ -199,11 +199,8 @@ impl<S: Real> Scratch<S> {
         dots(output.data(), d_output.data(), self.queries.lanes(), &mut self.delta);
         for (r, i) in rows.enumerate() {
             let lse = saved.lse[head.at_lse(i)];
-            self.shift[r] = if lse == S::NEG_INFINITY {
-                -lse
-            } else {
-                lse * S::of(std::f64::consts::LOG2_E)
-            };
+            self.shift[r] =
+                if lse == S::NEG_INFINITY { -lse } else { lse * S::of(std::f64::consts::LOG2_E) };
         }
         self.dq.fill(S::ZERO);
     }

@@ -4,7 +4,7 @@ mod backward;
 mod bias_gradient;
 mod forward;
 mod reference;
-mod tile;
+pub(crate) mod tile;
 
 use std::ops::Range;
 

@@ -43,7 +43,7 @@ fn next_items_are_learnt_exported_and_served() {
         let trained = place.json(&["train", "next", "--baseline", baseline, "-o", baseline]);
         trained["validation_log_loss"].as_f64().unwrap()
     };
-    let alone = loss("mlp");
+    let alone = loss("mlp-small");
     for baseline in ["history-mean", "history", "history-self-attention"] {
         let found = loss(baseline);
         println!("{baseline}: log loss {found:.4}, fields alone {alone:.4}");
