@@ -71,7 +71,7 @@ pub use elementwise::{
 };
 pub use error::JaggedError;
 pub use hstu::{HstuAttention, HstuInput, HstuMask};
-pub use interchange::{KeyedJagged, NestedTensorParts};
+pub use interchange::{KeyedFeature, KeyedJagged, NestedTensorParts};
 pub use matmul::{
     array_jagged_bmm, batched_dense_vec_jagged_2d_mul, batched_dense_vec_jagged_2d_mul_backward,
     jagged_dense_bmm, jagged_jagged_bmm, jagged_jagged_bmm_jagged_out, product_offsets,

@@ -405,6 +405,45 @@ fn hstu_rows_too_long_to_fuse() {
 
 /// The mask as `ops/pytorch/pt_hstu_attention.py` of generative-recommenders computes
 /// it, for one row: 2 contextual positions, 3 of history, 2 targets.
+/// No rows, and rows without tokens: what a row has is written, nothing else is touched.
+#[test]
+fn operators_of_nothing() {
+    for lengths in [&[][..], &[0, 0][..]] {
+        let offsets = rows(lengths);
+        let b = offsets.rows();
+        let empty = |width: usize| JaggedView::<f32>::new(&[], width, &offsets).unwrap();
+        let none: &mut [f32] = &mut [];
+        let (mut dense, ones) = (vec![f32::NAN; b * 6], vec![1f32; b * 6]);
+        jagged_dense_bmm(empty(2), &ones, 3, false, none).unwrap();
+        jagged_jagged_bmm(empty(2), empty(3), &mut dense).unwrap();
+        assert_eq!(dense, vec![0.0; b * 6]);
+        jagged_softmax(empty(2), none).unwrap();
+        jagged_softmax_backward(empty(2), &[], none).unwrap();
+        jagged2_softmax::<f32>(&[], &offsets, &offsets, MatrixAxis::Rows, none).unwrap();
+        jagged_jagged_bmm_jagged_out(empty(2), empty(2), none).unwrap();
+        jagged_to_padded_dense(empty(2), 0.0, none).unwrap();
+        jagged_dense_elementwise(Elementwise::Add, empty(2), &[], none).unwrap();
+        assert!(repeat_arange(&offsets).is_empty() && source_mask(&offsets).is_empty());
+
+        let pooled = PooledAttention::new(2, 1.0).unwrap();
+        let (keys, values) = (empty(3), empty(3));
+        let input = PooledInput { keys, values, targets: &ones, bias: None };
+        let (mut output, mut lse) = (vec![f32::NAN; b * 6], vec![f32::NAN; b * 2]);
+        pooled.forward(&input, &mut output, &mut lse).unwrap();
+        assert_eq!((&output, &lse), (&vec![0.0; b * 6], &vec![f32::NEG_INFINITY; b * 2]));
+        dense.fill(f32::NAN);
+        let gradients =
+            PooledGradients { keys: &mut [], values: &mut [], targets: &mut dense, bias: None };
+        pooled.backward(&input, &output, &lse, &ones, gradients).unwrap();
+        assert_eq!(dense, vec![0.0; b * 6]);
+
+        let hstu = HstuAttention::new(2, 4, 3, 1.0, 1.0, HstuMask::default()).unwrap();
+        let input = HstuInput::<f32> { q: &[], k: &[], v: &[], offsets: &offsets };
+        hstu.forward(&input, &mut []).unwrap();
+        hstu.backward(&input, &[], [&mut [], &mut [], &mut []]).unwrap();
+    }
+}
+
 #[test]
 fn hstu_masks() {
     let targets = [2];

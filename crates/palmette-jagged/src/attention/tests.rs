@@ -164,6 +164,12 @@ fn a_row_too_long_to_fuse() {
 }
 
 #[test]
+fn one_very_long_row() {
+    let case = Case::own(Mask::Window { left: 20, right: 2 }, &[0, 20_000, 3]);
+    check::<f32>(1, &case, 1e-6, 3e-6);
+}
+
+#[test]
 fn truncation_zeroes_what_is_cut() {
     let offsets = Offsets::new(&[0i64, 70, 70, 75], 20, Overflow::Truncate).unwrap();
     let case =
