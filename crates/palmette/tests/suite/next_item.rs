@@ -11,7 +11,8 @@ fn probabilities(csv: &str) -> Vec<f64> {
 }
 
 /// Every pooling of histories learns more than fields alone do, and onnxruntime gives its
-/// probabilities from raw rows.
+/// probabilities, and those of a model that reads no lists, from raw rows. There are no dense
+/// fields, so the graphs have no such input.
 #[test]
 fn next_items_are_learnt_exported_and_served() {
     let test = "next_items_are_learnt_exported_and_served";
@@ -44,10 +45,12 @@ fn next_items_are_learnt_exported_and_served() {
         trained["validation_log_loss"].as_f64().unwrap()
     };
     let alone = loss("mlp-small");
-    for baseline in ["history-mean", "history", "history-self-attention"] {
-        let found = loss(baseline);
-        println!("{baseline}: log loss {found:.4}, fields alone {alone:.4}");
-        assert!(found < alone, "{baseline}: {found} is not below {alone}");
+    for baseline in ["mlp-small", "history-mean", "history", "history-self-attention"] {
+        if baseline != "mlp-small" {
+            let found = loss(baseline);
+            println!("{baseline}: log loss {found:.4}, fields alone {alone:.4}");
+            assert!(found < alone, "{baseline}: {found} is not below {alone}");
+        }
         succeed(&place.palmette(&["predict", baseline, "next.parquet", "-o", "predicted.csv"]));
         let expected = probabilities(&place.read("predicted.csv"));
         let served = run(

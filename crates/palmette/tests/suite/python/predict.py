@@ -29,8 +29,9 @@ def main(folder, table):
     folder = pathlib.Path(folder)
     model = str(folder / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
-    feed = Encoders.load(folder / "encoders.json").numpy(rows_of(table))
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    feed = Encoders.load(folder / "encoders.json").numpy(rows_of(table), names)
     (probability,) = session.run(["probability"], feed)
     json.dump(probability.ravel().tolist(), sys.stdout)
 
