@@ -78,24 +78,29 @@ class Encoders:
                     raise EncodeError(f"row {number}: {error}") from None
         return encoded
 
-    def numpy(self, rows):
-        """The same as arrays, under the names of the model's inputs."""
+    def numpy(self, rows, names=None):
+        """The same as arrays, under the names of the model's inputs.
+
+        A model without dense fields has no input `dense`, and one that reads no lists has none for
+        them: `names`, what `session.get_inputs()` names, leaves out the others.
+        """
         import numpy
 
         rows = list(rows)
         dense, categorical = self.encode(rows)
         shapes = [(len(dense), len(self.dense)), (len(dense), len(self.categorical))]
-        arrays = {
-            "dense": numpy.array(dense, dtype=numpy.float32).reshape(shapes[0]),
-            "categorical": numpy.array(categorical, dtype=numpy.int64).reshape(shapes[1]),
-        }
+        arrays = {}
+        if self.dense:
+            arrays["dense"] = numpy.array(dense, dtype=numpy.float32).reshape(shapes[0])
+        if self.categorical:
+            arrays["categorical"] = numpy.array(categorical, dtype=numpy.int64).reshape(shapes[1])
         for field, values in zip(self.lists, self.encode_lists(rows)):
             longest = max((len(row) for row in values), default=0)
             padded = numpy.full((len(values), max(longest, 1)), -2, dtype=numpy.int64)
             for row, found in enumerate(values):
                 padded[row, : len(found)] = found
             arrays[f"list.{field['name']}"] = padded
-        return arrays
+        return {name: array for name, array in arrays.items() if names is None or name in names}
 
     def _text(self, field, row):
         """The trimmed text of a field, None where missing."""

@@ -1,9 +1,12 @@
 """Times jagged attention on the CPU against PyTorch's ways to do it: f32, 4 heads of 64.
 
 `python cpu_peers.py THREADS ROWS FILE [ROUNDS]`: the package palmette, padding to the
-longest row, padding within buckets of similar length, a loop over rows, nested tensors.
+longest row, padding within buckets of similar length, a loop over rows, nested tensors
+(they take tens of times as long, so only the first rows go through them).
+Peers get their rows cut, padded and grouped beforehand; that costs them nothing here.
 All take turns in one process, round by round; median and minimum in ms of forward and
 both, and the peak of resident memory that a call adds, over the bytes of its results.
+The last lines say how many times as long the peers take.
 """
 
 import ctypes
@@ -15,7 +18,7 @@ import numpy
 import torch
 import torch.nn.functional as F
 
-HEADS, DIM = 4, 64
+HEADS, DIM, BUCKETS, NESTED = 4, 64, (4, 8, 16, 32), 4
 threads, rows, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 torch.set_num_threads(threads)
 lengths = torch.from_numpy(numpy.fromfile(path, dtype=numpy.int32)).long()[:rows]
@@ -52,14 +55,14 @@ def loop():
 
 
 def nested():
-    leaves = [x.clone().requires_grad_(True) for x in (q, k, v)]
+    some = offsets[: NESTED + 1]
+    leaves = [x[: some[-1]].clone().requires_grad_(True) for x in (q, k, v)]
 
     def call():
-        tensors = [torch.nested.nested_tensor_from_jagged(x, offsets=offsets).transpose(1, 2) for x in leaves]
+        tensors = [torch.nested.nested_tensor_from_jagged(x, offsets=some).transpose(1, 2) for x in leaves]
         return [F.scaled_dot_product_attention(*tensors).transpose(1, 2).values()]
 
-    return leaves, call, [g]
-
+    return leaves, call, [g[: some[-1]]]
 
 
 def palmette():
@@ -92,10 +95,14 @@ order = lengths.argsort()
 peers = {
     "palmette": palmette,
     "padded": lambda: batches([torch.arange(len(lengths))]),
-    "buckets of 32": lambda: batches(order.split(32)),
+    **{f"buckets of {size}": lambda size=size: batches(order.split(size)) for size in BUCKETS},
     "loop over rows": loop,
-    "nested tensors": nested,
+    f"nested tensors, {NESTED} rows": nested,
 }
+squares = lengths.double() ** 2
+part = f"nested tensors, {NESTED} rows"
+scores = {part: float(squares[:NESTED].sum() / squares.sum())}
+tokens = {part: float(offsets[NESTED] / offsets[-1])}
 ready = {}
 for name, make in peers.items():
     try:
@@ -117,13 +124,20 @@ for _ in range(int(sys.argv[4]) if len(sys.argv) > 4 else 5):
                 run()
             times[name, which].append((time.perf_counter() - begin) * 1e3)
 results = len(q) * HEADS * (DIM + 1) * 4, len(q) * HEADS * (4 * DIM + 2) * 4
-padding = float(int(lengths.max()) ** 2 * len(lengths) / (lengths.double() ** 2).sum())
+padding = float(int(lengths.max()) ** 2 * len(lengths) / squares.sum())
 print(f"{threads} threads, {len(lengths)} rows, {int(offsets[-1])} tokens, padding costs {padding:.2f} times the scores")
+medians = {}
 for name, calls in ready.items():
     line = []
     for which, run in enumerate(calls):
         found = sorted(times[name, which])
+        # A part of the rows stands for its part of the scores.
+        medians[name, which] = found[len(found) // 2] / scores.get(name, 1.0)
         with torch.set_grad_enabled(which == 1):
-            extra = extra_bytes(run)
+            extra = extra_bytes(run) / tokens.get(name, 1.0)
         line.append(f"{found[len(found) // 2]:.1f} ms (min {found[0]:.1f}), memory {extra / results[which]:.2f} x the results")
     print(f"{name}: forward {line[0]}; both {line[1]}", flush=True)
+for which, word in enumerate(("forward", "both")):
+    if "palmette" in ready:
+        ratios = (f"{name} {medians[name, which] / medians['palmette', which]:.2f}" for name in ready if name != "palmette")
+        print(f"{word}, times palmette's: {', '.join(ratios)}")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes a click log for next-item prediction from item sequences.
 
-    python make_log.py FOLDER LOG.parquet [--targets 3]
+    python make_log.py FOLDER LOG.parquet [--targets 3] [--users N]
 
 FOLDER has s3rec_sequences.parquet (dataset, user, items in order) and s3rec_item_attributes.parquet
 (dataset, item, attrs). Of every user with at least four items the last one is tested, the one before
@@ -9,6 +9,7 @@ it validates, and up to `--targets` earlier ones train; each comes with one item
 not take, drawn once from the items of the same data set by a hash of data set, user and place.
 Items and attributes are named DATASET:NUMBER, since every data set counts its own from 1.
 The history of a row is everything before its place; `max_length` of the schema cuts it.
+`--users` takes the first N users of every data set alone.
 Needs PyArrow.
 """
 
@@ -41,6 +42,7 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("log")
     parser.add_argument("--targets", type=int, default=3, help="training rows a user, at most")
+    parser.add_argument("--users", type=int, help="users of every data set, at most")
     options = parser.parse_args()
     read = lambda name: pyarrow.parquet.read_table(f"{options.folder}/{name}.parquet").to_pydict()
     table, sequences = read("s3rec_item_attributes"), read("s3rec_sequences")
@@ -54,7 +56,11 @@ def main():
     known = {dataset: sorted(items) for dataset, items in known.items()}
     names = list(known)
     columns = {name: [] for name in ("next", "part", "dataset", "user", "item", "history", "attributes")}
+    users = dict.fromkeys(names, 0)
     for dataset, user, row in zip(sequences["dataset"], sequences["user"], sequences["items"]):
+        users[dataset] += 1
+        if options.users and users[dataset] > options.users:
+            continue
         if len(row) < 4 or len(set(row)) == len(known[dataset]):
             continue
         taken, keys = set(row), [f"{dataset}:{item}" for item in row]

@@ -1,5 +1,6 @@
 //! `cargo xtask python`: the Python package, installed and tested beside PyTorch.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::{python, root};
@@ -10,7 +11,11 @@ pub fn run() -> anyhow::Result<()> {
     let requirements = root.join("python/requirements-torch.txt");
     let python = python::environment(&root.join("target/torch-venv"), &requirements)?;
     let install = ["-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "."];
-    crate::run(Command::new(&python).current_dir(&root).args(install))?;
+    // Without build isolation pip looks for the program `maturin` on the path.
+    let programs = python.parent().map(Path::to_path_buf);
+    let inherited = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(programs.into_iter().chain(std::env::split_paths(&inherited)))?;
+    crate::run(Command::new(&python).current_dir(&root).env("PATH", path).args(install))?;
     let tests = ["-m", "unittest", "discover", "-s", "python/tests", "-v"];
     crate::run(Command::new(&python).current_dir(&root).args(tests))
 }

@@ -45,11 +45,43 @@ impl<'a, S: Real> Block<'a, S> {
     }
 }
 
+impl<'a, S> Block<'a, S> {
+    /// Rows and columns.
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
+    /// Elements from row to row and from column to column.
+    pub(crate) fn strides(&self) -> [usize; 2] {
+        [self.row_stride, self.column_stride]
+    }
+
+    /// The buffer from the first element on.
+    pub(crate) fn data(&self) -> &'a [S] {
+        self.data
+    }
+
+    /// The first element.
+    pub(crate) fn start(&self) -> *const S {
+        self.data.as_ptr()
+    }
+}
+
 impl<'a, S: Real> BlockMut<'a, S> {
     /// Rows of `columns` contiguous elements, `row_stride` apart.
     pub(crate) fn new(data: &'a mut [S], rows: usize, columns: usize, row_stride: usize) -> Self {
         assert!(reach(rows, columns, row_stride) <= data.len(), "a block outside its buffer");
         Self { data, rows, columns, row_stride }
+    }
+
+    /// Rows and columns.
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
+    /// The first element, and elements from row to row.
+    pub(crate) fn into_parts(self) -> (*mut S, usize) {
+        (self.data.as_mut_ptr(), self.row_stride)
     }
 }
 

@@ -6,6 +6,7 @@ use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub};
 use half::{bf16, f16};
 
 use crate::lanes::exp_sum_f32;
+use crate::registers::Registers;
 
 mod sealed {
     pub trait Sealed {}
@@ -37,6 +38,7 @@ pub trait Element:
 /// A type that sums can have: `f32` or `f64`.
 pub trait Real:
     Element<Sum = Self>
+    + Registers
     + PartialOrd
     + Add<Output = Self>
     + Sub<Output = Self>

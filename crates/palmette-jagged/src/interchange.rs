@@ -87,6 +87,19 @@ pub struct KeyedJagged<V> {
     offsets: Offsets,
 }
 
+/// One feature of a [`KeyedJagged`].
+#[derive(Debug, Clone, Copy)]
+pub struct KeyedFeature<'a, V> {
+    /// Its name.
+    pub key: &'a str,
+    /// Its values.
+    pub values: &'a [V],
+    /// Where each sample's values are, `[B + 1]`.
+    pub offsets: &'a Offsets,
+    /// A number for every value.
+    pub weights: Option<&'a [f32]>,
+}
+
 impl<V: Copy> KeyedJagged<V> {
     /// From `lengths` `[F * B]`.
     pub fn from_lengths<I: OffsetInteger>(
@@ -119,6 +132,38 @@ impl<V: Copy> KeyedJagged<V> {
             });
         }
         Ok(Self { keys, values, weights, offsets })
+    }
+
+    /// From features with a row for every sample each: the way back from [`KeyedJagged::feature`].
+    /// All features have weights or none.
+    pub fn from_features<'a>(features: &[KeyedFeature<'a, V>]) -> Result<Self, JaggedError> {
+        let mut lengths = Vec::new();
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let mut weights = features.first().and_then(|first| first.weights).map(|_| Vec::new());
+        for feature in features {
+            let (offsets, rows) = (feature.offsets, features[0].offsets.rows());
+            check_equal("the number of samples of a feature", offsets.rows(), rows, "the first")?;
+            let found = feature.values.len();
+            check_equal("the number of values", found, offsets.total(), "the last offset")?;
+            lengths.extend((0..rows).map(|b| offsets.range(b).len() as i64));
+            keys.push(feature.key.to_owned());
+            values.extend_from_slice(feature.values);
+            match (&mut weights, feature.weights) {
+                (Some(all), Some(own)) => all.extend_from_slice(own),
+                (None, None) => {}
+                _ => {
+                    return Err(JaggedError::Unsupported {
+                        what: "weights",
+                        found: format!(
+                            "present for `{}` or for the first feature alone",
+                            feature.key
+                        ),
+                        accepted: "weights of all features or of none",
+                    });
+                }
+            }
+        }
+        Self::from_lengths(keys, values, &lengths, weights)
     }
 
     /// Feature names.
@@ -205,5 +250,39 @@ mod tests {
             KeyedJagged::from_lengths(keys, vec![1, 2], &[1i64, 1], Some(vec![0.5, 2.0])).unwrap();
         assert_eq!(kept.feature_weights("b"), Some(&[2.0f32][..]));
         assert!(kept.feature("c").is_none());
+    }
+
+    #[test]
+    fn features_become_one_buffer_and_come_back() {
+        let keys = vec!["item".to_owned(), "shop".to_owned(), "none".to_owned()];
+        let weights: Vec<f32> = (0..4).map(|i| i as f32 * 0.5).collect();
+        let whole = KeyedJagged::from_lengths(
+            keys,
+            vec![10i64, 11, 12, 7],
+            &[2i64, 1, 0, 1, 0, 0],
+            Some(weights),
+        )
+        .unwrap();
+        let parts: Vec<_> = whole.keys().iter().map(|key| whole.feature(key).unwrap()).collect();
+        let mut features: Vec<_> = whole
+            .keys()
+            .iter()
+            .zip(&parts)
+            .map(|(key, (values, offsets))| KeyedFeature {
+                key,
+                values,
+                offsets,
+                weights: whole.feature_weights(key),
+            })
+            .collect();
+        assert_eq!(KeyedJagged::from_features(&features).unwrap(), whole);
+        features[1].weights = None;
+        let error = KeyedJagged::from_features(&features).unwrap_err().to_string();
+        assert!(error.contains("`shop`"), "{error}");
+        let other = Offsets::from_lengths(&[1i64]).unwrap();
+        features[1] = KeyedFeature { values: &[7], offsets: &other, ..features[1] };
+        assert!(KeyedJagged::from_features(&features).is_err());
+        let nothing = KeyedJagged::<i64>::from_features(&[]).unwrap();
+        assert_eq!((nothing.batch(), nothing.values().len()), (0, 0));
     }
 }

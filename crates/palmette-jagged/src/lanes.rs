@@ -137,30 +137,6 @@ impl<S: Real> WithSimd for SoftmaxGradient<'_, S> {
     }
 }
 
-struct Dot<'a, S> {
-    a: &'a [S],
-    b: &'a [S],
-}
-
-impl<S: Real> WithSimd for Dot<'_, S> {
-    type Output = S;
-
-    #[inline(always)]
-    fn with_simd<V: Simd>(self, _: V) -> S {
-        let mut lanes = [S::ZERO; LANES];
-        let (a, b) = (self.a.chunks_exact(LANES), self.b.chunks_exact(LANES));
-        for ((&x, &y), lane) in a.remainder().iter().zip(b.remainder()).zip(&mut lanes) {
-            *lane += x * y;
-        }
-        for (a, b) in a.zip(b) {
-            for ((&x, &y), lane) in a.iter().zip(b).zip(&mut lanes) {
-                *lane += x * y;
-            }
-        }
-        fold(lanes, |a, b| a + b)
-    }
-}
-
 /// Replaces every `x` by `exp(x - shift)` and returns the sum.
 pub(crate) fn exp_sum_f32(values: &mut [f32], shift: f32) -> f32 {
     Arch::new().dispatch(ExpSum { values, shift })
@@ -179,11 +155,6 @@ pub(crate) fn scale<S: Real>(values: &mut [S], factor: S) {
 /// `ds = p (dp - delta)`, written over `dp`.
 pub(crate) fn softmax_gradient<S: Real>(p: &[S], dp: &mut [S], delta: S) {
     Arch::new().dispatch(SoftmaxGradient { p, dp, delta });
-}
-
-/// `sum_i a_i b_i`
-pub(crate) fn dot<S: Real>(a: &[S], b: &[S]) -> S {
-    Arch::new().dispatch(Dot { a, b })
 }
 
 #[cfg(test)]

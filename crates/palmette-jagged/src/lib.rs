@@ -34,6 +34,7 @@ assert_eq!(weights, [0.5, 0.5, 1.0]);
 
 mod attention;
 mod block;
+mod columns;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod element;
@@ -48,7 +49,10 @@ mod offsets;
 #[cfg(test)]
 mod operator_tests;
 mod padding;
+mod panel;
 mod pooled;
+mod product;
+mod registers;
 mod softmax;
 mod tasks;
 mod tensor;
@@ -67,7 +71,7 @@ pub use elementwise::{
 };
 pub use error::JaggedError;
 pub use hstu::{HstuAttention, HstuInput, HstuMask};
-pub use interchange::{KeyedJagged, NestedTensorParts};
+pub use interchange::{KeyedFeature, KeyedJagged, NestedTensorParts};
 pub use matmul::{
     array_jagged_bmm, batched_dense_vec_jagged_2d_mul, batched_dense_vec_jagged_2d_mul_backward,
     jagged_dense_bmm, jagged_jagged_bmm, jagged_jagged_bmm_jagged_out, product_offsets,

@@ -348,8 +348,102 @@ fn hstu_attention() {
     }
 }
 
+/// Backward of rows on both sides of the length from which they are cut, against sums over pairs.
+#[test]
+fn hstu_rows_too_long_to_fuse() {
+    let offsets = rows(&[1100, 40]);
+    let (d, e, n) = (5, 3, offsets.total());
+    let mut rng = random("hstu long", 0);
+    let [q, k]: [Vec<f64>; 2] = std::array::from_fn(|_| normal(&mut rng, n * d));
+    let [v, g]: [Vec<f64>; 2] = std::array::from_fn(|_| normal(&mut rng, n * e));
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    for mask in [
+        HstuMask::default(),
+        HstuMask {
+            contextual: 70,
+            targets: Some(&[5, 2]),
+            max_attention: 30,
+            min_full_attention: 9,
+        },
+    ] {
+        let hstu = HstuAttention::new(1, d, e, 0.5, 0.1, mask).unwrap();
+        let [mut dq, mut dk] = std::array::from_fn(|_| vec![f64::NAN; q.len()]);
+        let mut dv = vec![f64::NAN; v.len()];
+        let input = HstuInput { q: &q, k: &k, v: &v, offsets: &offsets };
+        hstu.backward(&input, &g, [&mut dq, &mut dk, &mut dv]).unwrap();
+        let [mut exact_q, mut exact_k] = std::array::from_fn(|_| vec![0.0; q.len()]);
+        let mut exact_v = vec![0.0; v.len()];
+        for b in 0..2 {
+            let (first, length) = (offsets.active(b).start, offsets.length(b));
+            for (i, j) in (0..length).flat_map(|i| (0..length).map(move |j| (i, j))) {
+                if !hstu.sees(b, length, i, j) {
+                    continue;
+                }
+                let [at_q, at_k] = [i, j].map(|token| (first + token) * d..(first + token + 1) * d);
+                let [at_g, at_v] = [i, j].map(|token| (first + token) * e..(first + token + 1) * e);
+                let s = 0.5 * dot(&q[at_q.clone()], &k[at_k.clone()]);
+                let sigmoid = 1.0 / (1.0 + (-s).exp());
+                let slope = sigmoid + s * sigmoid * (1.0 - sigmoid);
+                let ds = 0.5 * 0.1 * slope * dot(&g[at_g.clone()], &v[at_v.clone()]);
+                for c in 0..d {
+                    exact_q[at_q.start + c] += ds * k[at_k.start + c];
+                    exact_k[at_k.start + c] += ds * q[at_q.start + c];
+                }
+                for c in 0..e {
+                    exact_v[at_v.start + c] += 0.1 * s * sigmoid * g[at_g.start + c];
+                }
+            }
+        }
+        for (found, exact) in [(&dq, &exact_q), (&dk, &exact_k), (&dv, &exact_v)] {
+            for part in [0..1100, 1100..1140] {
+                let part = part.start * found.len() / n..part.end * found.len() / n;
+                assert!(relative_error(&found[part.clone()], &exact[part]) < 1e-12);
+            }
+        }
+    }
+}
+
 /// The mask as `ops/pytorch/pt_hstu_attention.py` of generative-recommenders computes
 /// it, for one row: 2 contextual positions, 3 of history, 2 targets.
+/// No rows, and rows without tokens: what a row has is written, nothing else is touched.
+#[test]
+fn operators_of_nothing() {
+    for lengths in [&[][..], &[0, 0][..]] {
+        let offsets = rows(lengths);
+        let b = offsets.rows();
+        let empty = |width: usize| JaggedView::<f32>::new(&[], width, &offsets).unwrap();
+        let none: &mut [f32] = &mut [];
+        let (mut dense, ones) = (vec![f32::NAN; b * 6], vec![1f32; b * 6]);
+        jagged_dense_bmm(empty(2), &ones, 3, false, none).unwrap();
+        jagged_jagged_bmm(empty(2), empty(3), &mut dense).unwrap();
+        assert_eq!(dense, vec![0.0; b * 6]);
+        jagged_softmax(empty(2), none).unwrap();
+        jagged_softmax_backward(empty(2), &[], none).unwrap();
+        jagged2_softmax::<f32>(&[], &offsets, &offsets, MatrixAxis::Rows, none).unwrap();
+        jagged_jagged_bmm_jagged_out(empty(2), empty(2), none).unwrap();
+        jagged_to_padded_dense(empty(2), 0.0, none).unwrap();
+        jagged_dense_elementwise(Elementwise::Add, empty(2), &[], none).unwrap();
+        assert!(repeat_arange(&offsets).is_empty() && source_mask(&offsets).is_empty());
+
+        let pooled = PooledAttention::new(2, 1.0).unwrap();
+        let (keys, values) = (empty(3), empty(3));
+        let input = PooledInput { keys, values, targets: &ones, bias: None };
+        let (mut output, mut lse) = (vec![f32::NAN; b * 6], vec![f32::NAN; b * 2]);
+        pooled.forward(&input, &mut output, &mut lse).unwrap();
+        assert_eq!((&output, &lse), (&vec![0.0; b * 6], &vec![f32::NEG_INFINITY; b * 2]));
+        dense.fill(f32::NAN);
+        let gradients =
+            PooledGradients { keys: &mut [], values: &mut [], targets: &mut dense, bias: None };
+        pooled.backward(&input, &output, &lse, &ones, gradients).unwrap();
+        assert_eq!(dense, vec![0.0; b * 6]);
+
+        let hstu = HstuAttention::new(2, 4, 3, 1.0, 1.0, HstuMask::default()).unwrap();
+        let input = HstuInput::<f32> { q: &[], k: &[], v: &[], offsets: &offsets };
+        hstu.forward(&input, &mut []).unwrap();
+        hstu.backward(&input, &[], [&mut [], &mut [], &mut []]).unwrap();
+    }
+}
+
 #[test]
 fn hstu_masks() {
     let targets = [2];

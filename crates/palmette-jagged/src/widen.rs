@@ -42,7 +42,14 @@ impl<S: Real> Widened<S> {
     }
 }
 
-/// Runs `compute` on a zero-free buffer of sums of `out`'s length and rounds it into `out`.
+/// Rounds sums times `factor` into `out`, as many as it holds.
+pub(crate) fn narrow_scaled<T: Element>(out: &mut [T], sums: &[T::Sum], factor: T::Sum) {
+    for (out, &sum) in out.iter_mut().zip(sums) {
+        *out = T::narrow(sum * factor);
+    }
+}
+
+/// Rounds sums into `out`.
 pub(crate) fn narrow_into<T: Element>(out: &mut [T], sums: &[T::Sum]) {
     for (out, &sum) in out.iter_mut().zip(sums) {
         *out = T::narrow(sum);

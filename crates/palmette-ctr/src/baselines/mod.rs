@@ -109,6 +109,13 @@ impl Baseline {
             "autoint-plus" => Self::AutoIntPlus(AutoIntPlus::default()),
             "xdeepfm" => Self::XDeepFm(XDeepFm::default()),
             "history" => Self::History(History::default()),
+            "history-mean" => {
+                Self::History(History { pooling: HistoryPooling::Mean, ..History::default() })
+            }
+            "history-self-attention" => {
+                let pooling = HistoryPooling::SelfAttention;
+                Self::History(History { pooling, ..History::default() })
+            }
             // The published interaction layers cost 55 M multiply-accumulates a sample.
             "xdeepfm-small" => {
                 Self::XDeepFm(XDeepFm { interaction: vec![24, 24], ..XDeepFm::default() })

@@ -4,73 +4,83 @@ use std::ops::Range;
 
 use super::bias_gradient::bias_gradient;
 use super::forward::query_tasks;
-use super::tile::{Head, KEYS, QUERIES, blocks, rows_of};
+use super::tile::{Head, KEYS, QUERIES, blocks, query_blocks};
 use super::{Attention, AttentionGradients, AttentionInput};
-use crate::block::{Block, BlockMut, multiply};
-use crate::lanes::{dot, softmax_gradient};
+use crate::block::{Block, BlockMut};
+use crate::columns::{dots, gradients as gradients_of_scores};
+use crate::panel::{Panel, transpose};
+use crate::product::product;
+use crate::registers::LANES;
 use crate::tasks::{Scattered, for_each_task};
-use crate::widen::Widened;
+use crate::widen::{Widened, narrow_scaled};
 use crate::{Element, Real};
 
-/// Rows up to this many scores are one task that computes each score once, with
-/// a whole row of query sums as scratch; longer ones are cut into blocks of queries
-/// and blocks of keys that compute the scores twice and need only a tile. The
-/// choice depends on the lengths alone, so the bits do not depend on the threads.
-const FUSED_SCORES: usize = 1 << 20;
+/// Rows whose keys have up to so many elements are one task a key head that computes each score
+/// once, with the sums of all its keys and values as scratch (2 MiB of `f32`); longer ones are cut
+/// into blocks of keys and blocks of queries that compute the scores twice and need only so much
+/// of it. The choice depends on the lengths alone, so the bits do not depend on the threads.
+const FUSED_ELEMENTS: usize = 1 << 18;
+
+/// Keys of a block of a longer row.
+const BLOCK_OF_KEYS: usize = 4 * KEYS;
 
 /// Forward's results, which backward reads.
 #[derive(Clone, Copy)]
 pub(super) struct Saved<'a, T: Element> {
+    pub(super) output: &'a [T],
     pub(super) lse: &'a [T::Sum],
-    /// `delta_i = o_i . do_i`, `[H, T_q]`.
-    pub(super) delta: &'a [T::Sum],
     pub(super) d_output: &'a [T],
 }
 
-/// Scratch of one thread for one tile.
+/// Scratch of one thread.
 pub(super) struct Scratch<S> {
-    q: Widened<S>,
+    queries: Panel<S>,
+    d_output: Panel<S>,
+    biases: Panel<S>,
+    output: Panel<S>,
     k: Widened<S>,
     v: Widened<S>,
-    d_output: Widened<S>,
-    pub(super) weights: Vec<S>,
-    pub(super) score_gradients: Vec<S>,
+    /// The log-sum-exp of each query in powers of 2, plus infinity where it sees no key.
+    shift: [S; QUERIES],
+    /// `delta_i = o_i . do_i`
+    delta: [S; QUERIES],
+    weights: Vec<S>,
+    /// Gradients of the scores, `[keys, queries]`.
+    score_gradients: Vec<S>,
+    /// `[D, queries]`, `D` filled up for the transpose.
     dq: Vec<S>,
+    turned: Vec<S>,
+    /// `[keys, D]`, `D` filled up.
     dk: Vec<S>,
     dv: Vec<S>,
 }
 
 impl<S: Real> Scratch<S> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(head_dim: usize) -> Self {
+        let width = head_dim.next_multiple_of(LANES);
         Self {
-            q: Widened::new(),
+            queries: Panel::new(),
+            d_output: Panel::new(),
+            biases: Panel::new(),
+            output: Panel::new(),
             k: Widened::new(),
             v: Widened::new(),
-            d_output: Widened::new(),
+            shift: [S::ZERO; QUERIES],
+            delta: [S::ZERO; QUERIES],
             weights: vec![S::ZERO; QUERIES * KEYS],
             score_gradients: vec![S::ZERO; QUERIES * KEYS],
-            dq: Vec::new(),
+            dq: vec![S::ZERO; QUERIES * width],
+            turned: vec![S::ZERO; QUERIES * width.max(KEYS)],
             dk: Vec::new(),
             dv: Vec::new(),
         }
     }
 }
 
-/// Which sums of a tile to add to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
-    Queries,
-    Keys,
-    Both,
-    Scores,
-}
-
 pub(super) fn backward<T: Element>(
     attention: &Attention,
     input: &AttentionInput<'_, T>,
-    output: &[T],
-    lse: &[T::Sum],
-    d_output: &[T],
+    saved: Saved<'_, T>,
     gradients: AttentionGradients<'_, T>,
 ) {
     let AttentionGradients { dq, dk, dv, dbias } = gradients;
@@ -81,41 +91,43 @@ pub(super) fn backward<T: Element>(
         dk.fill(T::default());
         dv.fill(T::default());
     }
-    let delta = deltas(attention, input, output, d_output);
-    let saved = Saved { lse, delta: &delta, d_output };
-    let fused = |b: usize| {
-        let group = input.offsets_q.length(b).saturating_mul(input.offsets_k.length(b));
-        group <= FUSED_SCORES
-    };
+    let d = attention.head_dim;
+    let scratch = || Scratch::new(d);
+    let fused = |b: usize| input.offsets_k.length(b) * d <= FUSED_ELEMENTS;
 
     let mut tasks = Vec::new();
     for &b in input.offsets_k.longest_first() {
         let n_k = input.offsets_k.length(b as usize);
         for g in 0..attention.kv_heads as u32 {
             if fused(b as usize) {
-                tasks.push((b, g, 0..n_k, Wanted::Both));
+                tasks.push((b, g, 0..n_k));
             } else {
-                tasks.extend(blocks(0..n_k, KEYS).map(|keys| (b, g, keys, Wanted::Keys)));
+                tasks.extend(blocks(0..n_k, BLOCK_OF_KEYS).map(|keys| (b, g, keys)));
             }
         }
     }
     let (dq, dk, dv) = (Scattered::new(dq), Scattered::new(dk), Scattered::new(dv));
-    for_each_task(tasks.len(), Scratch::new, |scratch, task| {
-        let (b, g, keys, wanted) = tasks[task].clone();
+    for_each_task(tasks.len(), scratch, |scratch, task| {
+        let (b, g, keys) = tasks[task].clone();
         let h = g as usize * attention.group();
         let head = Head { attention, input, b: b as usize, h };
-        keys_task(&head, saved, keys, wanted, scratch, [&dq, &dk, &dv]);
+        let dq = fused(b as usize).then_some(&dq);
+        keys_task(&head, saved, keys, scratch, dq, [&dk, &dv]);
     });
 
     let tasks: Vec<_> = query_tasks(input.offsets_q, attention.heads)
         .into_iter()
         .filter(|&(b, ..)| !fused(b as usize))
         .collect();
-    for_each_task(tasks.len(), Scratch::new, |scratch, task| {
-        let (b, h, block) = tasks[task];
+    for_each_task(tasks.len(), scratch, |scratch, task| {
+        let (b, h, rows) = tasks[task].clone();
         let head = Head { attention, input, b: b as usize, h: h as usize };
-        let start = block as usize * QUERIES;
-        queries_task(&head, saved, start..(start + QUERIES).min(head.n_q()), scratch, &dq);
+        scratch.take_queries(&head, saved, rows.clone());
+        for (tile, keys) in blocks(head.keys(rows.clone()), KEYS).enumerate() {
+            scratch.scores(&head, rows.clone(), keys.clone());
+            scratch.add_queries(&head, keys, tile > 0);
+        }
+        scratch.write_queries(&head, rows, &dq);
     });
 
     if let (Some(dbias), Some(bias)) = (dbias, &input.bias) {
@@ -123,145 +135,142 @@ pub(super) fn backward<T: Element>(
     }
 }
 
-/// `delta_i = o_i . do_i`, `[H, T_q]`.
-fn deltas<T: Element>(
-    attention: &Attention,
-    input: &AttentionInput<'_, T>,
-    output: &[T],
-    d_output: &[T],
-) -> Vec<T::Sum> {
-    let (heads, d, tokens) = (attention.heads, attention.head_dim, input.offsets_q.total());
-    let mut delta = vec![T::Sum::ZERO; heads * tokens];
-    let shared = Scattered::new(&mut delta);
-    for_each_task(
-        tokens.div_ceil(1024),
-        || [Widened::new(), Widened::new()],
-        |scratch, chunk| {
-            let [o, g] = scratch;
-            for token in chunk * 1024..((chunk + 1) * 1024).min(tokens) {
-                for h in 0..heads {
-                    let at = (token * heads + h) * d;
-                    let (o, g) = (o.all(&output[at..at + d]), g.all(&d_output[at..at + d]));
-                    // SAFETY: each token belongs to one chunk.
-                    unsafe { shared.slice(h * tokens + token, 1)[0] = dot(o, g) };
-                }
-            }
-        },
-    );
-    delta
-}
-
 /// `dk` and `dv` of `keys` for the key head of `head`, and `dq` of all its queries where wanted.
 fn keys_task<T: Element>(
     head: &Head<'_, '_, T>,
     saved: Saved<'_, T>,
     keys: Range<usize>,
-    wanted: Wanted,
     scratch: &mut Scratch<T::Sum>,
-    [dq, dk, dv]: [&Scattered<'_, T>; 3],
+    dq: Option<&Scattered<'_, T>>,
+    [dk, dv]: [&Scattered<'_, T>; 2],
 ) {
-    let (d, n_q, group) = (head.attention.head_dim, head.n_q(), head.attention.group());
-    scratch.dq.clear();
-    if wanted == Wanted::Both {
-        scratch.dq.resize(group * n_q * d, T::Sum::ZERO);
+    let d = head.attention.head_dim;
+    let width = d.next_multiple_of(LANES);
+    for sums in [&mut scratch.dk, &mut scratch.dv] {
+        sums.clear();
+        sums.resize(keys.len() * width, T::Sum::ZERO);
     }
-    for keys in blocks(keys, KEYS) {
-        scratch.dk.clear();
-        scratch.dk.resize(keys.len() * d, T::Sum::ZERO);
-        scratch.dv.clear();
-        scratch.dv.resize(keys.len() * d, T::Sum::ZERO);
-        for member in 0..group {
-            let head = Head { h: head.h + member, ..*head };
-            for rows in blocks(0..n_q, QUERIES) {
-                let seen = head.keys(rows.clone());
-                if seen.start < keys.end && keys.start < seen.end {
-                    let at = (member * n_q + rows.start) * d;
-                    tile(&head, saved, rows, keys.clone(), wanted, at, scratch);
+    for member in 0..head.attention.group() {
+        let head = Head { h: head.h + member, ..*head };
+        for rows in query_blocks(head.n_q()) {
+            let seen = head.keys(rows.clone());
+            let seen = seen.start.max(keys.start)..seen.end.min(keys.end);
+            if seen.is_empty() && dq.is_none() {
+                continue;
+            }
+            scratch.take_queries(&head, saved, rows.clone());
+            for (tile, block) in blocks(seen, KEYS).enumerate() {
+                scratch.scores(&head, rows.clone(), block.clone());
+                scratch.add_keys(block.start - keys.start, block.len());
+                if dq.is_some() {
+                    scratch.add_queries(&head, block, tile > 0);
                 }
             }
-        }
-        for (r, j) in keys.enumerate() {
-            // SAFETY: each key of each key head belongs to exactly one task.
-            let (dk, dv) = unsafe { (dk.slice(head.at_k(j), d), dv.slice(head.at_k(j), d)) };
-            crate::widen::narrow_into(dk, &scratch.dk[r * d..][..d]);
-            crate::widen::narrow_into(dv, &scratch.dv[r * d..][..d]);
-        }
-    }
-    if wanted == Wanted::Both {
-        for member in 0..group {
-            let head = Head { h: head.h + member, ..*head };
-            for i in 0..n_q {
-                // SAFETY: a fused row's key head is one task and owns its queries.
-                let out = unsafe { dq.slice(head.at_q(i), d) };
-                crate::widen::narrow_into(out, &scratch.dq[(member * n_q + i) * d..][..d]);
+            if let Some(dq) = dq {
+                scratch.write_queries(&head, rows, dq);
             }
         }
     }
-}
-
-/// `dq` of a block of queries.
-fn queries_task<T: Element>(
-    head: &Head<'_, '_, T>,
-    saved: Saved<'_, T>,
-    rows: Range<usize>,
-    scratch: &mut Scratch<T::Sum>,
-    dq: &Scattered<'_, T>,
-) {
-    let d = head.attention.head_dim;
-    scratch.dq.clear();
-    scratch.dq.resize(rows.len() * d, T::Sum::ZERO);
-    for keys in blocks(head.keys(rows.clone()), KEYS) {
-        tile(head, saved, rows.clone(), keys, Wanted::Queries, 0, scratch);
-    }
-    for (r, i) in rows.enumerate() {
-        // SAFETY: each query of each head belongs to exactly one task.
-        let out = unsafe { dq.slice(head.at_q(i), d) };
-        crate::widen::narrow_into(out, &scratch.dq[r * d..][..d]);
+    // The queries in the sums are times `scale log2 e`.
+    let factor = T::Sum::of(std::f64::consts::LN_2);
+    for (r, j) in keys.enumerate() {
+        // SAFETY: each key of each key head belongs to exactly one task.
+        let (dk, dv) = unsafe { (dk.slice(head.at_k(j), d), dv.slice(head.at_k(j), d)) };
+        narrow_scaled(dk, &scratch.dk[r * width..], factor);
+        narrow_scaled(dv, &scratch.dv[r * width..], T::Sum::ONE);
     }
 }
 
-/// Recomputes one tile's weights and score gradients and adds to the wanted sums;
-/// `dq_at` is where the tile's queries start in `scratch.dq`.
-pub(super) fn tile<T: Element>(
-    head: &Head<'_, '_, T>,
-    saved: Saved<'_, T>,
-    rows: Range<usize>,
-    keys: Range<usize>,
-    wanted: Wanted,
-    dq_at: usize,
-    scratch: &mut Scratch<T::Sum>,
-) {
-    let d = head.attention.head_dim;
-    let (n, m) = (rows.len(), keys.len());
-    let (at_q, at_k) = (head.at_q(rows.start), head.at_k(keys.start));
-    let Scratch { q, k, v, d_output, weights, score_gradients, dq, dk, dv } = scratch;
-    let q = rows_of(q, head.input.q, at_q, n, d, head.stride_q());
-    let g = rows_of(d_output, saved.d_output, at_q, n, d, head.stride_q());
-    let k = rows_of(k, head.input.k, at_k, m, d, head.stride_k());
-    let v = rows_of(v, head.input.v, at_k, m, d, head.stride_k());
-
-    head.scores(q, k, rows.clone(), keys, weights);
-    multiply(BlockMut::new(score_gradients, n, m, KEYS), false, g, v.transposed(), T::Sum::ONE);
-    for (r, i) in rows.enumerate() {
-        let weights = &mut weights[r * KEYS..][..m];
-        let lse = saved.lse[head.at_lse(i)];
-        if lse == T::Sum::NEG_INFINITY {
-            weights.fill(T::Sum::ZERO);
-        } else {
-            T::Sum::exp_sum(weights, lse);
+impl<S: Real> Scratch<S> {
+    /// Makes ready for tiles of the queries `rows`.
+    pub(super) fn take_queries<T: Element<Sum = S>>(
+        &mut self,
+        head: &Head<'_, '_, T>,
+        saved: Saved<'_, T>,
+        rows: Range<usize>,
+    ) {
+        let (d, start) = (head.attention.head_dim, head.at_q(rows.start));
+        head.fill_queries(&mut self.queries, rows.clone());
+        let shape = [rows.len(), d, head.stride_q()];
+        self.d_output.fill(&saved.d_output[start..], shape, S::ONE);
+        self.output.fill(&saved.output[start..], shape, S::ONE);
+        // A query of one key has `delta = do . v` to the last bit, so its score's gradient is zero.
+        let (output, d_output) = (self.output.turned(), self.d_output.turned());
+        dots(output.data(), d_output.data(), self.queries.lanes(), &mut self.delta);
+        for (r, i) in rows.enumerate() {
+            let lse = saved.lse[head.at_lse(i)];
+            self.shift[r] =
+                if lse == S::NEG_INFINITY { -lse } else { lse * S::of(std::f64::consts::LOG2_E) };
         }
-        let delta = saved.delta[head.at_lse(i)];
-        softmax_gradient(weights, &mut score_gradients[r * KEYS..][..m], delta);
+        self.dq.fill(S::ZERO);
     }
 
-    let weights = Block::new(weights, n, m, KEYS);
-    let score_gradients = Block::new(score_gradients, n, m, KEYS);
-    let scale = head.attention.scale_as();
-    if matches!(wanted, Wanted::Keys | Wanted::Both) {
-        multiply(BlockMut::new(dv, m, d, d), true, weights.transposed(), g, T::Sum::ONE);
-        multiply(BlockMut::new(dk, m, d, d), true, score_gradients.transposed(), q, scale);
+    /// Weights and gradients of the scores of the tile of the queries taken and `keys`.
+    pub(super) fn scores<T: Element<Sum = S>>(
+        &mut self,
+        head: &Head<'_, '_, T>,
+        rows: Range<usize>,
+        keys: Range<usize>,
+    ) {
+        let (count, lanes) = (keys.len(), self.queries.lanes());
+        let weights = &mut self.weights[..count * lanes];
+        let k = head.key_rows(&mut self.k, head.input.k, keys.clone());
+        let v = head.key_rows(&mut self.v, head.input.v, keys.clone());
+        head.scores(&self.queries, k, rows, keys, (weights, &mut self.biases));
+        let gradients = &mut self.score_gradients[..count * lanes];
+        let out = BlockMut::new(gradients, count, lanes, lanes);
+        product(out, false, v, self.d_output.turned());
+        gradients_of_scores(weights, gradients, lanes, &self.shift, &self.delta);
     }
-    if matches!(wanted, Wanted::Queries | Wanted::Both) {
-        multiply(BlockMut::new(&mut dq[dq_at..], n, d, d), true, score_gradients, k, scale);
+
+    /// Adds the tile's part of `dk` and `dv`, of the keys from `first` of the sums on.
+    fn add_keys(&mut self, first: usize, count: usize) {
+        let (lanes, queries) = (self.queries.lanes(), self.queries.rows());
+        let [live, width] = queries.shape();
+        for (sums, tile, right) in [
+            (&mut self.dv, &self.weights, self.d_output.rows()),
+            (&mut self.dk, &self.score_gradients, queries),
+        ] {
+            let out = BlockMut::new(&mut sums[first * width..], count, width, width);
+            product(out, true, Block::new(tile, count, live, lanes), right);
+        }
+    }
+
+    /// Adds the tile's part of `dq`, or starts it.
+    fn add_queries<T: Element<Sum = S>>(
+        &mut self,
+        head: &Head<'_, '_, T>,
+        keys: Range<usize>,
+        accumulate: bool,
+    ) {
+        let (count, lanes, d) = (keys.len(), self.queries.lanes(), head.attention.head_dim);
+        let k = head.key_rows(&mut self.k, head.input.k, keys);
+        let gradients = Block::new(&self.score_gradients, count, lanes, lanes);
+        let out = BlockMut::new(&mut self.dq, d, lanes, lanes);
+        product(out, accumulate, k.transposed(), gradients);
+    }
+
+    /// Writes `dq` of the queries taken.
+    fn write_queries<T: Element<Sum = S>>(
+        &mut self,
+        head: &Head<'_, '_, T>,
+        rows: Range<usize>,
+        dq: &Scattered<'_, T>,
+    ) {
+        let (d, lanes) = (head.attention.head_dim, self.queries.lanes());
+        let width = d.next_multiple_of(LANES);
+        transpose(&self.dq[..width * lanes], lanes, &mut self.turned[..width * lanes]);
+        for (r, i) in rows.enumerate() {
+            // SAFETY: each query of each head belongs to exactly one task.
+            let out = unsafe { dq.slice(head.at_q(i), d) };
+            narrow_scaled(out, &self.turned[r * width..], S::of(head.attention.scale));
+        }
+    }
+
+    /// The scores' gradients of the tile, `[queries, keys]`, and the elements between its rows.
+    pub(super) fn gradients_by_query(&mut self) -> (&[S], usize) {
+        let lanes = self.queries.lanes();
+        transpose(&self.score_gradients[..KEYS * lanes], lanes, &mut self.turned[..KEYS * lanes]);
+        (&self.turned, KEYS)
     }
 }

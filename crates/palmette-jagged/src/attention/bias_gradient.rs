@@ -1,6 +1,6 @@
 //! The gradient of the bias: a pass of its own, ordered over what shares an entry.
 
-use super::backward::{Saved, Scratch, Wanted, tile};
+use super::backward::{Saved, Scratch};
 use super::tile::{Head, KEYS, QUERIES, blocks};
 use super::{Attention, AttentionInput, Bias};
 use crate::tasks::{Scattered, for_each_task};
@@ -19,7 +19,8 @@ pub(super) fn bias_gradient<T: Element>(
     dbias.fill(T::Sum::ZERO);
     let blocks_q = input.offsets_q.longest().div_ceil(QUERIES);
     let dbias = Scattered::new(dbias);
-    for_each_task(bias.batch * bias.heads * blocks_q, Scratch::new, |scratch, task| {
+    let scratch = || Scratch::new(attention.head_dim);
+    for_each_task(bias.batch * bias.heads * blocks_q, scratch, |scratch, task| {
         let (block, rest) = (task % blocks_q, task / blocks_q);
         let (bias_h, bias_b) = (rest % bias.heads, rest / bias.heads);
         let rows = if bias.batch == 1 { 0..input.offsets_q.rows() } else { bias_b..bias_b + 1 };
@@ -31,15 +32,15 @@ pub(super) fn bias_gradient<T: Element>(
                 if queries.is_empty() {
                     continue;
                 }
+                scratch.take_queries(&head, saved, queries.clone());
                 for keys in blocks(head.keys(queries.clone()), KEYS) {
-                    let first = keys.start;
-                    let count = keys.len();
-                    tile(&head, saved, queries.clone(), keys, Wanted::Scores, 0, scratch);
+                    scratch.scores(&head, queries.clone(), keys.clone());
+                    let (gradients, stride) = scratch.gradients_by_query();
                     for (r, i) in queries.clone().enumerate() {
-                        let at = bias.start(b, h, i) + first;
+                        let at = bias.start(b, h, i) + keys.start;
                         // SAFETY: the task owns these rows of the bias.
-                        let out = unsafe { dbias.slice(at, count) };
-                        for (out, &ds) in out.iter_mut().zip(&scratch.score_gradients[r * KEYS..]) {
+                        let out = unsafe { dbias.slice(at, keys.len()) };
+                        for (out, &ds) in out.iter_mut().zip(&gradients[r * stride..]) {
                             *out += ds;
                         }
                     }

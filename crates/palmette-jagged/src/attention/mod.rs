@@ -4,14 +4,14 @@ mod backward;
 mod bias_gradient;
 mod forward;
 mod reference;
-mod tile;
+pub(crate) mod tile;
 
 use std::ops::Range;
 
 pub use reference::{ReferenceAttention, ReferenceGradients, reference_attention};
 
 use crate::error::{check_equal, check_size};
-use crate::{Element, JaggedError, Offsets, Real};
+use crate::{Element, JaggedError, Offsets};
 
 /// Which keys a query may see. All masks are intervals of keys that move with the
 /// query, aligned to the end of the row: with `n_q` queries and `n_k` keys, query
@@ -48,7 +48,6 @@ impl Mask {
     }
 
     /// The queries that see any key of `keys`.
-    #[cfg(feature = "cuda")]
     pub(crate) fn seen_by(self, keys: Range<usize>, n_q: usize, n_k: usize) -> Range<usize> {
         let shift = n_k as i128 - n_q as i128;
         let clamp = |i: i128| i.clamp(0, n_q as i128) as usize;
@@ -271,7 +270,7 @@ impl Attention {
             let bias = input.bias.as_ref().map_or(0, |bias| bias.values.len());
             check_equal("the size of dbias", dbias.len(), bias, "the bias")?;
         }
-        backward::backward(self, input, output, lse, d_output, gradients);
+        backward::backward(self, input, backward::Saved { output, lse, d_output }, gradients);
         Ok(())
     }
 
@@ -335,11 +334,6 @@ impl Attention {
         let tokens = ("T_q", input.offsets_q.total());
         check_size("the output", output, &[tokens, ("H", self.heads), ("D", self.head_dim)])?;
         check_size("lse", lse, &[("H", self.heads), tokens])
-    }
-
-    /// The scale in the type of sums.
-    fn scale_as<S: Real>(&self) -> S {
-        S::of(self.scale)
     }
 }
 

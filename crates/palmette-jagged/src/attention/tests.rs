@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::testing::{border_lengths, check_gradient, normal, random, relative_error, rows};
-use crate::{Element, Offsets, Overflow};
+use crate::{Element, Offsets, Overflow, Real};
 
 struct Case {
     heads: usize,
@@ -157,7 +157,15 @@ fn scores_in_the_hundreds() {
 
 #[test]
 fn a_row_too_long_to_fuse() {
-    let case = Case { heads: 1, kv_heads: 1, ..Case::own(Mask::Causal, &[5, 1100, 0]) };
+    for mask in [Mask::Causal, Mask::Window { left: 90, right: 3 }] {
+        let case = Case { kv_heads: 1, head_dim: 256, ..Case::own(mask, &[5, 1100, 0]) };
+        check::<f32>(1, &case, 1e-6, 3e-6);
+    }
+}
+
+#[test]
+fn one_very_long_row() {
+    let case = Case::own(Mask::Window { left: 20, right: 2 }, &[0, 20_000, 3]);
     check::<f32>(1, &case, 1e-6, 3e-6);
 }
 

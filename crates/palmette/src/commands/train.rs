@@ -40,7 +40,8 @@ pub struct Args {
     #[arg(long, value_name = "ARCH.json", group = "what")]
     arch: Option<PathBuf>,
     /// A hand-made model: lr, fm, mlp (mlp-small, mlp-medium, mlp-large), deepfm, dlrm, dcn-v2,
-    /// autoint-plus, xdeepfm (xdeepfm-small), history (for data with lists)
+    /// autoint-plus, xdeepfm (xdeepfm-small); for data with lists history (attention of the
+    /// fields; history-mean, history-self-attention)
     #[arg(long, value_name = "NAME", group = "what")]
     baseline: Option<String>,
     /// Go on from this trained model (a trained folder or a run)

@@ -11,6 +11,7 @@ mod encoders;
 mod kill;
 mod lists;
 mod messages;
+mod next_item;
 mod odd_logs;
 mod onnx;
 mod onnx_export;
