@@ -43,19 +43,14 @@ pub struct LabelPlan {
 
 impl LabelPlan {
     /// Number of splits over all predictors, each of which ticks once.
-    pub fn fits(&self, table: &Table) -> usize {
-        self.variants(table).len() * self.seeds
+    pub fn splits(&self) -> usize {
+        self.compared().count() * self.seeds
     }
 
-    /// Predictors, each without and with isomorphs where there are any.
-    fn variants(&self, table: &Table) -> Vec<(PredictorKind, bool)> {
-        let has_isomorphs = !table.space().cells().is_empty();
-        self.predictors
-            .iter()
-            .filter(|kind| **kind != PredictorKind::DenseSparseCost || self.cost.is_some())
-            .flat_map(|&kind| [(kind, false), (kind, true)])
-            .filter(|(_, is_augmented)| has_isomorphs || !is_augmented)
-            .collect()
+    fn compared(&self) -> impl Iterator<Item = PredictorKind> {
+        let has_cost = self.cost.is_some();
+        let all = self.predictors.iter().copied();
+        all.filter(move |&kind| kind != PredictorKind::DenseSparseCost || has_cost)
     }
 }
 
@@ -75,7 +70,9 @@ pub fn label_study(
     let cost = cost.filter(|column| column.role == Role::Cost);
     let most = plan.labels.iter().copied().max().unwrap_or(0);
     let tested = 1_000.min(table.genotypes().len() / 2);
-    let run = |seed: u64, kind: PredictorKind, is_augmented: bool| -> Vec<f64> {
+    // Without isomorphs, and with them where there are any.
+    let variants = if table.space().cells().is_empty() { &[false][..] } else { &[false, true] };
+    let run = |seed: u64, kind: PredictorKind| -> Vec<Vec<f64>> {
         let mut rng = stream(seed, "bench/labels", 0);
         let drawn = rng.distinct(table.genotypes().len(), most + 2 * tested);
         let (train, rest) = drawn.split_at(most.min(drawn.len()));
@@ -87,7 +84,8 @@ pub fn label_study(
         let truth: Vec<f64> = test.iter().map(|&row| values[row]).collect();
         let others: Vec<Genotype> =
             test.iter().map(|&row| table.genotypes()[row].clone()).collect();
-        let tau = |&count: &usize| {
+        let pre_trained = kind.pre_train(table, cost.map(|column| &column.values[..]), seed);
+        let tau = |count: usize, is_augmented: bool| {
             let labelled: Vec<(Genotype, f64)> = train[..count.min(train.len())]
                 .iter()
                 .flat_map(|&row| {
@@ -96,18 +94,23 @@ pub fn label_study(
                     drawings.into_iter().map(move |genotype| (genotype, values[row]))
                 })
                 .collect();
-            let cost = cost.map(|column| &column.values[..]);
-            kendall_tau_b(&kind.predict(table, cost, seed, &labelled, &others), &truth)
+            let guesses = kind.predict(table, pre_trained.as_ref(), seed, &labelled, &others);
+            kendall_tau_b(&guesses, &truth)
         };
-        plan.labels.iter().map(tau).collect()
+        let taus = |&is_augmented: &bool| {
+            plan.labels.iter().map(|&count| tau(count, is_augmented)).collect()
+        };
+        variants.iter().map(taus).collect()
     };
     let mut predictors = Vec::new();
-    for (kind, is_augmented) in plan.variants(table) {
-        let runs = for_seeds(plan.seeds, tick, |seed| Ok(run(seed, kind, is_augmented)))?;
-        let at = |i: usize| Summary::of(&runs.iter().map(|run| run[i]).collect::<Vec<f64>>());
-        let suffix = if is_augmented { " + isomorphs" } else { "" };
-        let taus = (0..plan.labels.len()).map(at).collect();
-        predictors.push((format!("{}{suffix}", kind.name()), taus));
+    for kind in plan.compared() {
+        let runs = for_seeds(plan.seeds, tick, |seed| Ok(run(seed, kind)))?;
+        for (v, &is_augmented) in variants.iter().enumerate() {
+            let at = |i: usize| Summary::of(&runs.iter().map(|r| r[v][i]).collect::<Vec<f64>>());
+            let suffix = if is_augmented { " + isomorphs" } else { "" };
+            let taus = (0..plan.labels.len()).map(at).collect();
+            predictors.push((format!("{}{suffix}", kind.name()), taus));
+        }
     }
     Ok(LabelStudy {
         table: table.name().to_owned(),
