@@ -163,8 +163,8 @@ impl Matrix<'_> {
 
 /// c + a b, where a is `[n, k]`, b `[k, m]` and c `[n, m]` by rows.
 ///
-/// By the matrixmultiply crate, one thread: a third of the time of a training step in these sizes
-/// against loops that the compiler vectorises for the oldest processor.
+/// By the matrixmultiply crate on one thread: against loops that the compiler vectorises for the
+/// oldest processor, whole fits take 0.84 (MLP) and 0.61 (dense-sparse) of the time.
 fn add_product([n, k, m]: [usize; 3], a: Matrix<'_>, b: Matrix<'_>, c: &mut [f64]) {
     if n == 0 || k == 0 || m == 0 {
         return;

@@ -242,3 +242,17 @@ impl<'c> Run<'_, 'c> {
         Ok(order.iter().take(plan.top_k).map(|r| r.genotype.clone()).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strategies_have_the_names_of_the_configuration() {
+        for name in ["evolution", "predictor-guided", "local-search", "random"] {
+            assert!(strategy(name, 192, 1).is_ok(), "{name}");
+        }
+        let error = strategy("annealing", 192, 1).err().map(|e| e.to_string());
+        assert!(error.is_some_and(|e| e.contains("`annealing`") && e.contains("local-search")));
+    }
+}
