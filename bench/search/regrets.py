@@ -1,6 +1,7 @@
 """Regrets of search methods on NAS-Bench-201, by an implementation of its own.
 
     python bench/search/regrets.py nb201_all.parquet 300
+    python bench/search/regrets.py nb201_all.parquet 3000 evolution
 
 Nothing here is shared with palmette-search but the descriptions of the methods: what both find must
 agree within sampling error. An evaluation is a distinct cell. Needs pyarrow. Prints one JSON object:
@@ -161,7 +162,7 @@ def regrets(method, has_plan, qualities, best, runs):
     }
 
 
-def main(path, runs):
+def main(path, runs, names):
     table = parquet.read_table(path, columns=["cellstr", *COLUMNS]).to_pydict()
     cells = [
         tuple(
@@ -178,8 +179,9 @@ def main(path, runs):
         results[column] = {
             name: regrets(method, has_plan, qualities, best, runs)
             for name, (method, has_plan) in METHODS.items()
+            if name in (names or METHODS)
         }
     print(json.dumps(results, indent=1))
 
 
-main(sys.argv[1], int(sys.argv[2]))
+main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

@@ -192,4 +192,48 @@ mod tests {
         assert!((rungs[0][0].1 - 1.0 / 9.0).abs() < 1e-12);
         assert!((rungs[1][0].1 - 1.0 / 3.0).abs() < 1e-12);
     }
+
+    #[test]
+    fn rungs_of_two_objectives_promote_by_fronts_and_crowding() {
+        let mut builder = Space::builder("square");
+        builder.integer("x", 0, 99);
+        builder.integer("y", 0, 99);
+        let space = builder.finish().unwrap();
+        let config = HalvingConfig { candidates: 16, reduction: 4, rungs: 2 };
+        let mut halving = SuccessiveHalving::new(config, 3).unwrap();
+        let scores = |genotype: &Genotype| genotype.genes().iter().map(|&g| f64::from(g)).collect();
+        let mut rungs: [Vec<Vec<f64>>; 2] = [Vec::new(), Vec::new()];
+        for i in 0..20 {
+            let Ask::Try(suggestion) = halving.suggest(&space) else { panic!("trial {i}") };
+            let point: Vec<f64> = scores(&suggestion.genotype);
+            rungs[i / 16].push(point.clone());
+            halving.observe(&space, suggestion.trial, Outcome::scores(point)).unwrap();
+        }
+        let [first, second] = rungs;
+        // Front by front, by definition; a front that does not fit gives its ends first.
+        let mut left = first;
+        let mut promoted: Vec<Vec<f64>> = Vec::new();
+        while promoted.len() < 4 {
+            let is_first = |p: &&Vec<f64>| !left.iter().any(|q| crate::dominates(q, p));
+            let mut front: Vec<Vec<f64>> = left.iter().filter(is_first).cloned().collect();
+            left.retain(|p| !front.contains(p));
+            front.sort_by(|a, b| a[0].total_cmp(&b[0]));
+            let room = 4 - promoted.len();
+            if front.len() > room {
+                assert!(room >= 2, "choose another seed: the front is cut to one");
+                for end in [front.remove(0), front.pop().unwrap()] {
+                    assert!(second.contains(&end), "{end:?} is at an end of the last front");
+                }
+                assert_eq!(second.iter().filter(|p| front.contains(p)).count(), room - 2);
+                break;
+            }
+            assert!(front.iter().all(|p| second.contains(p)), "{front:?} in {second:?}");
+            promoted.extend(front);
+        }
+        assert_eq!(second.len(), 4);
+        // The sum is not what decides: somebody with a worse sum than one left behind goes on.
+        let sum = |p: &Vec<f64>| p[0] + p[1];
+        let worst = second.iter().map(sum).fold(0.0, f64::max);
+        assert!(left.iter().any(|p| sum(p) < worst), "choose another seed");
+    }
 }

@@ -165,3 +165,69 @@ impl Stateful for Nsga2 {
         self.state.fold();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Outcome, Strategy, dominates, hypervolume};
+    use palmette_space::Space;
+
+    /// Two opposed objectives over six genes, and a region that is refused.
+    fn square() -> (Space, impl Fn(&Genotype) -> Outcome) {
+        let mut builder = Space::builder("square");
+        for i in 0..6 {
+            builder.integer(&format!("x{i}"), 0, 9);
+        }
+        let outcome = |genotype: &Genotype| {
+            let x: Vec<f64> = genotype.genes().iter().map(|&gene| f64::from(gene) / 9.0).collect();
+            let rest: f64 = x[1..].iter().sum();
+            match x[0] > 0.8 {
+                true => Outcome::Infeasible,
+                false => Outcome::scores(vec![x[0] + 0.2 * rest, (1.0 - x[0]).powi(2) + rest]),
+            }
+        };
+        (builder.finish().unwrap(), outcome)
+    }
+
+    fn run(trials: usize) -> (Nsga2, Vec<Vec<f64>>) {
+        let (space, outcome) = square();
+        let mut search = Nsga2::new(20, 1).unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..trials {
+            let Ask::Try(suggestion) = Strategy::suggest(&mut search, &space) else { break };
+            let outcome = outcome(&suggestion.genotype);
+            if let Outcome::Scored(scores) = &outcome {
+                seen.push(scores.clone());
+            }
+            search.observe(&space, suggestion.trial, outcome).unwrap();
+        }
+        (search, seen)
+    }
+
+    #[test]
+    fn the_front_is_what_nothing_seen_dominates() {
+        let (search, seen) = run(400);
+        let front: Vec<&[f64]> = search.front().iter().map(|member| member.1).collect();
+        assert!(front.len() > 3);
+        for point in &seen {
+            let is_dominated = seen.iter().any(|other| dominates(other, point));
+            assert_eq!(front.contains(&&point[..]), !is_dominated, "{point:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_never_enters_the_population_and_the_front_comes_near_the_optimum() {
+        let (search, seen) = run(600);
+        let ledger = &search.state.ledger;
+        assert!(search.state.population.iter().all(|&p| ledger.scores(p).is_some()));
+        let volume = |points: &[Vec<f64>]| {
+            let points: Vec<[f64; 2]> = points.iter().map(|p| [p[0], p[1]]).collect();
+            hypervolume(&points, [2.0, 6.0])
+        };
+        // The optimum: all genes but the first at 0, eight values of the first.
+        let best: Vec<Vec<f64>> =
+            (0..8).map(|g| f64::from(g) / 9.0).map(|x| vec![x, (1.0 - x).powi(2)]).collect();
+        let (start, end) = (volume(&seen[..15]) / volume(&best), volume(&seen) / volume(&best));
+        assert!(start < 0.8 && end > 0.97, "{start} {end}");
+    }
+}

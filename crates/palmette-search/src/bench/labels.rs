@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use palmette_random::{Draw, stream};
 use palmette_space::Genotype;
 use serde::Serialize;
@@ -43,20 +45,27 @@ pub struct LabelPlan {
 
 impl LabelPlan {
     /// Number of splits over all predictors, each of which ticks once.
-    pub fn fits(&self, table: &Table) -> usize {
-        self.variants(table).len() * self.seeds
+    pub fn splits(&self) -> usize {
+        self.compared().count() * self.seeds
     }
 
-    /// Predictors, each without and with isomorphs where there are any.
-    fn variants(&self, table: &Table) -> Vec<(PredictorKind, bool)> {
-        let has_isomorphs = !table.space().cells().is_empty();
-        self.predictors
-            .iter()
-            .filter(|kind| **kind != PredictorKind::DenseSparseCost || self.cost.is_some())
-            .flat_map(|&kind| [(kind, false), (kind, true)])
-            .filter(|(_, is_augmented)| has_isomorphs || !is_augmented)
-            .collect()
+    fn compared(&self) -> impl Iterator<Item = PredictorKind> {
+        let has_cost = self.cost.is_some();
+        let all = self.predictors.iter().copied();
+        all.filter(move |&kind| kind != PredictorKind::DenseSparseCost || has_cost)
     }
+}
+
+/// Rows to label and rows to test, in random order; no isomorph of the first is among the second.
+fn split(table: &Table, seed: u64, labelled: usize, tested: usize) -> (Vec<usize>, Vec<usize>) {
+    let mut rng = stream(seed, "bench/labels", 0);
+    let genotypes = table.genotypes();
+    let mut drawn = rng.distinct(genotypes.len(), labelled + 2 * tested);
+    let rest = drawn.split_off(labelled.min(drawn.len()));
+    let isomorphs = drawn.iter().flat_map(|&row| table.space().isomorphs(&genotypes[row]));
+    let known: HashSet<Genotype> = isomorphs.collect();
+    let unknown = rest.into_iter().filter(|&row| !known.contains(&genotypes[row]));
+    (drawn, unknown.take(tested).collect())
 }
 
 /// Trains predictors on random networks and ranks others.
@@ -75,39 +84,40 @@ pub fn label_study(
     let cost = cost.filter(|column| column.role == Role::Cost);
     let most = plan.labels.iter().copied().max().unwrap_or(0);
     let tested = 1_000.min(table.genotypes().len() / 2);
-    let run = |seed: u64, kind: PredictorKind, is_augmented: bool| -> Vec<f64> {
-        let mut rng = stream(seed, "bench/labels", 0);
-        let drawn = rng.distinct(table.genotypes().len(), most + 2 * tested);
-        let (train, rest) = drawn.split_at(most.min(drawn.len()));
-        let isomorphs = |row: usize| table.space().isomorphs(&table.genotypes()[row]);
-        let mut known: Vec<Genotype> = train.iter().flat_map(|&row| isomorphs(row)).collect();
-        known.sort_unstable();
-        let is_unknown = |row: &usize| known.binary_search(&table.genotypes()[*row]).is_err();
-        let test: Vec<usize> = rest.iter().copied().filter(is_unknown).take(tested).collect();
+    // Without isomorphs, and with them where there are any.
+    let variants = if table.space().cells().is_empty() { &[false][..] } else { &[false, true] };
+    let run = |seed: u64, kind: PredictorKind| -> Vec<Vec<f64>> {
+        let (train, test) = split(table, seed, most, tested);
         let truth: Vec<f64> = test.iter().map(|&row| values[row]).collect();
         let others: Vec<Genotype> =
             test.iter().map(|&row| table.genotypes()[row].clone()).collect();
-        let tau = |&count: &usize| {
+        let pre_trained = kind.pre_train(table, cost.map(|column| &column.values[..]), seed);
+        let tau = |count: usize, is_augmented: bool| {
             let labelled: Vec<(Genotype, f64)> = train[..count.min(train.len())]
                 .iter()
                 .flat_map(|&row| {
-                    let mut drawings = isomorphs(row);
+                    let mut drawings = table.space().isomorphs(&table.genotypes()[row]);
                     drawings.truncate(if is_augmented { usize::MAX } else { 1 });
                     drawings.into_iter().map(move |genotype| (genotype, values[row]))
                 })
                 .collect();
-            let cost = cost.map(|column| &column.values[..]);
-            kendall_tau_b(&kind.predict(table, cost, seed, &labelled, &others), &truth)
+            let guesses = kind.predict(table, pre_trained.as_ref(), seed, &labelled, &others);
+            kendall_tau_b(&guesses, &truth)
         };
-        plan.labels.iter().map(tau).collect()
+        let taus = |&is_augmented: &bool| {
+            plan.labels.iter().map(|&count| tau(count, is_augmented)).collect()
+        };
+        variants.iter().map(taus).collect()
     };
     let mut predictors = Vec::new();
-    for (kind, is_augmented) in plan.variants(table) {
-        let runs = for_seeds(plan.seeds, tick, |seed| Ok(run(seed, kind, is_augmented)))?;
-        let at = |i: usize| Summary::of(&runs.iter().map(|run| run[i]).collect::<Vec<f64>>());
-        let suffix = if is_augmented { " + isomorphs" } else { "" };
-        let taus = (0..plan.labels.len()).map(at).collect();
-        predictors.push((format!("{}{suffix}", kind.name()), taus));
+    for kind in plan.compared() {
+        let runs = for_seeds(plan.seeds, tick, |seed| Ok(run(seed, kind)))?;
+        for (v, &is_augmented) in variants.iter().enumerate() {
+            let at = |i: usize| Summary::of(&runs.iter().map(|r| r[v][i]).collect::<Vec<f64>>());
+            let suffix = if is_augmented { " + isomorphs" } else { "" };
+            let taus = (0..plan.labels.len()).map(at).collect();
+            predictors.push((format!("{}{suffix}", kind.name()), taus));
+        }
     }
     Ok(LabelStudy {
         table: table.name().to_owned(),
@@ -118,4 +128,33 @@ pub fn label_study(
         labels: plan.labels.clone(),
         predictors,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::Column;
+    use palmette_space::Space;
+
+    #[test]
+    fn no_isomorph_of_a_label_is_tested() {
+        let mut builder = Space::builder("cell");
+        let cell = builder.edge_dag(4, &["none", "skip", "a", "b"]);
+        builder.edge_cell(&cell, "none", Some("skip"));
+        let space = builder.finish().unwrap();
+        let genotypes = space.enumerate(5_000).unwrap();
+        let values = vec![0.0; genotypes.len()];
+        let column = Column { name: "accuracy".into(), role: Role::Validation, values };
+        let table = Table::new("cell", space, genotypes, vec![column]);
+        let isomorphs = |row: usize| table.space().isomorphs(&table.genotypes()[row]);
+        let (train, test) = split(&table, 1, 400, 1_000);
+        assert_eq!((train.len(), test.len()), (400, 1_000));
+        let labels: HashSet<Genotype> =
+            train.iter().map(|&row| table.genotypes()[row].clone()).collect();
+        assert!(test.iter().all(|&row| isomorphs(row).iter().all(|g| !labels.contains(g))));
+        // Without the rule some would be: the rows after the labels hold isomorphs of them.
+        let drawn = stream(1, "bench/labels", 0).distinct(table.genotypes().len(), 1_400);
+        let is_known = |&row: &usize| isomorphs(row).iter().any(|g| labels.contains(g));
+        assert!(drawn[400..].iter().any(is_known));
+    }
 }

@@ -66,12 +66,36 @@ impl PredictorKind {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// Fits labelled genotypes of the table and predicts others; `cost` pre-trains
-    /// [`DenseSparseCost`](Self::DenseSparseCost).
-    pub(super) fn predict(
+    /// The network that is fitted to the `cost` of other networks before it sees any label, where
+    /// this predictor is one.
+    pub(super) fn pre_train(
         self,
         table: &Table,
         cost: Option<&[f64]>,
+        seed: u64,
+    ) -> Option<DenseSparsePredictor> {
+        let cost = cost.filter(|_| self == Self::DenseSparseCost)?;
+        let rows = stream(seed, "bench/costs", 0).distinct(cost.len(), COSTS);
+        let genotypes: Vec<&Genotype> = rows.iter().map(|&row| &table.genotypes()[row]).collect();
+        let costs: Vec<f64> = rows.iter().map(|&row| cost[row]).collect();
+        let mut network = self.dense_sparse(table, seed);
+        network.fit(&genotypes, &normal_scores(&costs));
+        Some(network)
+    }
+
+    fn dense_sparse(self, table: &Table, seed: u64) -> DenseSparsePredictor {
+        let default = DenseSparseConfig::default();
+        let ranking = if self == Self::DenseSparse { 0.0 } else { default.ranking };
+        let config = DenseSparseConfig { ranking, ..default };
+        DenseSparsePredictor::new(encoding(table), config, seed)
+    }
+
+    /// Fits labelled genotypes of the table, from what was
+    /// [fitted before](Self::pre_train) if anything was, and predicts others.
+    pub(super) fn predict(
+        self,
+        table: &Table,
+        pre_trained: Option<&DenseSparsePredictor>,
         seed: u64,
         labelled: &[(Genotype, f64)],
         others: &[Genotype],
@@ -113,17 +137,8 @@ impl PredictorKind {
                 trees.predict(&features(&others))
             }
             Self::DenseSparse | Self::DenseSparseRanking | Self::DenseSparseCost => {
-                let default = DenseSparseConfig::default();
-                let ranking = if self == Self::DenseSparse { 0.0 } else { default.ranking };
-                let config = DenseSparseConfig { ranking, ..default };
-                let mut network = DenseSparsePredictor::new(encoding(table), config, seed);
-                if let (Self::DenseSparseCost, Some(cost)) = (self, cost) {
-                    let rows = stream(seed, "bench/costs", 0).distinct(cost.len(), COSTS);
-                    let genotypes: Vec<&Genotype> =
-                        rows.iter().map(|&row| &table.genotypes()[row]).collect();
-                    let costs: Vec<f64> = rows.iter().map(|&row| cost[row]).collect();
-                    network.fit(&genotypes, &normal_scores(&costs));
-                }
+                let fresh = || self.dense_sparse(table, seed);
+                let mut network = pre_trained.cloned().unwrap_or_else(fresh);
                 network.fit(&genotypes, &labels);
                 others.iter().map(|other| network.predict(other)).collect()
             }

@@ -23,12 +23,23 @@ pub struct TableDomain<'a> {
     table: &'a Table,
     limit: Option<(&'a Column, f64)>,
     feasible: Vec<usize>,
+    /// Of a pool, the genes of all feasible rows choice by choice, for distances to all at once.
+    genes: Vec<Vec<u32>>,
 }
 
 impl<'a> TableDomain<'a> {
     /// The whole table.
     pub fn new(table: &'a Table) -> Self {
-        Self { table, limit: None, feasible: (0..table.genotypes().len()).collect() }
+        Self::of(table, None, (0..table.genotypes().len()).collect())
+    }
+
+    fn of(table: &'a Table, limit: Option<(&'a Column, f64)>, feasible: Vec<usize>) -> Self {
+        let choices = if table.is_complete() { 0 } else { table.space().choices().len() };
+        let of = |choice: usize| {
+            feasible.iter().map(|&row| table.genotypes()[row].genes()[choice]).collect()
+        };
+        let genes = (0..choices).map(of).collect();
+        Self { table, limit, feasible, genes }
     }
 
     /// The rows whose cost is at most `most`; `None` if there is none, or no such cost.
@@ -36,7 +47,15 @@ impl<'a> TableDomain<'a> {
         let column = table.column(cost).filter(|column| column.role == Role::Cost)?;
         let rows = 0..table.genotypes().len();
         let feasible: Vec<usize> = rows.filter(|&row| column.values[row] <= most).collect();
-        (!feasible.is_empty()).then_some(Self { table, limit: Some((column, most)), feasible })
+        (!feasible.is_empty()).then(|| Self::of(table, Some((column, most)), feasible))
+    }
+
+    /// The same rows of a table whose qualities were dealt anew.
+    pub(crate) fn of_permuted<'b>(&self, table: &'b Table) -> TableDomain<'b>
+    where
+        'a: 'b,
+    {
+        TableDomain { table, ..self.clone() }
     }
 
     /// The table.
@@ -74,16 +93,27 @@ impl Domain for TableDomain<'_> {
         if self.table.is_complete() {
             return None;
         }
-        let distance = |row: usize| {
-            let other = self.table.genotypes()[row].genes();
-            candidate.genes().iter().zip(other).filter(|(a, b)| a != b).count()
-        };
-        self.feasible
-            .iter()
-            .map(|&row| (distance(row), row))
-            .filter(|&(_, row)| is_new(key_of(self.table.genotypes()[row].genes())))
-            .min()
-            .map(|(_, row)| self.table.genotypes()[row].clone())
+        let is_open = |row: usize| is_new(key_of(self.table.genotypes()[row].genes()));
+        if self.is_feasible(candidate) && is_new(key_of(candidate.genes())) {
+            return Some(candidate.clone());
+        }
+        let mut distances = vec![0u32; self.feasible.len()];
+        for (genes, &gene) in self.genes.iter().zip(candidate.genes()) {
+            for (distance, &other) in distances.iter_mut().zip(genes) {
+                *distance += u32::from(other != gene);
+            }
+        }
+        // The first open row of the least distance that has one.
+        let mut next = distances.iter().copied().min();
+        while let Some(distance) = next {
+            let nearest = distances.iter().zip(&self.feasible).filter(|d| *d.0 == distance);
+            let found = nearest.map(|(_, &row)| row).find(|&row| is_open(row));
+            if let Some(row) = found {
+                return Some(self.table.genotypes()[row].clone());
+            }
+            next = distances.iter().copied().filter(|&other| other > distance).min();
+        }
+        None
     }
 
     fn enumerate(&self, most: usize) -> Option<Vec<Genotype>> {

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use palmette_random::{Draw, stream};
 use palmette_space::{Genotype, Space};
@@ -28,10 +29,16 @@ pub struct Column {
 /// Genotypes of a space with what is known of each.
 #[derive(Clone, Debug)]
 pub struct Table {
+    networks: Arc<Networks>,
+    columns: Vec<Column>,
+}
+
+/// What a table and its permutations have in common.
+#[derive(Debug)]
+struct Networks {
     name: String,
     space: Space,
     genotypes: Vec<Genotype>,
-    columns: Vec<Column>,
     rows: HashMap<Genotype, usize>,
     is_complete: bool,
 }
@@ -58,32 +65,33 @@ impl Table {
             groups.iter().map(|rows| genotypes[rows[0]].clone()).collect();
         let rows = genotypes.iter().cloned().enumerate().map(|(row, g)| (g, row)).collect();
         let is_complete = space.cardinality().exact() == Some(genotypes.len() as u128);
-        Self { name: name.to_owned(), space, genotypes, columns, rows, is_complete }
+        let name = name.to_owned();
+        Self { networks: Arc::new(Networks { name, space, genotypes, rows, is_complete }), columns }
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.networks.name
     }
 
     /// The space of its genotypes.
     pub fn space(&self) -> &Space {
-        &self.space
+        &self.networks.space
     }
 
     /// Its genotypes, each once, in the order of their genes.
     pub fn genotypes(&self) -> &[Genotype] {
-        &self.genotypes
+        &self.networks.genotypes
     }
 
     /// Whether it holds every genotype of the space; if not it is a pool.
     pub fn is_complete(&self) -> bool {
-        self.is_complete
+        self.networks.is_complete
     }
 
     /// The row of a genotype.
     pub fn row(&self, genotype: &Genotype) -> Option<usize> {
-        self.rows.get(genotype).copied()
+        self.networks.rows.get(genotype).copied()
     }
 
     /// Its columns.
@@ -99,7 +107,7 @@ impl Table {
     /// The same table with the values of its qualities dealt to other genotypes: whatever still
     /// finds good ones faster than random search has seen something it should not.
     pub fn permuted(&self, seed: u64) -> Self {
-        let mut order: Vec<usize> = (0..self.genotypes.len()).collect();
+        let mut order: Vec<usize> = (0..self.genotypes().len()).collect();
         stream(seed, "tables/permuted", 0).shuffle(&mut order);
         let mut table = self.clone();
         for column in table.columns.iter_mut().filter(|column| column.role != Role::Cost) {

@@ -49,7 +49,7 @@ enum Study {
     Limits,
     /// Hypervolume of quality and each cost against evaluations
     Pareto,
-    /// Regret on permuted qualities, where nothing may beat random search
+    /// Regret on permuted qualities, where nothing may be better than chance
     Leakage,
     /// Rounds a second, and seconds for 1,000 searches (the only study with a clock)
     Speed,
@@ -242,7 +242,7 @@ fn study(
                 let labels: Vec<usize> = args.labels.iter().map(|&n| n as usize).collect();
                 let cost = costs(args, table)?.into_iter().next();
                 let plan = LabelPlan { predictors, labels, seeds: args.splits as usize, cost };
-                let progress = ticking(plan.fits(table));
+                let progress = ticking(plan.splits());
                 let tick = || progress.add(1);
                 studied.labels = Some(label_study(table, quality, &plan, &tick)?);
                 progress.finish();
@@ -273,7 +273,7 @@ fn study(
                 progress.finish();
             }
             Study::Leakage => {
-                let methods = methods(&Method::COMPARED[1..]);
+                let methods = methods(&Method::COMPARED);
                 let progress = ticking(seeds);
                 let tick = || progress.add(1);
                 studied.leakage =

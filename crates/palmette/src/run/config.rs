@@ -102,7 +102,7 @@ impl SpaceConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SearchConfig {
-    /// `evolution` or `random`.
+    /// `evolution`, `predictor-guided`, `local-search` or `random`.
     pub strategy: String,
     /// Candidates that the supernet ranks.
     pub evaluations: usize,

@@ -10,7 +10,8 @@ use palmette_ctr::train::{
 use palmette_data::Split;
 use palmette_engine::EngineError;
 use palmette_search::{
-    Ask, EvolutionConfig, Outcome as TrialOutcome, RandomSearch, RegularisedEvolution, Strategy,
+    Ask, EvolutionConfig, GuidedConfig, LocalSearch, Outcome as TrialOutcome, PredictorGuided,
+    RandomSearch, RegularisedEvolution, Strategy,
 };
 use palmette_space::Genotype;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,33 @@ use super::workers::{in_order, trainings_at_a_time};
 
 /// Suggestions taken at once from a strategy that never waits for scores.
 const MOST_AT_ONCE: usize = 32;
+
+/// Neighbours, or a predictor's candidates, that are scored side by side.
+const PENDING: usize = 4;
+
+/// The strategy that a configuration names, planned for `evaluations`.
+fn strategy(name: &str, evaluations: usize, seed: u64) -> Result<Box<dyn Strategy>> {
+    Ok(match name {
+        "evolution" => {
+            let settings = if evaluations == EvolutionConfig::published().evaluations() {
+                EvolutionConfig::published()
+            } else {
+                EvolutionConfig::for_budget(evaluations)
+            };
+            Box::new(RegularisedEvolution::new(settings, seed)?)
+        }
+        "predictor-guided" => {
+            let settings = GuidedConfig { batch: PENDING, ..GuidedConfig::default() };
+            Box::new(PredictorGuided::new(settings, seed)?)
+        }
+        "local-search" => Box::new(LocalSearch::new(PENDING, seed)),
+        "random" => Box::new(RandomSearch::new(seed)),
+        other => bail!(
+            "search.strategy is `{other}`; there are evolution, predictor-guided, local-search and \
+             random"
+        ),
+    })
+}
 
 /// A candidate with its score from the supernet.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -162,18 +190,8 @@ impl<'c> Run<'_, 'c> {
     /// answers makes the same suggestions.
     pub(super) fn rank(&self, store: &mut RunStore, plan: &Plan) -> Result<Vec<Ranked>> {
         let config = self.context.config;
-        let mut strategy: Box<dyn Strategy> = match config.search.strategy.as_str() {
-            "evolution" => {
-                let settings = if plan.evaluations == EvolutionConfig::published().evaluations() {
-                    EvolutionConfig::published()
-                } else {
-                    EvolutionConfig::for_budget(plan.evaluations)
-                };
-                Box::new(RegularisedEvolution::new(settings, config.run.seed)?)
-            }
-            "random" => Box::new(RandomSearch::new(config.run.seed)),
-            other => bail!("search.strategy is `{other}`; there are evolution and random"),
-        };
+        let name = &config.search.strategy;
+        let mut strategy = strategy(name, plan.evaluations, config.run.seed)?;
         let progress = self.context.console.progress(plan.evaluations as u64, "ranking");
         let mut rankers = Vec::new();
         let mut all = Vec::new();
@@ -222,5 +240,19 @@ impl<'c> Run<'_, 'c> {
             );
         }
         Ok(order.iter().take(plan.top_k).map(|r| r.genotype.clone()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strategies_have_the_names_of_the_configuration() {
+        for name in ["evolution", "predictor-guided", "local-search", "random"] {
+            assert!(strategy(name, 192, 1).is_ok(), "{name}");
+        }
+        let error = strategy("annealing", 192, 1).err().map(|e| e.to_string());
+        assert!(error.is_some_and(|e| e.contains("`annealing`") && e.contains("local-search")));
     }
 }

@@ -1,6 +1,6 @@
 //! Charts of the studies: lines with bands of 95 %.
 
-use palmette_search::bench::{ParetoStudy, RegretStudy, Summary};
+use palmette_search::bench::{LabelStudy, ParetoStudy, RegretStudy, Summary};
 
 use super::Studied;
 use crate::drawing::svg::{Canvas, escape, number};
@@ -17,6 +17,8 @@ const POINTS: usize = 120;
 /// A named line; each point has the ends of its interval.
 struct Line {
     name: String,
+    /// Its colour, and whether it is dashed.
+    class: String,
     points: Vec<(f64, f64, f64, f64)>,
 }
 
@@ -27,27 +29,37 @@ pub fn of(studied: &Studied) -> Vec<String> {
         let point = |(i, &y): (usize, &f64)| ((i + 1) as f64, y, y, y);
         let line = Line {
             name: studied.quality.clone(),
+            class: class(0),
             points: values.iter().enumerate().map(point).collect(),
         };
         charts.push(chart("Hamming distance", "autocorrelation", &[line], false));
     }
     if let Some(study) = &studied.labels {
-        let lines: Vec<Line> = study
-            .predictors
-            .iter()
-            .map(|(name, taus)| Line { name: name.clone(), points: points(&study.labels, taus) })
-            .collect();
-        charts.push(chart("labels", "Kendall's tau on unseen networks", &lines, false));
+        charts.push(chart("labels", "Kendall's tau on unseen networks", &labels(study), false));
     }
     charts.extend(pareto(&studied.pareto));
     charts
+}
+
+/// A predictor has one colour; with isomorphs its line is dashed.
+fn labels(study: &LabelStudy) -> Vec<Line> {
+    let mut plain = 0;
+    let line = |(name, taus): &(String, Vec<Summary>)| {
+        let is_augmented = name.ends_with(" + isomorphs");
+        plain += usize::from(!is_augmented);
+        let dashed = if is_augmented { " dashed" } else { "" };
+        let class = format!("c{}{dashed}", (plain + COLOURS - 1) % COLOURS);
+        Line { name: name.clone(), class, points: points(&study.labels, taus) }
+    };
+    study.predictors.iter().map(line).collect()
 }
 
 fn regret(study: &RegretStudy) -> String {
     let lines: Vec<Line> = study
         .methods
         .iter()
-        .map(|method| {
+        .enumerate()
+        .map(|(m, method)| {
             let step = method.curve.len().div_ceil(POINTS).max(1);
             let all = method.curve.iter().zip(&method.curve_error).enumerate();
             let shown = all.filter(|(i, _)| i % step == 0 || i + 1 == method.curve.len());
@@ -55,10 +67,11 @@ fn regret(study: &RegretStudy) -> String {
                 let low = (mean - 1.96 * error).max(LEAST_REGRET);
                 ((i + 1) as f64, mean.max(LEAST_REGRET), low, (mean + 1.96 * error).max(low))
             };
-            Line { name: method.method.clone(), points: shown.map(point).collect() }
+            let points = shown.map(point).collect();
+            Line { name: method.method.clone(), class: class(m), points }
         })
         .collect();
-    let title = format!("mean regret, {}", study.searched);
+    let title = format!("mean regret ({LEAST_REGRET} or less at the bottom), {}", study.searched);
     chart("distinct evaluations", &title, &lines, true)
 }
 
@@ -78,7 +91,7 @@ fn pareto(studies: &[ParetoStudy]) -> Option<String> {
                 (n as f64, mean(m, i, |s| s.mean), mean(m, i, |s| s.low), mean(m, i, |s| s.high))
             };
             let points = first.checkpoints.iter().enumerate().map(point).collect();
-            Line { name: name.clone(), points }
+            Line { name: name.clone(), class: class(m), points }
         })
         .collect();
     let title = format!("share of the hypervolume, mean over {} costs", studies.len());
@@ -110,26 +123,25 @@ fn chart(x_title: &str, y_title: &str, lines: &[Line], is_logarithmic: bool) -> 
         Axis { scale: y, title: y_title, label: &label },
     );
     let svg = plot(&describe, &axes.0, &axes.1, |canvas| {
-        for (i, line) in lines.iter().enumerate() {
-            band(canvas, i, &line.points, &x, &y);
-        }
-        for (i, line) in lines.iter().enumerate() {
+        lines.iter().for_each(|line| band(canvas, line, &x, &y));
+        for line in lines {
             let places: Vec<(f64, f64)> =
                 line.points.iter().map(|p| (x.at(p.0), y.at(p.1))).collect();
-            polyline(canvas, &class(i), &places);
+            polyline(canvas, &line.class, &places);
         }
     });
-    format!("{svg}\n{}", legend(&names))
+    format!("{svg}\n{}", legend(lines))
 }
 
-fn band(canvas: &mut Canvas, line: usize, points: &[(f64, f64, f64, f64)], x: &Scale, y: &Scale) {
+fn band(canvas: &mut Canvas, line: &Line, x: &Scale, y: &Scale) {
+    let points = &line.points;
     let low = points.iter().map(|p| (p.0, p.2));
     let high = points.iter().rev().map(|p| (p.0, p.3));
     let corners: Vec<String> =
         low.chain(high).map(|(a, b)| format!("{},{}", number(x.at(a)), number(y.at(b)))).collect();
     canvas.raw(format_args!(
         "<polygon class=\"{}\" points=\"{}\"/>\n",
-        class(line),
+        line.class,
         corners.join(" ")
     ));
 }
@@ -140,14 +152,14 @@ fn class(line: usize) -> String {
     format!("c{}{dashed}", line % COLOURS)
 }
 
-fn legend(names: &[&str]) -> String {
-    let item = |(i, name): (usize, &&str)| {
+fn legend(lines: &[Line]) -> String {
+    let item = |line: &Line| {
         format!(
             "<li><svg viewBox=\"0 0 22 8\" aria-hidden=\"true\"><line class=\"{}\" x1=\"0\" x2=\"22\" \
              y1=\"4\" y2=\"4\"/></svg>{}</li>",
-            class(i),
-            escape(name)
+            line.class,
+            escape(&line.name)
         )
     };
-    format!("<ul class=\"legend\">{}</ul>", names.iter().enumerate().map(item).collect::<String>())
+    format!("<ul class=\"legend\">{}</ul>", lines.iter().map(item).collect::<String>())
 }

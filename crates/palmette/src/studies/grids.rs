@@ -241,17 +241,20 @@ fn leakage(study: &LeakageStudy) -> Grid {
     let rows = study.methods.iter().map(|method| {
         vec![
             method.method.clone(),
-            interval(&method.against_random.difference),
+            interval(&method.regret),
             format!("{:.2}", method.standard_errors),
             if method.is_clean { "no leak" } else { "LEAK" }.to_owned(),
         ]
     });
     Grid {
         title: format!(
-            "Permuted qualities: regret minus random search's after {} evaluations, {} seeds",
-            study.evaluations, study.seeds
+            "Permuted qualities: regret after {} evaluations, {} seeds; by chance {:.4} +- {:.4}",
+            study.evaluations,
+            study.seeds,
+            study.expected_regret,
+            study.deviation / (study.seeds as f64).sqrt()
         ),
-        header: texts(&["method", "difference", "standard errors", "verdict"]),
+        header: texts(&["method", "regret", "standard errors from chance", "verdict"]),
         rows: rows.collect(),
     }
 }
