@@ -16,11 +16,10 @@ let adagrad = MemoryModel::default();
 
 // Tables of 16 columns; half of the memory is left to the network.
 let rows = [1_000_000, 500, 2_000_000];
-let cap = largest_table_cap(&rows, 32 << 20, adagrad.bytes(16)).unwrap();
-let capped: u64 = rows.iter().map(|&r| r.min(cap)).sum();
-assert!(adagrad.bytes(capped * 16) <= 32 << 20);
+let cap = largest_table_cap(&rows, 32 << 20, adagrad.row_bytes(16)).unwrap();
+let capped = rows.map(|rows| (rows.min(cap), 16));
 
-let sheet = CostSheet::new(1_448_000, 400_000, capped * 16, &adagrad);
+let sheet = CostSheet::new(1_448_000, 400_000, capped, &adagrad);
 assert!(limits.violations(&sheet).is_empty());
 assert!(limits.is_met(&sheet));
 # Ok::<(), palmette_cost::LimitError>(())

@@ -208,8 +208,8 @@ mod tests {
     fn limits_are_inclusive_and_kept_apart() {
         let limits = Limits::parse("macs=1.5M, params=2M memory=4GiB").unwrap();
         let memory = MemoryModel::default();
-        assert!(limits.is_met(&CostSheet::new(1_500_000, 2_000_000, 0, &memory)));
-        let over = CostSheet::new(1_500_001, 1, 600_000_000, &memory);
+        assert!(limits.is_met(&CostSheet::new(1_500_000, 2_000_000, [], &memory)));
+        let over = CostSheet::new(1_500_001, 1, [(37_500_000, 16)], &memory);
         assert!(!limits.is_met(&over));
         let words: Vec<String> = limits.violations(&over).iter().map(|v| v.to_string()).collect();
         assert_eq!(

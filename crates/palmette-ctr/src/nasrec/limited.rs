@@ -126,8 +126,8 @@ impl LimitedSpace {
     /// What a path costs as a standalone network.
     pub fn sheet_of(&self, path: &Path) -> CostSheet {
         let (macs, params) = live_size(path, self.shape);
-        let embedding = self.table_rows.iter().sum::<u64>() * EMBEDDING_DIM as u64;
-        CostSheet::new(macs, params, embedding, &self.memory)
+        let tables = self.table_rows.iter().map(|&rows| (rows, EMBEDDING_DIM as u64));
+        CostSheet::new(macs, params, tables, &self.memory)
     }
 
     fn solve_table_cap(&self, rows: &[u64], cheapest_params: u64) -> u64 {
@@ -138,20 +138,20 @@ impl LimitedSpace {
         sizes.sort_unstable();
         let typical = sizes[128].min(self.limits.get(Metric::Params).unwrap_or(u64::MAX));
         let mut cap = rows.iter().copied().max().unwrap_or(1).max(1);
-        let mut fit = |limit: u64, unit: u64| {
-            let smallest = smallest_tables(rows, unit * EMBEDDING_DIM as u64);
+        let mut fit = |limit: u64, unit: u64, row: u64| {
+            let smallest = smallest_tables(rows, row);
             let share = (typical * unit)
                 .min(limit / 2)
                 .max(cheapest_params * unit)
                 .min(limit.saturating_sub(smallest));
-            let found = largest_table_cap(rows, limit - share, unit * EMBEDDING_DIM as u64);
+            let found = largest_table_cap(rows, limit - share, row);
             cap = cap.min(found.unwrap_or(1));
         };
         if let Some(limit) = self.limits.get(Metric::Memory) {
-            fit(limit, self.memory.bytes(1));
+            fit(limit, self.memory.bytes(1), self.memory.row_bytes(EMBEDDING_DIM as u64));
         }
         if let Some(limit) = self.limits.get(Metric::TotalParams) {
-            fit(limit, 1);
+            fit(limit, 1, EMBEDDING_DIM as u64);
         }
         cap
     }

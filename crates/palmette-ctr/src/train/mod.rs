@@ -8,12 +8,14 @@ killed continues from any saved step to the same bits.
 */
 
 mod batches;
+mod numbers;
 mod progress;
 mod ranking;
 mod standalone;
 mod supernet;
 
 pub use batches::{Batches, Order};
+pub use numbers::{Keeping, Numbers, Products, Storage, TableState};
 pub use progress::TrainingProgress;
 pub use ranking::{RankingSettings, RankingWeights, SubnetRanker};
 pub use standalone::{NetworkTraining, TrainSettings, engine_lists, predict_rows};

@@ -7,7 +7,7 @@ use palmette_engine::{
 use serde::{Deserialize, Serialize};
 
 use super::standalone::as_engine;
-use super::{Batches, Order, TrainError, predict_rows};
+use super::{Batches, Numbers, Order, TrainError, predict_rows};
 use crate::nasrec::{Network, Path};
 
 /// Which weights a candidate is scored with.
@@ -73,6 +73,7 @@ pub struct SubnetRanker<'a> {
     batches: Batches<'a>,
     settings: RankingSettings,
     seed: u64,
+    numbers: Numbers,
     executor: Executor<f32>,
     program: Program,
     batch: Batch,
@@ -89,6 +90,7 @@ impl<'a> SubnetRanker<'a> {
         dataset: &'a Dataset,
         table_rows: Vec<u32>,
         settings: RankingSettings,
+        numbers: Numbers,
         seed: u64,
     ) -> Result<Self, TrainError> {
         let seed = seed ^ 0x7261_6e6b; // another order and other weights than the supernet's
@@ -124,7 +126,8 @@ impl<'a> SubnetRanker<'a> {
             batches,
             settings,
             seed,
-            executor: Executor::new(),
+            numbers,
+            executor: numbers.executor(),
             program: Program::new(),
             batch: Batch::default(),
             rows: Vec::new(),
@@ -148,7 +151,8 @@ impl<'a> SubnetRanker<'a> {
             batches: self.batches.clone(),
             settings: self.settings.clone(),
             seed: self.seed,
-            executor: Executor::new(),
+            numbers: self.numbers,
+            executor: self.numbers.executor(),
             program: Program::new(),
             batch: Batch::default(),
             rows: Vec::new(),

@@ -122,7 +122,9 @@ pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
     let table_rows: u64 = preset.table_rows.iter().map(|&rows| rows.min(cap)).sum();
     let memory = MemoryModel::default();
     let embedding_params = table_rows * EMBEDDING_DIM as u64;
-    let sheet = CostSheet::new(macs(&path, shape), params(&path, shape), embedding_params, &memory);
+    let dim = EMBEDDING_DIM as u64;
+    let tables = preset.table_rows.iter().map(|&rows| (rows.min(cap), dim));
+    let sheet = CostSheet::new(macs(&path, shape), params(&path, shape), tables, &memory);
     let violations = limits.violations(&sheet);
     if violations.iter().any(|violation| violation.metric == Metric::Memory) {
         note_table_cap(console, preset, &sheet, &limits, &memory);
@@ -227,7 +229,7 @@ fn note_table_cap(
     memory: &MemoryModel,
 ) {
     let left = limits.get(Metric::Memory).and_then(|l| l.checked_sub(memory.bytes(sheet.params)));
-    let row = memory.bytes(EMBEDDING_DIM as u64);
+    let row = memory.row_bytes(EMBEDDING_DIM as u64);
     match left.and_then(|left| largest_table_cap(preset.table_rows, left, row)) {
         Some(cap) => console.note(&format!("memory would fit with --table-cap {cap}")),
         None => console.note("memory would not fit with tables of one row either"),

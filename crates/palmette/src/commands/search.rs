@@ -9,6 +9,8 @@ use palmette::run::{
 };
 use palmette_data::{Dataset, Split};
 
+use super::numbers::{NumberArgs, note_fallback};
+
 /// Search an architecture, train it, compare it, export it
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -17,6 +19,7 @@ Examples:
   palmette search criteo --preset paper
   palmette search log --limit macs=1.5M --limit memory=2GiB --budget 1h
   palmette search --config search.toml --set search.evaluations=512
+  palmette search criteo --precision bf16 --table-storage bf16 --table-state row-wise
   palmette search --resume runs/log-1
 
 A budget becomes integer counts once, before the first step; the run then does not look at the
@@ -43,6 +46,8 @@ pub struct Args {
     /// A hard limit, e.g. macs=1.5M, params=10M, memory=2GiB
     #[arg(long, value_name = "NAME=VALUE")]
     limit: Vec<String>,
+    #[command(flatten)]
+    numbers: NumberArgs,
     /// Kept column with the probability of a model you already have: the report says ship or keep
     /// [default: the schema's `baseline`]
     #[arg(long, value_name = "COLUMN")]
@@ -60,7 +65,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs: PathBuf,
     /// Continue the run in this folder, or of this name
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["dataset", "config", "set", "budget", "limit", "seed", "name", "preset", "baseline_column", "interval_groups"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["dataset", "config", "set", "budget", "limit", "seed", "name", "preset", "baseline_column", "interval_groups", "precision", "table_storage", "table_state", "table_files"])]
     resume: Option<PathBuf>,
 }
 
@@ -74,7 +79,9 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
             if !file.is_file() {
                 bail!("{} is no run folder (no config.toml)", dir.display());
             }
-            (Config::load(Some(&file), &[])?, dir.clone())
+            let config = Config::load(Some(&file), &[])?;
+            note_fallback(&config, console);
+            (config, dir.clone())
         }
         None => new_run(args, console)?,
     };
@@ -98,7 +105,8 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
 }
 
 fn new_run(args: &Args, console: &Console) -> Result<(Config, PathBuf)> {
-    let mut config = Config::load(args.config.as_deref(), &args.set)?;
+    let set = args.numbers.over(&args.set);
+    let mut config = Config::load(args.config.as_deref(), &set)?;
     if let Some(dataset) = &args.dataset {
         config.data.dataset.clone_from(dataset);
     }
@@ -119,7 +127,7 @@ fn new_run(args: &Args, console: &Console) -> Result<(Config, PathBuf)> {
         small.then_some(Preset::Small)
     });
     if let Some(preset) = preset {
-        config = Config::layered(preset.config(rows), args.config.as_deref(), &args.set)?;
+        config = Config::layered(preset.config(rows), args.config.as_deref(), &set)?;
         let budget = config.run.budget_seconds.is_some() || args.budget.is_some();
         if preset.is_published() && budget {
             bail!(
@@ -137,6 +145,7 @@ fn new_run(args: &Args, console: &Console) -> Result<(Config, PathBuf)> {
     if args.interval_groups.is_some() {
         config.data.interval_groups.clone_from(&args.interval_groups);
     }
+    args.numbers.apply(&mut config, console)?;
     config.cost.limits.extend(args.limit.iter().cloned());
     if let Some(seed) = args.seed {
         config.run.seed = seed;

@@ -12,6 +12,8 @@ use palmette::run::{
 use palmette_ctr::baselines::Baseline;
 use palmette_data::{Dataset, Split};
 
+use super::numbers::NumberArgs;
+
 /// Train one architecture or hand-made model, also from an earlier one on newer days
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true))]
@@ -19,6 +21,7 @@ use palmette_data::{Dataset, Split};
 Examples:
   palmette train log --arch runs/log-1/best/arch.json -o model
   palmette train log --baseline dcn-v2 -o dcn
+  palmette train log --baseline dlrm --precision bf16 --table-storage f16 -o dlrm
   palmette train log --arch arch.json --all --set train.network.learning_rate=0.04 -o model
   palmette prepare --schema log.toml day2.csv -o day2 --encoders-from log --split train
   palmette train day2 --from model --all -o model-day2
@@ -52,7 +55,7 @@ pub struct Args {
     /// Train on the validation rows too
     #[arg(long)]
     all: bool,
-    /// Configuration file; its [train] and [run] are used
+    /// Configuration file; its [train], [numbers] and [run] are used
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
     /// Override one key, e.g. --set train.network.batch_size=1024
@@ -61,6 +64,8 @@ pub struct Args {
     /// Start from these settings; a file and --set go over them
     #[arg(long, value_enum)]
     preset: Option<Preset>,
+    #[command(flatten)]
+    numbers: NumberArgs,
     /// Seed of weights and order
     #[arg(long)]
     seed: Option<u64>,
@@ -96,7 +101,9 @@ fn defaults(args: &Args, dataset: &Dataset, console: &Console) -> Result<Config>
 pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let dataset = Dataset::open(&args.dataset)?;
     let defaults = defaults(args, &dataset, console)?;
-    let mut config = Config::layered(defaults, args.config.as_deref(), &args.set)?;
+    let set = args.numbers.over(&args.set);
+    let mut config = Config::layered(defaults, args.config.as_deref(), &set)?;
+    args.numbers.apply(&mut config, console)?;
     if let Some(seed) = args.seed {
         config.run.seed = seed;
     }
@@ -126,6 +133,7 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let request = TrainRequest {
         contender,
         settings,
+        numbers: config.numbers,
         seed: config.run.seed,
         all: args.all,
         table_rows,

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use palmette_cost::{CostSheet, MemoryModel};
+use palmette_cost::CostSheet;
 use palmette_ctr::nasrec::ArchitectureFile;
 use palmette_ctr::train::TrainSettings;
 use palmette_data::Split;
@@ -83,7 +83,7 @@ impl Run<'_, '_> {
         let files = store.files().clone();
         in_order(
             &open,
-            trainings_at_a_time(batch_rows, table_bytes(&tables)),
+            trainings_at_a_time(batch_rows, table_bytes(&tables, config.numbers)),
             |&(chosen, n)| {
                 let begin = Instant::now();
                 let fitted = self.final_fit(&files, plan, chosen, n, &progress)?;
@@ -198,8 +198,9 @@ impl Run<'_, '_> {
             return Ok(true);
         }
         let inputs = self.context.inputs(&self.context.final_tables(self.space.table_cap()));
-        let table_params = trial.contender.compile(&inputs, false)?.table_params();
-        let sheet = CostSheet::new(trial.macs, trial.params, table_params, &MemoryModel::default());
+        let compiled = trial.contender.compile(&inputs, false)?;
+        let memory = self.context.config.numbers.memory();
+        let sheet = CostSheet::new(trial.macs, trial.params, compiled.table_sizes(), &memory);
         Ok(limits.is_met(&sheet))
     }
 }

@@ -52,7 +52,15 @@ impl<'c> Run<'_, 'c> {
         )?;
         let specs = nasrec_tables(&self.context.field_names(), &tables);
         let space = self.space.nasrec().clone();
-        Ok(SupernetTraining::new(space, self.shape, specs, batches, settings, config.run.seed)?)
+        Ok(SupernetTraining::new(
+            space,
+            self.shape,
+            specs,
+            batches,
+            settings,
+            &config.keeping(),
+            config.run.seed,
+        )?)
     }
 
     /// Trains the supernet unless that is done, and gives its weights to a ranker.
@@ -92,8 +100,9 @@ impl<'c> Run<'_, 'c> {
             ..self.context.config.search.ranking.clone()
         };
         let tables = self.context.capped_tables(self.space.table_cap());
-        let seed = self.context.config.run.seed;
-        Ok(SubnetRanker::new(network, model, self.context.dataset, tables, ranking, seed)?)
+        let RunContext { config, dataset, .. } = *self.context;
+        let (numbers, seed) = (config.keeping().numbers, config.run.seed);
+        Ok(SubnetRanker::new(network, model, dataset, tables, ranking, numbers, seed)?)
     }
 
     /// Scores of candidates, from the journal or else measured now, several at a time where the

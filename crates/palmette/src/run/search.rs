@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use palmette_cost::format_bytes;
+use palmette_ctr::train::Numbers;
 use palmette_data::Split;
 use serde::Deserialize;
 
@@ -92,11 +93,16 @@ impl Run<'_, '_> {
         // A file system that does not tell is no reason to stop.
         let Ok(free) = fs4::available_space(dir) else { return Ok(()) };
         let train = &self.context.config.train;
-        let network = table_bytes(&self.context.final_tables(self.space.table_cap()));
+        let network = table_bytes(
+            &self.context.final_tables(self.space.table_cap()),
+            self.context.config.numbers,
+        );
         let batch_rows = train.final_batch_size.unwrap_or(train.network.batch_size);
         let at_a_time = trainings_at_a_time(batch_rows, network) as u64;
-        // The exported tables, without their optimiser's state, stand in two files.
-        let needed = supernet + (2 * at_a_time * network + network).max(supernet);
+        // The exported tables, in f32 and without their optimiser's state, stand in two files.
+        let in_files =
+            table_bytes(&self.context.final_tables(self.space.table_cap()), Numbers::default());
+        let needed = supernet + (2 * at_a_time * network + in_files).max(supernet);
         if free < needed {
             bail!(
                 "{}: {} are free; checkpoints of the supernet ({}) and of final fits, and the \
@@ -105,7 +111,7 @@ impl Run<'_, '_> {
                 dir.display(),
                 format_bytes(free),
                 format_bytes(supernet),
-                format_bytes(network / 2),
+                format_bytes(in_files / 2),
                 format_bytes(needed)
             );
         }
