@@ -6,7 +6,8 @@ from what a person writes (`macs=1.5M params=2M memory=4GiB`). A candidate over
 a limit is *infeasible*, which is not the same as bad: it is never trained and
 carries no score. A [`MemoryModel`] counts tables and optimiser state, and
 [`largest_table_cap`] finds how many rows a table may keep before any network
-is looked at.
+is looked at. [`HardLimits`] adds what only a machine decides, peak memory and
+the time of predictions; [`LinearLatency`] foretells the latter from counts.
 
 ```
 use palmette_cost::{CostSheet, Limits, MemoryModel, largest_table_cap};
@@ -26,11 +27,15 @@ assert!(limits.is_met(&sheet));
 ```
 */
 
+mod hard;
+mod latency;
 mod limits;
 mod quantity;
 mod sheet;
 mod tables;
 
+pub use hard::{HardLimits, LatencyLimit};
+pub use latency::LinearLatency;
 pub use limits::{LimitError, Limits, Metric, Violation};
 pub use quantity::{format_bytes, format_count};
 pub use sheet::{CostSheet, MemoryModel};
