@@ -18,7 +18,7 @@ pub use batches::{Batches, Order};
 pub use numbers::{Keeping, Numbers, Products, Storage, TableState};
 pub use progress::TrainingProgress;
 pub use ranking::{RankingSettings, RankingWeights, SubnetRanker};
-pub use standalone::{NetworkTraining, TrainSettings, engine_lists, predict_rows};
+pub use standalone::{NetworkTraining, PREDICT_ROWS, TrainSettings, engine_lists, predict_rows};
 pub use supernet::{SupernetSettings, SupernetTraining};
 
 use palmette_data::DataError;

@@ -174,7 +174,7 @@ pub(super) fn as_engine<'a>(
 }
 
 /// Rows predicted at a time; 1,024 keep the activations of wide networks in a few megabytes.
-const PREDICT_ROWS: usize = 1024;
+pub const PREDICT_ROWS: usize = 1024;
 
 /// Logits of consecutive rows of a part.
 pub fn predict_rows(

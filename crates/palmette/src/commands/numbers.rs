@@ -26,6 +26,11 @@ pub struct NumberArgs {
 }
 
 impl NumberArgs {
+    /// Folder for tables in files.
+    pub fn table_files(&self) -> Option<PathBuf> {
+        self.table_files.clone()
+    }
+
     /// `--set` as it was given, with what these options stand for behind it.
     pub fn over(&self, set: &[String]) -> Vec<String> {
         let keys = [

@@ -18,6 +18,7 @@ Examples:
   palmette search log --budget 20m
   palmette search criteo --preset paper
   palmette search log --limit macs=1.5M --limit memory=2GiB --budget 1h
+  palmette search log --limit latency_us=300@1 --limit peak_memory=4GiB
   palmette search --config search.toml --set search.evaluations=512
   palmette search criteo --precision bf16 --table-storage bf16 --table-state row-wise
   palmette search --resume runs/log-1
@@ -43,7 +44,8 @@ pub struct Args {
     /// less than a million training rows)
     #[arg(long, value_enum)]
     preset: Option<Preset>,
-    /// A hard limit, e.g. macs=1.5M, params=10M, memory=2GiB
+    /// A hard limit: macs=1.5M, params=10M, total_params=1G, memory=2GiB, peak_memory=4GiB (of the
+    /// whole process), latency_us=300@1 (microseconds at rows of a batch, measured here)
     #[arg(long, value_name = "NAME=VALUE")]
     limit: Vec<String>,
     #[command(flatten)]
@@ -58,6 +60,9 @@ pub struct Args {
     /// Seed of everything
     #[arg(long)]
     seed: Option<u64>,
+    /// Say what memory the run would take, phase by phase, and start nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Name of the run folder under runs/ (default: the dataset's name and the seed)
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -91,6 +96,11 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     }
     let context =
         RunContext { config: &config, dataset: &dataset, console, stop: Stop::on_interrupt() };
+    if args.dry_run {
+        let memory = run::foretell_memory(&context)?;
+        console.result(&memory, || memory.describe())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     match run::search(&context, &dir, config.run.budget_seconds) {
         Ok(outcome) => {
             print_summary(console, &outcome.summary, &outcome.dir)?;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use palmette::console::Console;
+use palmette::measured::peak_memory;
 use palmette::run::{
     Config, Contender, Earlier, ModelFolder, Preset, RunContext, SMALL_LOG_ROWS, Stop, Stopped,
     TrainRequest, architecture_of, check_encoders, file_sha256, train_one,
@@ -144,6 +145,12 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
         RunContext { config: &config, dataset: &dataset, console, stop: Stop::on_interrupt() };
     match train_one(&context, &request, architecture.as_ref(), earlier.as_ref(), &args.output) {
         Ok(trained) => {
+            if let Some(peak) = peak_memory() {
+                console.note(&format!(
+                    "peak memory of the process: {}",
+                    palmette_cost::format_bytes(peak)
+                ));
+            }
             console.result(&trained, || {
                 let mut text = format!(
                     "{}: {} steps, {} multiply-accumulates a sample",

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use palmette_cost::Limits;
+use palmette_cost::HardLimits;
 use palmette_ctr::nasrec::{NasRecConfig, NasRecSpace, Operators};
 use palmette_ctr::train::{Keeping, Numbers, RankingSettings, SupernetSettings, TrainSettings};
 use serde::{Deserialize, Serialize};
@@ -139,14 +139,14 @@ impl Default for SearchConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CostConfig {
-    /// E.g. `["macs=1.5M", "memory=2GiB"]`.
+    /// E.g. `["macs=1.5M", "memory=2GiB", "peak_memory=4GiB", "latency_us=300@1"]`.
     pub limits: Vec<String>,
 }
 
 impl CostConfig {
     /// The parsed limits.
-    pub fn limits(&self) -> Result<Limits> {
-        Limits::parse(&self.limits.join(" ")).context("[cost] limits")
+    pub fn limits(&self) -> Result<HardLimits> {
+        HardLimits::parse(&self.limits.join(" ")).context("[cost] limits")
     }
 }
 

@@ -164,7 +164,7 @@ impl Run<'_, '_> {
     }
 
     /// Final fits of one model with the test logits of each; nothing where one of them diverged.
-    fn result_of(&self, store: &RunStore, chosen: &Chosen) -> Result<Option<Tested>> {
+    fn result_of(&self, store: &mut RunStore, chosen: &Chosen) -> Result<Option<Tested>> {
         let mut result = ModelResult {
             name: chosen.name.clone(),
             macs: Some(chosen.trial.macs),
@@ -174,7 +174,8 @@ impl Run<'_, '_> {
             log_losses: Vec::new(),
             aucs: Vec::new(),
             normalised_entropies: Vec::new(),
-            over_limit: !self.keeps_limits(&chosen.trial)?,
+            over_limit: !(self.keeps_limits(&chosen.trial)?
+                && self.keeps_latency(store, &chosen.name, &chosen.trial.contender)?),
             difference: None,
         };
         let mut logits = Vec::new();
@@ -193,7 +194,7 @@ impl Run<'_, '_> {
 
     /// Whether a model meets the run's hard limits.
     fn keeps_limits(&self, trial: &Trial) -> Result<bool> {
-        let limits = self.context.config.cost.limits()?;
+        let limits = self.context.config.cost.limits()?.counted;
         if limits.is_empty() {
             return Ok(true);
         }

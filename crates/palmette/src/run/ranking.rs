@@ -67,9 +67,8 @@ impl<'c> Run<'_, 'c> {
     pub(super) fn ranker(&self, store: &mut RunStore, plan: &Plan) -> Result<SubnetRanker<'c>> {
         let begin = Instant::now();
         let mut supernet = self.supernet(Some(plan))?;
-        match store.files().load_checkpoint("supernet", &mut supernet.model)? {
-            Some(progress) => supernet.progress = progress,
-            None => supernet = self.supernet(Some(plan))?,
+        if let Some(progress) = store.files().load_checkpoint("supernet", &mut supernet.model)? {
+            supernet.progress = progress;
         }
         let steps = supernet.steps();
         let progress = self.context.console.progress(steps, "supernet");
@@ -211,7 +210,7 @@ impl<'c> Run<'_, 'c> {
         // Random networks are scored too: their ranks against training from scratch are honest,
         // those of the search's best would be cut off at one end.
         if config.search.random_search {
-            let random = self.random_genotypes(plan.top_k).into_iter().enumerate();
+            let random = self.random_side(store, plan)?.into_iter().enumerate();
             let candidates: Vec<_> = random.map(|(i, g)| (format!("random/{i}"), g)).collect();
             self.score(store, plan, &mut rankers, &candidates)?;
         }
@@ -219,8 +218,8 @@ impl<'c> Run<'_, 'c> {
         Ok(all)
     }
 
-    /// Candidates with the best scores, no two of one function.
-    pub(super) fn best_candidates(&self, plan: &Plan, ranked: &[Ranked]) -> Result<Vec<Genotype>> {
+    /// Candidates that could be scored, the best first, no two of one function.
+    pub(super) fn best_candidates(&self, ranked: &[Ranked]) -> Result<Vec<Genotype>> {
         let mut order: Vec<&Ranked> = ranked.iter().filter(|r| r.score.is_some()).collect();
         order.sort_by(|a, b| a.score.partial_cmp(&b.score).unwrap_or(std::cmp::Ordering::Equal));
         // Scores closer than 1e-6 are the same function twice (NASRec's rule).
@@ -230,6 +229,6 @@ impl<'c> Run<'_, 'c> {
                 "no candidate could be scored: every one diverged; lower search.supernet.learning_rate"
             );
         }
-        Ok(order.iter().take(plan.top_k).map(|r| r.genotype.clone()).collect())
+        Ok(order.iter().map(|r| r.genotype.clone()).collect())
     }
 }

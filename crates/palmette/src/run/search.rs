@@ -16,6 +16,7 @@ use super::setup::Run;
 use super::store::RunStore;
 use super::trials::record;
 use super::workers::{table_bytes, trainings_at_a_time};
+use crate::measured::{RunMemory, peak_memory};
 
 /// A finished run.
 pub struct Outcome {
@@ -25,14 +26,22 @@ pub struct Outcome {
     pub dir: std::path::PathBuf,
 }
 
+/// What a run of this configuration would hold in memory; nothing is written.
+pub fn foretell_memory(context: &RunContext<'_>) -> Result<RunMemory> {
+    let validation = context.dataset.rows(Split::Validation);
+    Run::new(context)?.memory(&Plan::configured(context.config, validation))
+}
+
 /// Searches, retrains, compares, exports and reports; continues where the journal ends.
 pub fn search(
     context: &RunContext<'_>,
     dir: &FilePath,
     budget_seconds: Option<f64>,
 ) -> Result<Outcome> {
-    let run = Run::new(context)?;
+    let mut run = Run::new(context)?;
     run.check_test_part()?;
+    let configured = Plan::configured(context.config, context.dataset.rows(Split::Validation));
+    run.check_memory(&run.memory(&configured)?)?;
     // Limits that nobody can meet are said before the folder holds a run.
     let mut store = run.open(dir)?;
     if store.find("study", "").is_some() {
@@ -42,7 +51,8 @@ pub fn search(
             dir.display()
         );
     }
-    let plan = match run.plan(&mut store, budget_seconds) {
+    let plan = run.calibrate_latency(&mut store);
+    let plan = match plan.and_then(|()| run.plan(&mut store, budget_seconds)) {
         Ok(plan) => plan,
         Err(error) => {
             store.discard_if_empty();
@@ -56,6 +66,9 @@ pub fn search(
     super::export::write_summary(&store, &summary)?;
     super::report::write_report(context, &store, &run.space, &summary)?;
     store.files().drop_checkpoint("supernet");
+    if let Some(peak) = peak_memory() {
+        context.console.note(&format!("peak memory of the process: {}", format_bytes(peak)));
+    }
     Ok(Outcome { summary, dir: dir.into() })
 }
 
@@ -83,6 +96,7 @@ impl Run<'_, '_> {
         };
         let prediction = plan.predict(config, rates, &macs, [train, validation]);
         self.announce(&plan, &prediction, supernet_bytes);
+        self.context.console.note(&self.memory(&plan)?.describe());
         record(store, "plan", "", &plan, begin)?;
         Ok(plan)
     }

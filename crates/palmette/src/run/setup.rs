@@ -28,7 +28,7 @@ impl<'a, 'c> Run<'a, 'c> {
         // tables of lists come last, and a searched network reads no list
         let all_rows = dataset.table_rows(None).into_iter().take(shape.fields);
         let all_rows: Vec<u64> = all_rows.map(u64::from).collect();
-        let (limits, memory) = (config.cost.limits()?, config.numbers.memory());
+        let (limits, memory) = (config.cost.limits()?.counted, config.numbers.memory());
         let space = LimitedSpace::new(config.space.space()?, shape, &all_rows, limits, memory)
             .map_err(|e| anyhow!("{e}"))?;
         Ok(Self { context, space, shape })

@@ -1,7 +1,7 @@
 """What number types and row-wise state do to the log loss, against f32 with full state.
 
-    python bench/numbers.py target/release/palmette DATASET --baseline dlrm --seeds 5
-    python bench/numbers.py target/release/palmette DATASET --arch arch.json --set train.network.epochs=2
+    python bench/number_types.py target/release/palmette DATASET --baseline dlrm --seeds 5
+    python bench/number_types.py target/release/palmette DATASET --arch arch.json --set train.network.epochs=2
 
 Trains the model once a seed in every variant with `palmette train` and prints, for each variant, the
 mean validation log loss and the mean difference to f32 with its 95 % interval (Student's t over the
