@@ -26,13 +26,22 @@ pub struct MemoryPart {
 }
 
 /// What a dataset adds to a process that trains on it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DatasetMemory {
     /// Shards that are mapped and read from end to end; the system takes their pages back when it
     /// needs them.
     pub pages: u64,
     /// Vocabularies, while `encoders.json` is written.
     pub encoders: u64,
+    /// Rows that are predicted at a time.
+    pub predicted_rows: usize,
+}
+
+impl Default for DatasetMemory {
+    /// Of a log that is not at hand: only that it has many rows.
+    fn default() -> Self {
+        Self { pages: 0, encoders: 0, predicted_rows: PREDICT_ROWS }
+    }
 }
 
 impl DatasetMemory {
@@ -44,7 +53,13 @@ impl DatasetMemory {
         // Labels, dense values and ids, four bytes each; lists are left out.
         let columns = 1 + dataset.dense_fields() + dataset.categorical_fields();
         let rows: usize = parts.iter().map(|&part| dataset.rows(part)).sum();
-        Self { pages: rows as u64 * columns as u64 * F32, encoders: entries * VOCABULARY_ENTRY }
+        let predicted = parts.iter().filter(|&&part| part != Split::Train);
+        let predicted = predicted.map(|&part| dataset.rows(part)).max().unwrap_or(0);
+        Self {
+            pages: rows as u64 * columns as u64 * F32,
+            encoders: entries * VOCABULARY_ENTRY,
+            predicted_rows: predicted.min(PREDICT_ROWS),
+        }
     }
 }
 
@@ -65,10 +80,10 @@ pub fn model_bytes(
 
 /// Bytes that the arenas of trainings and predictions hold: of a step with `batch_rows` rows, and
 /// afterwards, while rows are predicted.
-pub(super) fn arenas(program: &Program, batch_rows: u64) -> [u64; 2] {
+fn arenas(program: &Program, batch_rows: u64, predicted_rows: usize) -> [u64; 2] {
     let batch_rows = usize::try_from(batch_rows).unwrap_or(usize::MAX);
     let step = program.footprint(batch_rows);
-    let predicted = program.footprint(PREDICT_ROWS);
+    let predicted = program.footprint(predicted_rows);
     // Larger arenas replace the old ones, gradients' too, which predictions do not write.
     let replaced = predicted.values > step.values + step.values / 4;
     let after = if replaced {
@@ -105,7 +120,7 @@ impl TrainingMemory {
         dataset: DatasetMemory,
     ) -> Self {
         let (model, files) = model_bytes(&compiled.layout, compiled.table_sizes(), keeping);
-        let [training, evaluation] = arenas(&compiled.program, batch_rows);
+        let [training, evaluation] = arenas(&compiled.program, batch_rows, dataset.predicted_rows);
         // Exported weights are f32. The graph's message is built and then encoded; what goes to a
         // second file is streamed.
         let weights = (compiled.params() + compiled.table_params()) * F32;

@@ -18,7 +18,7 @@ use crate::measured::{
 
 /// Paths whose largest arenas stand for those of a whole training.
 const PATHS: u64 = 200;
-/// Random networks that stand for those that a search will choose.
+/// Most random networks that stand for those that a search will choose.
 const NETWORKS: usize = 32;
 
 impl Run<'_, '_> {
@@ -36,7 +36,7 @@ impl Run<'_, '_> {
         };
         let (model, mut files) = model_bytes(network.layout(), sizes(&tables), &keeping);
 
-        let (mut program, mut step, mut forward) = (Program::new(), 0, 0);
+        let (mut program, mut step) = (Program::new(), 0);
         let strategy = search.supernet.paths;
         for index in 0..PATHS {
             // From the last warm-up step on no path is full; the first step's always is.
@@ -45,31 +45,23 @@ impl Run<'_, '_> {
             let path = supernet_path(space, paths, index, 0, config.run.seed);
             network.build(&path, &mut program);
             step = step.max(program.footprint(search.supernet.batch_size).of_step());
-            if !first {
-                let tuned = program.footprint(search.ranking.batch_size);
-                let tuned = match search.ranking.weights {
-                    RankingWeights::Shared => tuned.values + tuned.scratch,
-                    RankingWeights::Fresh => tuned.of_step(),
-                };
-                let scored = program.footprint(PREDICT_ROWS);
-                forward = forward.max(tuned).max(scored.values + scored.scratch);
-            }
         }
+        let forward = self.scoring(plan, &network);
         let copies = trainings_at_a_time(search.ranking.batch_size, model) as u64;
         let columns = (1 + self.shape.dense + self.shape.fields) * size_of::<f32>();
         let decoded = (plan.validation_rows * columns) as u64
             + plan.finetune_steps * (search.ranking.batch_size * columns) as u64;
 
-        let rows = |parts: &[Split]| DatasetMemory::of(dataset, parts);
-        let networks = self.contenders()?;
+        let all = DatasetMemory::of(dataset, &[Split::Train, Split::Validation, Split::Test]);
+        let networks = self.contenders(plan)?;
         let final_rows = train.final_batch_size.unwrap_or(train.network.batch_size);
         let final_tables = self.context.final_tables(self.space.table_cap());
         let phase = |tables: &[u32], batch_rows: usize| -> Result<(u64, TrainingMemory)> {
             let inputs = self.context.inputs(tables);
             let compile = |contender: &Contender| contender.compile(&inputs, false);
             let memory = |compiled: &CompiledModel| {
-                let none = DatasetMemory::default();
-                TrainingMemory::new(compiled, batch_rows as u64, &keeping, none)
+                let own = DatasetMemory { pages: 0, ..all };
+                TrainingMemory::new(compiled, batch_rows as u64, &keeping, own)
             };
             let mut found = Vec::new();
             for contender in &networks {
@@ -77,14 +69,13 @@ impl Run<'_, '_> {
             }
             let held = |m: &TrainingMemory| m.model + m.training.max(m.evaluation);
             let largest = found.iter().map(held).max().unwrap_or(0);
-            // The first contender stands for the network that is exported.
+            // The first contender stands for the network that is exported as well.
             let at_a_time = trainings_at_a_time(batch_rows, table_bytes(tables, keeping.numbers));
             Ok((at_a_time as u64 * largest, found[0]))
         };
         let (scratch, _) = phase(&tables, train.network.batch_size)?;
         let (fits, exported) = phase(&final_tables, final_rows)?;
         files = files.max(exported.pages);
-        let all = rows(&[Split::Train, Split::Validation, Split::Test]);
         let part = |what, bytes| MemoryPart { what, bytes };
         Ok(RunMemory {
             program: exported.program,
@@ -100,19 +91,42 @@ impl Run<'_, '_> {
             networks: vec![part("networks trained side by side", scratch)],
             final_fits: vec![
                 part("networks trained side by side", fits),
-                part("the exported graph and encoders", exported.export + all.encoders),
+                part("the exported graph and encoders", exported.export),
             ],
             pages: all.pages + files,
         })
     }
 
-    /// Networks that stand for those that are trained from scratch: the largest of some random
-    /// ones, and every hand-made model.
-    fn contenders(&self) -> Result<Vec<Contender>> {
-        let random = self.random_genotypes(NETWORKS);
-        let largest = random.iter().max_by_key(|genotype| self.space.sheet(genotype).params);
+    /// Bytes of the arenas of the largest of the candidates that are scored, by random ones.
+    fn scoring(&self, plan: &Plan, network: &Network) -> u64 {
+        let ranking = &self.context.config.search.ranking;
+        let mut program = Program::new();
+        let mut most = 0;
+        for genotype in self.random_genotypes(plan.evaluations.min(PATHS as usize)) {
+            let path = self.space.nasrec().path(&genotype);
+            let tuned = match ranking.weights {
+                RankingWeights::Shared => {
+                    network.build(&path, &mut program);
+                    let tuned = program.footprint(ranking.batch_size);
+                    tuned.values + tuned.scratch
+                }
+                RankingWeights::Fresh => {
+                    Network::standalone(&path, self.shape, false).build(&path, &mut program);
+                    program.footprint(ranking.batch_size).of_step()
+                }
+            };
+            let scored = program.footprint(plan.validation_rows.min(PREDICT_ROWS));
+            most = most.max(tuned).max(scored.values + scored.scratch);
+        }
+        most
+    }
+
+    /// Networks that stand for those that are trained from scratch, as many random ones, and every
+    /// hand-made model.
+    fn contenders(&self, plan: &Plan) -> Result<Vec<Contender>> {
+        let random = self.random_genotypes((2 * plan.top_k).min(NETWORKS));
         let mut found: Vec<Contender> =
-            largest.into_iter().map(|genotype| self.network(genotype)).collect();
+            random.iter().map(|genotype| self.network(genotype)).collect();
         if found.is_empty() {
             bail!("the space has no network that meets the limits");
         }
