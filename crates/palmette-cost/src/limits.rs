@@ -58,7 +58,8 @@ pub enum LimitError {
     NoValue(String),
     /// A name that is no metric.
     #[error(
-        "unknown limit `{name}`; did you mean `{nearest}`? Known: macs, params, total_params, memory"
+        "unknown limit `{name}`; did you mean `{nearest}`? Known: macs, params, total_params, memory, \
+         peak_memory, latency_us"
     )]
     Unknown {
         /// The unknown name.
@@ -124,7 +125,7 @@ impl Limits {
                 name: metric.name(),
                 got: value.to_owned(),
                 needed: if bytes {
-                    "an amount of memory such as 512MiB or 2GB"
+                    crate::hard::BYTES_NEEDED
                 } else {
                     "a number such as 1.5M or 200k"
                 },
@@ -195,8 +196,8 @@ impl fmt::Display for Limits {
 
 /// The known name nearest to `name` by edit distance.
 fn nearest(name: &str) -> &'static str {
-    let names = Metric::ALL.map(Metric::name);
-    names.into_iter().min_by_key(|known| strsim::levenshtein(name, known)).unwrap_or("macs")
+    let names = Metric::ALL.map(Metric::name).into_iter().chain(["peak_memory", "latency_us"]);
+    names.min_by_key(|known| strsim::levenshtein(name, known)).unwrap_or("macs")
 }
 
 #[cfg(test)]
@@ -208,8 +209,8 @@ mod tests {
     fn limits_are_inclusive_and_kept_apart() {
         let limits = Limits::parse("macs=1.5M, params=2M memory=4GiB").unwrap();
         let memory = MemoryModel::default();
-        assert!(limits.is_met(&CostSheet::new(1_500_000, 2_000_000, 0, &memory)));
-        let over = CostSheet::new(1_500_001, 1, 600_000_000, &memory);
+        assert!(limits.is_met(&CostSheet::new(1_500_000, 2_000_000, [], &memory)));
+        let over = CostSheet::new(1_500_001, 1, [(37_500_000, 16)], &memory);
         assert!(!limits.is_met(&over));
         let words: Vec<String> = limits.violations(&over).iter().map(|v| v.to_string()).collect();
         assert_eq!(
@@ -227,11 +228,11 @@ mod tests {
         for (text, want) in [
             (
                 "mac=1",
-                "unknown limit `mac`; did you mean `macs`? Known: macs, params, total_params, memory",
+                "unknown limit `mac`; did you mean `macs`? Known: macs, params, total_params, memory, peak_memory, latency_us",
             ),
             (
                 "memroy=1G",
-                "unknown limit `memroy`; did you mean `memory`? Known: macs, params, total_params, memory",
+                "unknown limit `memroy`; did you mean `memory`? Known: macs, params, total_params, memory, peak_memory, latency_us",
             ),
             ("macs", "limit `macs` has no value; write it like macs=1.5M"),
             ("macs=fast", "limit `macs` is `fast`; needed: a number such as 1.5M or 200k"),

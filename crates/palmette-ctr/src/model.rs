@@ -124,6 +124,11 @@ impl CompiledModel {
         self.tables.iter().map(|table| (table.rows * table.dim) as u64).sum()
     }
 
+    /// Rows and columns of each table.
+    pub fn table_sizes(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.tables.iter().map(|table| (table.rows as u64, table.dim as u64))
+    }
+
     /// Fresh weights, with room for `state_slots` numbers of the optimiser beside each.
     ///
     /// # Errors

@@ -60,6 +60,7 @@ mod clock;
 mod error;
 mod executor;
 mod fit;
+mod footprint;
 mod kernels;
 mod lanes;
 mod matmul;
@@ -79,6 +80,7 @@ pub use error::EngineError;
 pub use executor::{
     Batch, CHUNK_ROWS, Executor, JaggedIds, Model, Step, TILE_ROWS, Trainable, instruction_set,
 };
+pub use footprint::Footprint;
 pub use matmul::{Precision, ProductRate, counted_macs, product_rates};
 pub use optimizer::{Optimizer, Schedule};
 pub use params::{Init, ParamId, ParamLayout, ParamSpec, ParamStore};

@@ -183,6 +183,11 @@ impl Program {
         self.buffers[buffer.0 as usize].extent
     }
 
+    /// What each buffer holds, in the order of their making.
+    pub fn extents(&self) -> impl ExactSizeIterator<Item = Extent> + '_ {
+        self.buffers.iter().map(|buffer| buffer.extent)
+    }
+
     /// Width of a rows buffer, or fields of a fields buffer; a list is one field.
     pub fn width(&self, buffer: BufferId) -> usize {
         match self.extent(buffer) {

@@ -8,8 +8,8 @@ use palmette_space::{Domain, Genotype, Space, sample_subset};
 use thiserror::Error;
 
 use super::{
-    DenseOp, EMBEDDING_DIM, NasRecSpace, Path, Set, Shape, SparseOp, canonical, canonical_key,
-    cost::live_size, liveness, space::GENES,
+    DenseOp, EMBEDDING_DIM, LatencyBound, NasRecSpace, Path, Set, Shape, SparseOp, canonical,
+    canonical_key, cost::live_size, latency_counts, liveness, space::GENES,
 };
 
 /// Limits that no network of the space can meet.
@@ -50,6 +50,7 @@ pub struct LimitedSpace {
     memory: MemoryModel,
     table_rows: Vec<u64>,
     table_cap: Option<u64>,
+    latency: Vec<LatencyBound>,
     cheapest: Genotype,
 }
 
@@ -72,6 +73,7 @@ impl LimitedSpace {
             memory,
             table_rows: table_rows.iter().map(|&rows| rows.min(1)).collect(),
             table_cap: None,
+            latency: Vec::new(),
         };
         limited.cheapest = limited.find_cheapest();
         let sheet = limited.sheet(&limited.cheapest);
@@ -91,6 +93,32 @@ impl LimitedSpace {
         // The cheapest under another table size may differ where total and network trade off.
         limited.cheapest = limited.find_cheapest();
         Ok(limited)
+    }
+
+    /// The space with limits on the time of predictions as well; the model of each is that of one
+    /// machine.
+    ///
+    /// # Errors
+    /// No network of the space is expected to meet them: the microseconds of the cheapest one.
+    pub fn with_latency(mut self, latency: Vec<LatencyBound>) -> Result<Self, Vec<f64>> {
+        self.latency = latency;
+        self.cheapest = self.find_cheapest();
+        if self.excess(&self.cheapest) > 0.0 {
+            let counts = latency_counts(&self.space.path(&self.cheapest), self.shape);
+            return Err(self.latency.iter().map(|bound| bound.model.cautious(&counts)).collect());
+        }
+        Ok(self)
+    }
+
+    /// Sum over violated limits of value / limit - 1.
+    fn excess(&self, genotype: &Genotype) -> f64 {
+        let path = self.space.path(genotype);
+        let counted = self.limits.excess(&self.sheet_of(&path));
+        if self.latency.is_empty() {
+            return counted;
+        }
+        let counts = latency_counts(&path, self.shape);
+        counted + self.latency.iter().map(|bound| bound.excess(&counts)).sum::<f64>()
     }
 
     /// The space without its limits.
@@ -126,8 +154,8 @@ impl LimitedSpace {
     /// What a path costs as a standalone network.
     pub fn sheet_of(&self, path: &Path) -> CostSheet {
         let (macs, params) = live_size(path, self.shape);
-        let embedding = self.table_rows.iter().sum::<u64>() * EMBEDDING_DIM as u64;
-        CostSheet::new(macs, params, embedding, &self.memory)
+        let tables = self.table_rows.iter().map(|&rows| (rows, EMBEDDING_DIM as u64));
+        CostSheet::new(macs, params, tables, &self.memory)
     }
 
     fn solve_table_cap(&self, rows: &[u64], cheapest_params: u64) -> u64 {
@@ -138,20 +166,20 @@ impl LimitedSpace {
         sizes.sort_unstable();
         let typical = sizes[128].min(self.limits.get(Metric::Params).unwrap_or(u64::MAX));
         let mut cap = rows.iter().copied().max().unwrap_or(1).max(1);
-        let mut fit = |limit: u64, unit: u64| {
-            let smallest = smallest_tables(rows, unit * EMBEDDING_DIM as u64);
+        let mut fit = |limit: u64, unit: u64, row: u64| {
+            let smallest = smallest_tables(rows, row);
             let share = (typical * unit)
                 .min(limit / 2)
                 .max(cheapest_params * unit)
                 .min(limit.saturating_sub(smallest));
-            let found = largest_table_cap(rows, limit - share, unit * EMBEDDING_DIM as u64);
+            let found = largest_table_cap(rows, limit - share, row);
             cap = cap.min(found.unwrap_or(1));
         };
         if let Some(limit) = self.limits.get(Metric::Memory) {
-            fit(limit, self.memory.bytes(1));
+            fit(limit, self.memory.bytes(1), self.memory.row_bytes(EMBEDDING_DIM as u64));
         }
         if let Some(limit) = self.limits.get(Metric::TotalParams) {
-            fit(limit, 1);
+            fit(limit, 1, EMBEDDING_DIM as u64);
         }
         cap
     }
@@ -181,7 +209,7 @@ impl LimitedSpace {
             loop {
                 let genotype = Genotype::new(genes.clone());
                 let sheet = self.sheet(&genotype);
-                let rank = (self.limits.excess(&sheet), sheet.macs, sheet.params);
+                let rank = (self.excess(&genotype), sheet.macs, sheet.params);
                 if best.as_ref().is_none_or(|(least, _)| rank < *least) {
                     best = Some((rank, genotype));
                 }
@@ -240,7 +268,8 @@ impl Domain for LimitedSpace {
     }
 
     fn is_feasible(&self, genotype: &Genotype) -> bool {
-        self.limits.is_empty() || self.limits.is_met(&self.sheet(genotype))
+        (self.limits.is_empty() || self.limits.is_met(&self.sheet(genotype)))
+            && (self.latency.is_empty() || self.excess(genotype) == 0.0)
     }
 
     /// Shrinks widths, fields, sources and operators one at a time, in random order, keeping every
@@ -248,7 +277,7 @@ impl Domain for LimitedSpace {
     /// helps any more the answer is the cheapest network.
     fn repair(&self, genotype: &Genotype, rng: &mut ChaCha8Rng) -> Option<Genotype> {
         let mut genotype = genotype.clone();
-        let mut excess = self.limits.excess(&self.sheet(&genotype));
+        let mut excess = self.excess(&genotype);
         let mut order: Vec<usize> = (0..genotype.genes().len()).collect();
         while excess > 0.0 {
             rng.shuffle(&mut order);
@@ -256,7 +285,7 @@ impl Domain for LimitedSpace {
             for &position in &order {
                 let Some(gene) = self.shrink(genotype.genes(), position, rng) else { continue };
                 let old = std::mem::replace(&mut genotype.genes_mut()[position], gene);
-                let now = self.limits.excess(&self.sheet(&genotype));
+                let now = self.excess(&genotype);
                 if now < excess {
                     excess = now;
                     improved = true;
@@ -368,6 +397,34 @@ mod tests {
         assert!(limited(Operators::Full, "macs=7136 params=929").is_ok());
         assert!(limited(Operators::Full, "params=928").is_err());
         assert!(limited(Operators::Full, "memory=10KiB").is_err());
+    }
+
+    /// With a machine on which a dense layer costs more than anything, its networks have few.
+    #[test]
+    fn latency_limits_are_kept_and_refused() {
+        let space = limited(Operators::Full, "macs=2M").unwrap();
+        let sample = |space: &LimitedSpace, i: u64| {
+            let mut rng = stream(7, "test/latency", i);
+            let genotype = space.sample(&mut rng);
+            space.repair(&genotype, &mut rng).unwrap()
+        };
+        let counts = |genotype: &Genotype| latency_counts(&space.nasrec().path(genotype), CRITEO);
+        let networks: Vec<Vec<f64>> = (0..200).map(|i| counts(&sample(&space, i))).collect();
+        let time = |x: &[f64]| 10.0 + 20.0 * x[1] + 1e-4 * x[4] + 1e-3 * x[9];
+        let times: Vec<f64> = networks.iter().map(|x| time(x)).collect();
+        let model = palmette_cost::LinearLatency::fit(&networks, &times).unwrap();
+        let bound = |microseconds| vec![LatencyBound { model: model.clone(), microseconds }];
+        let space = space.clone();
+        let fast = space.clone().with_latency(bound(90.0)).unwrap();
+        let slow = (0..200).filter(|&i| !fast.is_feasible(&sample(&space, i))).count();
+        assert!((20..180).contains(&slow), "{slow} of 200 are over the limit");
+        for i in 0..200 {
+            let genotype = sample(&fast, i);
+            assert!(fast.is_feasible(&genotype) && fast.sheet(&genotype).macs <= 2_000_000);
+            assert!(time(&counts(&genotype)) <= 91.0, "{}", time(&counts(&genotype)));
+        }
+        let refused = space.with_latency(bound(5.0)).unwrap_err();
+        assert!(refused[0] > 5.0 && refused[0] < 60.0, "{refused:?}");
     }
 
     /// Every network of small random spaces: what one of them meets, [`LimitedSpace`] must find possible.

@@ -5,6 +5,7 @@ mod compile;
 mod cost;
 mod golden;
 mod json;
+mod latency;
 mod limited;
 mod liveness;
 mod network;
@@ -25,6 +26,7 @@ pub use golden::{
     check_golden,
 };
 pub use json::{ArchitectureFile, JsonError};
+pub use latency::{LatencyBound, latency_counts};
 pub use limited::{ImpossibleLimits, LimitedSpace};
 pub use liveness::{BlockLiveness, liveness};
 pub use network::{Arrangement, Form, LogicalTensor, MERGE_WIDTH, Network};

@@ -8,15 +8,17 @@ killed continues from any saved step to the same bits.
 */
 
 mod batches;
+mod numbers;
 mod progress;
 mod ranking;
 mod standalone;
 mod supernet;
 
 pub use batches::{Batches, Order};
+pub use numbers::{Keeping, Numbers, Products, Storage, TableState};
 pub use progress::TrainingProgress;
 pub use ranking::{RankingSettings, RankingWeights, SubnetRanker};
-pub use standalone::{NetworkTraining, TrainSettings, engine_lists, predict_rows};
+pub use standalone::{NetworkTraining, PREDICT_ROWS, TrainSettings, engine_lists, predict_rows};
 pub use supernet::{SupernetSettings, SupernetTraining};
 
 use palmette_data::DataError;

@@ -1,13 +1,15 @@
 //! The score of a sub-network with weights from the supernet.
 
+use std::sync::Arc;
+
 use palmette_data::{Batch, Dataset, Split};
 use palmette_engine::{
     Executor, Model, Optimizer, ParamId, ParamStore, Program, Schedule, Step, Trainable,
 };
 use serde::{Deserialize, Serialize};
 
-use super::standalone::as_engine;
-use super::{Batches, Order, TrainError, predict_rows};
+use super::standalone::{PREDICT_ROWS, as_engine};
+use super::{Batches, Numbers, Order, TrainError};
 use crate::nasrec::{Network, Path};
 
 /// Which weights a candidate is scored with.
@@ -73,12 +75,46 @@ pub struct SubnetRanker<'a> {
     batches: Batches<'a>,
     settings: RankingSettings,
     seed: u64,
+    numbers: Numbers,
     executor: Executor<f32>,
     program: Program,
     batch: Batch,
     rows: Vec<u32>,
     labels: Vec<f32>,
     weights: Vec<f64>,
+    decoded: Arc<Decoded>,
+}
+
+/// Rows that every candidate reads, decoded once for all rankers.
+#[derive(Default)]
+struct Decoded {
+    /// Batches of the first steps.
+    tuning: Vec<Batch>,
+    /// The first batches of validation rows.
+    validation: Vec<Batch>,
+}
+
+/// Bytes of decoded rows at most, of either kind; what is left out is decoded for every candidate.
+const DECODED_BYTES: usize = 512 << 20;
+
+/// Fills batches until they are `count` or hold `most` bytes.
+fn decode(
+    count: u64,
+    most: usize,
+    mut fill: impl FnMut(u64, &mut Batch) -> Result<(), TrainError>,
+) -> Result<Vec<Batch>, TrainError> {
+    let (mut batches, mut bytes) = (Vec::new(), 0);
+    for index in 0..count {
+        let mut batch = Batch::default();
+        fill(index, &mut batch)?;
+        let words = batch.dense.len() + batch.ids.len() + batch.labels.len() + batch.weights.len();
+        bytes += words * size_of::<f32>();
+        if bytes > most {
+            break;
+        }
+        batches.push(batch);
+    }
+    Ok(batches)
 }
 
 impl<'a> SubnetRanker<'a> {
@@ -89,6 +125,7 @@ impl<'a> SubnetRanker<'a> {
         dataset: &'a Dataset,
         table_rows: Vec<u32>,
         settings: RankingSettings,
+        numbers: Numbers,
         seed: u64,
     ) -> Result<Self, TrainError> {
         let seed = seed ^ 0x7261_6e6b; // another order and other weights than the supernet's
@@ -124,13 +161,16 @@ impl<'a> SubnetRanker<'a> {
             batches,
             settings,
             seed,
-            executor: Executor::new(),
+            numbers,
+            executor: numbers.executor(),
             program: Program::new(),
             batch: Batch::default(),
             rows: Vec::new(),
             labels,
             weights: Vec::new(),
+            decoded: Arc::default(),
         };
+        ranker.keep_decoded(DECODED_BYTES)?;
         ranker.weights = ranker.validation_weights()?;
         Ok(ranker)
     }
@@ -148,12 +188,14 @@ impl<'a> SubnetRanker<'a> {
             batches: self.batches.clone(),
             settings: self.settings.clone(),
             seed: self.seed,
-            executor: Executor::new(),
+            numbers: self.numbers,
+            executor: self.numbers.executor(),
             program: Program::new(),
             batch: Batch::default(),
             rows: Vec::new(),
             labels: self.labels.clone(),
             weights: self.weights.clone(),
+            decoded: Arc::clone(&self.decoded),
         })
     }
 
@@ -176,7 +218,31 @@ impl<'a> SubnetRanker<'a> {
             self.batches.table_rows().to_vec(),
         )?;
         self.settings = settings;
+        self.keep_decoded(DECODED_BYTES)
+    }
+
+    /// Decodes the rows that every candidate reads, at most `bytes` of the batches of steps and as
+    /// many of validation rows; scores do not depend on it.
+    ///
+    /// # Errors
+    /// What reading rows reports.
+    pub fn keep_decoded(&mut self, bytes: usize) -> Result<(), TrainError> {
+        let mut rows = Vec::new();
+        let tuning = decode(self.settings.finetune_steps, bytes, |index, batch| {
+            self.batches.fill(index, &mut rows, batch)
+        })?;
+        let chunks = self.labels.len().div_ceil(PREDICT_ROWS) as u64;
+        let validation = decode(chunks, bytes, |index, batch| self.fill_validation(index, batch))?;
+        self.decoded = Arc::new(Decoded { tuning, validation });
         Ok(())
+    }
+
+    /// Validation rows `index * PREDICT_ROWS ..`.
+    fn fill_validation(&self, index: u64, batch: &mut Batch) -> Result<(), TrainError> {
+        let start = index as usize * PREDICT_ROWS;
+        let rows = start..self.labels.len().min(start + PREDICT_ROWS);
+        let tables = self.batches.table_rows();
+        Ok(self.dataset.fill_range(Split::Validation, rows, tables, batch)?)
     }
 
     /// Bytes that a copy of this ranker takes.
@@ -186,12 +252,6 @@ impl<'a> SubnetRanker<'a> {
 
     fn validation_weights(&mut self) -> Result<Vec<f64>, TrainError> {
         let n = self.labels.len();
-        self.dataset.fill_range(
-            Split::Validation,
-            0..n.min(1),
-            self.batches.table_rows(),
-            &mut self.batch,
-        )?;
         let mut weights = Vec::with_capacity(n);
         for start in (0..n).step_by(8192) {
             let rows = start..n.min(start + 8192);
@@ -245,7 +305,13 @@ impl<'a> SubnetRanker<'a> {
     ) -> Result<f64, TrainError> {
         let schedule = Schedule::new(self.settings.learning_rate, finetune_steps.max(1));
         for index in 0..finetune_steps {
-            self.batches.fill(index, &mut self.rows, &mut self.batch)?;
+            let batch = match self.decoded.tuning.get(index as usize) {
+                Some(batch) => batch,
+                None => {
+                    self.batches.fill(index, &mut self.rows, &mut self.batch)?;
+                    &self.batch
+                }
+            };
             let step = Step {
                 index,
                 learning_rate: schedule.at(index),
@@ -253,22 +319,31 @@ impl<'a> SubnetRanker<'a> {
                 clip_norm: Some(5.0),
                 trainable,
             };
-            let batch = as_engine(&self.batch, &[]);
+            let batch = as_engine(batch, &[]);
             self.executor.train_step(&mut self.model, &mut self.program, &batch, &step)?;
         }
-        let logits = predict_rows(
-            &mut self.executor,
-            &self.model,
-            &mut self.program,
-            self.dataset,
-            Split::Validation,
-            0..self.labels.len(),
-            self.batches.table_rows(),
-        )?;
         let (mut sum, mut total) = (0.0, 0.0);
-        for ((&logit, &label), &weight) in logits.iter().zip(&self.labels).zip(&self.weights) {
-            sum += weight * (crate::metrics::softplus(logit) - f64::from(label) * logit);
-            total += weight;
+        for index in 0..self.labels.len().div_ceil(PREDICT_ROWS) {
+            let known = Arc::clone(&self.decoded);
+            let batch = match known.validation.get(index) {
+                Some(batch) => batch,
+                None => {
+                    let mut batch = std::mem::take(&mut self.batch);
+                    self.fill_validation(index as u64, &mut batch)?;
+                    self.batch = batch;
+                    &self.batch
+                }
+            };
+            let input = as_engine(batch, &[]);
+            let logits = self.executor.forward(&self.model, &mut self.program, &input)?;
+            let from = index * PREDICT_ROWS;
+            for ((&logit, &label), &weight) in
+                logits.iter().zip(&self.labels[from..]).zip(&self.weights[from..])
+            {
+                let logit = f64::from(logit);
+                sum += weight * (crate::metrics::softplus(logit) - f64::from(label) * logit);
+                total += weight;
+            }
         }
         Ok(sum / total)
     }

@@ -2,12 +2,12 @@
 
 use palmette_data::{Batch, Dataset, Split};
 use palmette_engine::{
-    self as engine, Executor, JaggedIds, Model, Optimizer, ParamLayout, ParamStore, Program,
-    Schedule, Step, TableSpec, Tables, Trainable,
+    self as engine, Executor, JaggedIds, Model, Optimizer, ParamLayout, ParamStore, Precision,
+    Program, Schedule, Step, TableSpec, Trainable,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Batches, Order, TrainError, TrainingProgress};
+use super::{Batches, Keeping, Order, TrainError, TrainingProgress};
 
 /// How a network is trained.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,6 +77,7 @@ impl<'a> NetworkTraining<'a> {
         program: Program,
         batches: Batches<'a>,
         settings: TrainSettings,
+        keeping: &Keeping,
         seed: u64,
     ) -> Result<Self, TrainError> {
         let slots = settings.optimizer().state_slots();
@@ -85,14 +86,14 @@ impl<'a> NetworkTraining<'a> {
         Ok(Self {
             model: Model {
                 params: ParamStore::new(layout, seed, slots)?,
-                tables: Tables::new(tables, slots, seed)?,
+                tables: keeping.tables(tables, slots, seed)?,
             },
             progress: TrainingProgress::default(),
             schedule: Schedule::new(settings.learning_rate, steps as u64),
             settings,
             batches,
             program,
-            executor: Executor::new(),
+            executor: keeping.numbers.executor(),
             batch: Batch::default(),
             rows: Vec::new(),
         })
@@ -130,11 +131,14 @@ impl<'a> NetworkTraining<'a> {
         Ok(())
     }
 
-    /// Logits of a part.
+    /// Logits of a part, with products in f32 whatever training uses: as every reader of the
+    /// exported weights computes them.
     pub fn predict(&mut self, dataset: &Dataset, split: Split) -> Result<Vec<f64>, TrainError> {
         let tables = self.batches.table_rows().to_vec();
         let n = dataset.rows(split);
-        predict_rows(
+        let precision = self.executor.precision();
+        self.executor.set_precision(Precision::F32);
+        let logits = predict_rows(
             &mut self.executor,
             &self.model,
             &mut self.program,
@@ -142,7 +146,9 @@ impl<'a> NetworkTraining<'a> {
             split,
             0..n,
             &tables,
-        )
+        );
+        self.executor.set_precision(precision);
+        logits
     }
 }
 
@@ -168,7 +174,7 @@ pub(super) fn as_engine<'a>(
 }
 
 /// Rows predicted at a time; 1,024 keep the activations of wide networks in a few megabytes.
-const PREDICT_ROWS: usize = 1024;
+pub const PREDICT_ROWS: usize = 1024;
 
 /// Logits of consecutive rows of a part.
 pub fn predict_rows(

@@ -2,12 +2,12 @@
 
 use palmette_data::Batch;
 use palmette_engine::{
-    Executor, Model, Optimizer, ParamStore, Program, Schedule, Step, TableSpec, Tables, Trainable,
+    Executor, Model, Optimizer, ParamStore, Program, Schedule, Step, TableSpec, Trainable,
 };
 use serde::{Deserialize, Serialize};
 
 use super::standalone::as_engine;
-use super::{Batches, Order, TrainError, TrainingProgress};
+use super::{Batches, Keeping, Order, TrainError, TrainingProgress};
 use crate::nasrec::{NasRecSpace, Network, PathStrategy, Shape, supernet_path};
 
 /// How a supernet is trained.
@@ -81,6 +81,7 @@ impl<'a> SupernetTraining<'a> {
         tables: Vec<TableSpec>,
         batches: Batches<'a>,
         settings: SupernetSettings,
+        keeping: &Keeping,
         seed: u64,
     ) -> Result<Self, TrainError> {
         let network = Network::supernet(space.config(), shape, settings.layer_norm);
@@ -88,7 +89,7 @@ impl<'a> SupernetTraining<'a> {
         Ok(Self {
             model: Model {
                 params: ParamStore::new(network.layout().clone(), seed, slots)?,
-                tables: Tables::new(tables, slots, seed)?,
+                tables: keeping.tables(tables, slots, seed)?,
             },
             progress: TrainingProgress::default(),
             schedule: Schedule::new(settings.learning_rate, settings.steps),
@@ -97,7 +98,7 @@ impl<'a> SupernetTraining<'a> {
             network,
             batches,
             seed,
-            executor: Executor::new(),
+            executor: keeping.numbers.executor(),
             program: Program::new(),
             batch: Batch::default(),
             rows: Vec::new(),

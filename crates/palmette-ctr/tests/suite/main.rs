@@ -6,3 +6,4 @@ mod golden;
 mod paths;
 mod planning;
 mod published;
+mod ranking;

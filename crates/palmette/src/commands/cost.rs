@@ -1,13 +1,15 @@
 //! `palmette cost`: what an architecture costs, without data.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, bail};
 use clap::ValueEnum;
 use palmette_cost::{
-    CostSheet, Limits, MemoryModel, Metric, format_bytes, format_count, largest_table_cap,
+    CostSheet, HardLimits, LatencyLimit, Metric, format_bytes, format_count, largest_table_cap,
 };
+use palmette_ctr::baselines::Baseline;
 use palmette_ctr::nasrec::{
     ArchitectureFile, DatasetPreset, EMBEDDING_DIM, liveness, macs, macs_with_dead_code, params,
     params_with_dead_code, supernet_macs,
@@ -15,8 +17,13 @@ use palmette_ctr::nasrec::{
 use serde::Serialize;
 
 use palmette::console::Console;
-use palmette::measured::{Latency, PeakMemory, latency};
-use palmette_ctr::{CompiledModel, ModelInputs};
+use palmette::measured::{DatasetMemory, Latency, LatencyProbe, TrainingMemory};
+use palmette::run::{Config, Contender, dataset_inputs};
+use palmette_ctr::ModelInputs;
+use palmette_ctr::train::Keeping;
+use palmette_data::{Dataset, Split};
+
+use super::numbers::NumberArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,24 +32,33 @@ Examples:
   palmette cost best/arch.json --dataset kdd12 --limit macs=1.5M --limit memory=2GiB
   palmette cost best/arch.json --dataset criteo --table-cap 500000 --limit peak_memory=1GiB
   palmette cost best/arch.json --dataset criteo --table-cap 500000 --limit latency_us=300@1
+  palmette cost --baseline dlrm --dataset log --batch 1024 --table-storage bf16
 
 Counts are those of the standalone network, per sample: dead code skipped, layer norm off, biases
-in `params`, not in `macs`. Memory is all parameters, tables included, with Adagrad's state, in f32;
+in `params`, not in `macs`. Memory is all parameters, tables included, with Adagrad's state;
 peak memory is what `palmette train` is predicted to hold at most, export included, without pages
-of the dataset, which the system takes back as it needs. A latency limit
+of the dataset and of tables in files, which the system takes back as it needs. What a whole search
+would hold, `palmette search --dry-run` tells. A latency limit
 `N@BATCH` is measured here and now: the median of predictions of BATCH rows through the engine that
 `palmette predict` uses, with all threads (`--threads`).
 Exit code: 0, 1 if a limit is not met, 2 if the file cannot be read.";
 
 #[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Architecture in NASRec's published JSON format
-    #[arg(value_name = "ARCH.json")]
-    architecture: PathBuf,
-    /// Shape and table sizes to count for; no data is needed
-    #[arg(long, value_enum)]
-    dataset: Preset,
+    #[arg(value_name = "ARCH.json", group = "what")]
+    architecture: Option<PathBuf>,
+    /// A hand-made model, as for `palmette train`
+    #[arg(long, value_name = "NAME", group = "what")]
+    baseline: Option<String>,
+    /// Shape and table sizes to count for: criteo, avazu, kdd12, or a folder made by
+    /// `palmette prepare`
+    #[arg(long, value_name = "LOG|DATASET")]
+    dataset: String,
+    #[command(flatten)]
+    numbers: NumberArgs,
     /// Rows that each table keeps at most (the search caps them at 500000)
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
     table_cap: Option<u64>,
@@ -80,22 +96,28 @@ impl Preset {
 #[derive(Serialize)]
 struct Report {
     architecture: String,
-    dataset: &'static str,
+    dataset: String,
     /// Multiply-accumulates per sample without dead code.
     macs: u64,
-    macs_with_dead_code: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    macs_with_dead_code: Option<u64>,
     /// The same path as a part of the supernet.
-    supernet_macs: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    supernet_macs: Option<u64>,
     /// Network parameters without embedding tables and dead code.
     params: u64,
-    params_with_dead_code: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    params_with_dead_code: Option<u64>,
     embedding_params: u64,
     /// params + embedding_params.
     total_params: u64,
     /// Bytes of total_params with optimiser state.
     memory: u64,
-    /// Bytes that `palmette train` is predicted to hold at most.
+    /// Number types of the training.
+    numbers: String,
+    /// Bytes that `palmette train` is predicted to hold at most, file pages not counted.
     peak_memory: u64,
+    peak_memory_parts: TrainingMemory,
     /// Measured, one for each latency limit.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     latency_us: Vec<Latency>,
@@ -109,37 +131,54 @@ struct Report {
 }
 
 pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
-    let (measured, counted) = MeasuredLimits::split(&args.limit)?;
-    let limits = Limits::parse(&counted)?;
-    let file = args.architecture.display();
-    let text = std::fs::read_to_string(&args.architecture)
-        .with_context(|| format!("cannot read the architecture {file}"))?;
-    let path = ArchitectureFile::parse(&text).with_context(|| file.to_string())?.path;
-    let preset = DatasetPreset::find(args.dataset.name()).context("a preset is missing")?;
-    let shape = preset.shape;
-
-    let cap = args.table_cap.unwrap_or(u64::MAX);
-    let table_rows: u64 = preset.table_rows.iter().map(|&rows| rows.min(cap)).sum();
-    let memory = MemoryModel::default();
-    let embedding_params = table_rows * EMBEDDING_DIM as u64;
-    let sheet = CostSheet::new(macs(&path, shape), params(&path, shape), embedding_params, &memory);
-    let violations = limits.violations(&sheet);
+    let limits = HardLimits::parse(&args.limit.join(" "))?;
+    let config = Config::load(None, &args.numbers.over(&[]))?;
+    let keeping = Keeping { table_files: args.numbers.table_files(), ..config.keeping() };
+    let memory = keeping.numbers.memory();
+    let log = Log::open(&args.dataset, args.table_cap)?;
+    let (name, path, mut compiled) = match (&args.architecture, &args.baseline) {
+        (Some(file), _) => {
+            let name = file.display().to_string();
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read the architecture {name}"))?;
+            let path = ArchitectureFile::parse(&text).with_context(|| name.clone())?.path;
+            let compiled = Contender::Network(path.clone()).compile(&log.inputs, false)?;
+            (name, Some(path), compiled)
+        }
+        (_, Some(name)) => {
+            let compiled =
+                Contender::Baseline(Baseline::named(name)?).compile(&log.inputs, false)?;
+            (name.clone(), None, compiled)
+        }
+        // clap asks for one of the two
+        _ => bail!("give an architecture or --baseline"),
+    };
+    let shape = log.inputs.shape();
+    let (macs, params) = match &path {
+        Some(path) => (macs(path, shape), params(path, shape)),
+        None => (compiled.macs(), compiled.params()),
+    };
+    let sheet = CostSheet::new(macs, params, compiled.table_sizes(), &memory);
+    let violations = limits.counted.violations(&sheet);
     if violations.iter().any(|violation| violation.metric == Metric::Memory) {
-        note_table_cap(console, preset, &sheet, &limits, &memory);
+        let left = limits.memory().and_then(|limit| limit.checked_sub(memory.bytes(params)));
+        let row = memory.row_bytes(EMBEDDING_DIM as u64);
+        match left.and_then(|left| largest_table_cap(&log.all_rows, left, row)) {
+            Some(cap) => console.note(&format!("memory would fit with --table-cap {cap}")),
+            None => console.note("memory would not fit with tables of one row either"),
+        }
     }
-    let rows = |&n: &u64| usize::try_from(n.min(cap)).unwrap_or(usize::MAX);
-    let sizes: Vec<usize> = preset.table_rows.iter().map(rows).collect();
-    let inputs = ModelInputs::numbered(shape.dense, &sizes);
-    let mut compiled = CompiledModel::nasrec(&path, &inputs, false);
-    let peak_memory = PeakMemory::of_training(&compiled, args.batch).total();
     let mut violations: Vec<String> = violations.iter().map(ToString::to_string).collect();
-    if let Some(limit) = measured.peak_memory.filter(|&limit| peak_memory > limit) {
-        let (peak, limit) = (format_bytes(peak_memory), format_bytes(limit));
+    let training = TrainingMemory::new(&compiled, args.batch, &keeping, log.memory);
+    if let Some(limit) = limits.peak_memory.filter(|&limit| training.held() > limit) {
+        let (peak, limit) = (format_bytes(training.held()), format_bytes(limit));
         violations.push(format!("peak_memory {peak} over the limit of {limit}"));
     }
     let mut latencies = Vec::new();
-    for &(microseconds, batch) in &measured.latency {
-        let found = latency(&mut compiled, batch)?;
+    for &LatencyLimit { microseconds, batch } in &limits.latency {
+        let tables = compiled.tables.clone();
+        let mut probe = LatencyProbe::new(shape.dense, tables, log.inputs.lists.len(), batch)?;
+        let found = probe.measure(&mut compiled, Duration::from_millis(500))?;
         if found.median > microseconds {
             let found = found.median;
             violations.push(format!(
@@ -148,89 +187,64 @@ pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
         }
         latencies.push(found);
     }
-    let limited = !limits.is_empty() || !measured.is_empty();
-    let live = liveness(&path);
+    let live = path.as_ref().map_or_else(Vec::new, liveness);
     let report = Report {
-        architecture: file.to_string(),
-        dataset: preset.name,
-        macs: sheet.macs,
-        macs_with_dead_code: macs_with_dead_code(&path, shape),
-        supernet_macs: supernet_macs(&path, shape),
-        params: sheet.params,
-        params_with_dead_code: params_with_dead_code(&path, shape),
-        embedding_params,
+        architecture: name,
+        dataset: log.name,
+        macs,
+        macs_with_dead_code: path.as_ref().map(|path| macs_with_dead_code(path, shape)),
+        supernet_macs: path.as_ref().map(|path| supernet_macs(path, shape)),
+        params,
+        params_with_dead_code: path.as_ref().map(|path| params_with_dead_code(path, shape)),
+        embedding_params: sheet.embedding_params,
         total_params: sheet.total_params,
         memory: sheet.memory,
-        table_rows,
-        dead_blocks: (1..=live.len()).filter(|&block| live[block - 1].is_dead()).collect(),
-        peak_memory,
+        numbers: keeping.numbers.describe(),
+        peak_memory: training.held(),
+        peak_memory_parts: training,
         latency_us: latencies,
-        feasible: limited.then_some(violations.is_empty()),
+        table_rows: compiled.table_sizes().map(|(rows, _)| rows).sum(),
+        dead_blocks: (1..=live.len()).filter(|&block| live[block - 1].is_dead()).collect(),
+        feasible: (!limits.is_empty()).then_some(violations.is_empty()),
         violations,
     };
     console.result(&report, || report.text())?;
     Ok(if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// Limits that are not counts of the architecture alone.
-#[derive(Default)]
-struct MeasuredLimits {
-    /// Bytes.
-    peak_memory: Option<u64>,
-    /// Microseconds at rows.
-    latency: Vec<(f64, usize)>,
+/// What costs are counted for: a public log by its name, or a prepared dataset.
+struct Log {
+    name: String,
+    inputs: ModelInputs,
+    /// Rows of the tables of categorical fields without a cap.
+    all_rows: Vec<u64>,
+    memory: DatasetMemory,
 }
 
-impl MeasuredLimits {
-    /// Takes them out of all limits; the others come back as one text.
-    fn split(limits: &[String]) -> anyhow::Result<(Self, String)> {
-        let (mut measured, mut counted) = (Self::default(), String::new());
-        let words = limits.iter().flat_map(|text| text.split([' ', ',', '\t', '\n']));
-        for word in words.filter(|word| !word.is_empty()) {
-            match word.split_once('=') {
-                Some(("peak_memory", value)) => {
-                    // Bytes are read as those of `memory`.
-                    let limit = Limits::parse(&format!("memory={value}")).map_err(|e| {
-                        anyhow!("{}", e.to_string().replacen("memory", "peak_memory", 1))
-                    })?;
-                    measured.peak_memory = limit.get(Metric::Memory);
-                }
-                Some(("latency_us", value)) => {
-                    let parsed = value.split_once('@').and_then(|(most, batch)| {
-                        let (most, batch) = (most.parse().ok()?, batch.parse().ok()?);
-                        (f64::is_finite(most) && most > 0.0 && batch > 0).then_some((most, batch))
-                    });
-                    measured.latency.push(parsed.with_context(|| {
-                        format!(
-                            "limit `latency_us` is `{value}`; needed: microseconds at rows of a \
-                             batch such as 300@1"
-                        )
-                    })?);
-                }
-                _ => counted = counted + " " + word,
-            }
+impl Log {
+    fn open(name: &str, table_cap: Option<u64>) -> anyhow::Result<Self> {
+        let cap = table_cap.unwrap_or(u64::MAX);
+        if let Some(preset) = DatasetPreset::find(name) {
+            let rows = |&n: &u64| usize::try_from(n.min(cap)).unwrap_or(usize::MAX);
+            let sizes: Vec<usize> = preset.table_rows.iter().map(rows).collect();
+            return Ok(Self {
+                name: name.into(),
+                inputs: ModelInputs::numbered(preset.shape.dense, &sizes),
+                all_rows: preset.table_rows.to_vec(),
+                memory: DatasetMemory::default(),
+            });
         }
-        Ok((measured, counted))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.peak_memory.is_none() && self.latency.is_empty()
-    }
-}
-
-/// Says which table size would meet the memory limit, where one would.
-fn note_table_cap(
-    console: &Console,
-    preset: &DatasetPreset,
-    sheet: &CostSheet,
-    limits: &Limits,
-    memory: &MemoryModel,
-) {
-    let left = limits.get(Metric::Memory).and_then(|l| l.checked_sub(memory.bytes(sheet.params)));
-    let row = memory.bytes(EMBEDDING_DIM as u64);
-    match left.and_then(|left| largest_table_cap(preset.table_rows, left, row)) {
-        Some(cap) => console.note(&format!("memory would fit with --table-cap {cap}")),
-        None => console.note("memory would not fit with tables of one row either"),
+        let dataset = Dataset::open(Path::new(name)).with_context(|| {
+            format!("--dataset {name} is neither criteo, avazu, kdd12 nor a prepared dataset")
+        })?;
+        let cap = table_cap.map(|cap| u32::try_from(cap).unwrap_or(u32::MAX));
+        let fields = dataset.table_rows(None).into_iter().take(dataset.categorical_fields());
+        Ok(Self {
+            name: name.into(),
+            inputs: dataset_inputs(&dataset, &dataset.table_rows(cap)),
+            all_rows: fields.map(u64::from).collect(),
+            memory: DatasetMemory::of(&dataset, &[Split::Train, Split::Validation]),
+        })
     }
 }
 
@@ -239,17 +253,21 @@ impl Report {
         let mut lines = vec![
             format!("{} on {}", self.architecture, self.dataset),
             line("multiply-accumulates", &format_count(self.macs), "per sample, dead code skipped"),
-            line("  with dead code", &format_count(self.macs_with_dead_code), ""),
-            line("  in the supernet", &format_count(self.supernet_macs), ""),
+            optional("  with dead code", self.macs_with_dead_code),
+            optional("  in the supernet", self.supernet_macs),
             line("parameters", &format_count(self.params), "of the network"),
-            line("  with dead code", &format_count(self.params_with_dead_code), ""),
+            optional("  with dead code", self.params_with_dead_code),
             line(
                 "  of tables",
                 &format_count(self.embedding_params),
-                &format!("{} rows of {EMBEDDING_DIM}", self.table_rows),
+                &format!("{} rows", self.table_rows),
             ),
             line("  in total", &format_count(self.total_params), ""),
-            line("memory", &format_bytes(self.memory), "f32, with Adagrad's state"),
+            line(
+                "memory",
+                &format_bytes(self.memory),
+                &format!("{}, with Adagrad's state", self.numbers),
+            ),
             line("  at the peak", &format_bytes(self.peak_memory), "of training and export"),
         ];
         for latency in &self.latency_us {
@@ -259,6 +277,7 @@ impl Report {
                 &format!("at {} rows, 95 % within {:.0} us", latency.batch, latency.p95),
             ));
         }
+        lines.retain(|line| !line.is_empty());
         if !self.dead_blocks.is_empty() {
             let blocks: Vec<String> = self.dead_blocks.iter().map(usize::to_string).collect();
             lines.push(line("dead blocks", &blocks.join(", "), "never reach the head"));
@@ -269,6 +288,11 @@ impl Report {
         }
         lines.join("\n")
     }
+}
+
+/// A count that only some models have.
+fn optional(name: &str, count: Option<u64>) -> String {
+    count.map_or_else(String::new, |count| line(name, &format_count(count), ""))
 }
 
 fn line(name: &str, value: &str, remark: &str) -> String {

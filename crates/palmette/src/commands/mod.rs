@@ -14,6 +14,7 @@ mod check_golden;
 mod cost;
 mod eval;
 mod export;
+mod numbers;
 mod predict;
 mod prepare;
 mod quickstart;

@@ -9,6 +9,8 @@ use palmette::run::{
 };
 use palmette_data::{Dataset, Split};
 
+use super::numbers::{NumberArgs, note_fallback};
+
 /// Search an architecture, train it, compare it, export it
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -16,7 +18,9 @@ Examples:
   palmette search log --budget 20m
   palmette search criteo --preset paper
   palmette search log --limit macs=1.5M --limit memory=2GiB --budget 1h
+  palmette search log --limit latency_us=300@1 --limit peak_memory=4GiB
   palmette search --config search.toml --set search.evaluations=512
+  palmette search criteo --precision bf16 --table-storage bf16 --table-state row-wise
   palmette search --resume runs/log-1
 
 A budget becomes integer counts once, before the first step; the run then does not look at the
@@ -40,9 +44,12 @@ pub struct Args {
     /// less than a million training rows)
     #[arg(long, value_enum)]
     preset: Option<Preset>,
-    /// A hard limit, e.g. macs=1.5M, params=10M, memory=2GiB
+    /// A hard limit: macs=1.5M, params=10M, total_params=1G, memory=2GiB, peak_memory=4GiB (of the
+    /// whole process), latency_us=300@1 (microseconds at rows of a batch, measured here)
     #[arg(long, value_name = "NAME=VALUE")]
     limit: Vec<String>,
+    #[command(flatten)]
+    numbers: NumberArgs,
     /// Kept column with the probability of a model you already have: the report says ship or keep
     /// [default: the schema's `baseline`]
     #[arg(long, value_name = "COLUMN")]
@@ -53,6 +60,9 @@ pub struct Args {
     /// Seed of everything
     #[arg(long)]
     seed: Option<u64>,
+    /// Say what memory the run would take, phase by phase, and start nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Name of the run folder under runs/ (default: the dataset's name and the seed)
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -60,7 +70,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs: PathBuf,
     /// Continue the run in this folder, or of this name
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["dataset", "config", "set", "budget", "limit", "seed", "name", "preset", "baseline_column", "interval_groups"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["dataset", "config", "set", "budget", "limit", "seed", "name", "preset", "baseline_column", "interval_groups", "precision", "table_storage", "table_state", "table_files"])]
     resume: Option<PathBuf>,
 }
 
@@ -74,7 +84,9 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
             if !file.is_file() {
                 bail!("{} is no run folder (no config.toml)", dir.display());
             }
-            (Config::load(Some(&file), &[])?, dir.clone())
+            let config = Config::load(Some(&file), &[])?;
+            note_fallback(&config, console);
+            (config, dir.clone())
         }
         None => new_run(args, console)?,
     };
@@ -84,6 +96,11 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     }
     let context =
         RunContext { config: &config, dataset: &dataset, console, stop: Stop::on_interrupt() };
+    if args.dry_run {
+        let memory = run::foretell_memory(&context)?;
+        console.result(&memory, || memory.describe())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     match run::search(&context, &dir, config.run.budget_seconds) {
         Ok(outcome) => {
             print_summary(console, &outcome.summary, &outcome.dir)?;
@@ -98,7 +115,8 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
 }
 
 fn new_run(args: &Args, console: &Console) -> Result<(Config, PathBuf)> {
-    let mut config = Config::load(args.config.as_deref(), &args.set)?;
+    let set = args.numbers.over(&args.set);
+    let mut config = Config::load(args.config.as_deref(), &set)?;
     if let Some(dataset) = &args.dataset {
         config.data.dataset.clone_from(dataset);
     }
@@ -119,7 +137,7 @@ fn new_run(args: &Args, console: &Console) -> Result<(Config, PathBuf)> {
         small.then_some(Preset::Small)
     });
     if let Some(preset) = preset {
-        config = Config::layered(preset.config(rows), args.config.as_deref(), &args.set)?;
+        config = Config::layered(preset.config(rows), args.config.as_deref(), &set)?;
         let budget = config.run.budget_seconds.is_some() || args.budget.is_some();
         if preset.is_published() && budget {
             bail!(
@@ -137,6 +155,7 @@ fn new_run(args: &Args, console: &Console) -> Result<(Config, PathBuf)> {
     if args.interval_groups.is_some() {
         config.data.interval_groups.clone_from(&args.interval_groups);
     }
+    args.numbers.apply(&mut config, console)?;
     config.cost.limits.extend(args.limit.iter().cloned());
     if let Some(seed) = args.seed {
         config.run.seed = seed;

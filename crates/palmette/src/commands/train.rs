@@ -5,12 +5,15 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use palmette::console::Console;
+use palmette::measured::peak_memory;
 use palmette::run::{
     Config, Contender, Earlier, ModelFolder, Preset, RunContext, SMALL_LOG_ROWS, Stop, Stopped,
     TrainRequest, architecture_of, check_encoders, file_sha256, train_one,
 };
 use palmette_ctr::baselines::Baseline;
 use palmette_data::{Dataset, Split};
+
+use super::numbers::NumberArgs;
 
 /// Train one architecture or hand-made model, also from an earlier one on newer days
 #[derive(clap::Args)]
@@ -19,6 +22,7 @@ use palmette_data::{Dataset, Split};
 Examples:
   palmette train log --arch runs/log-1/best/arch.json -o model
   palmette train log --baseline dcn-v2 -o dcn
+  palmette train log --baseline dlrm --precision bf16 --table-storage f16 -o dlrm
   palmette train log --arch arch.json --all --set train.network.learning_rate=0.04 -o model
   palmette prepare --schema log.toml day2.csv -o day2 --encoders-from log --split train
   palmette train day2 --from model --all -o model-day2
@@ -53,7 +57,7 @@ pub struct Args {
     /// Train on the validation rows too
     #[arg(long)]
     all: bool,
-    /// Configuration file; its [train] and [run] are used
+    /// Configuration file; its [train], [numbers] and [run] are used
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
     /// Override one key, e.g. --set train.network.batch_size=1024
@@ -62,6 +66,8 @@ pub struct Args {
     /// Start from these settings; a file and --set go over them
     #[arg(long, value_enum)]
     preset: Option<Preset>,
+    #[command(flatten)]
+    numbers: NumberArgs,
     /// Seed of weights and order
     #[arg(long)]
     seed: Option<u64>,
@@ -97,7 +103,9 @@ fn defaults(args: &Args, dataset: &Dataset, console: &Console) -> Result<Config>
 pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let dataset = Dataset::open(&args.dataset)?;
     let defaults = defaults(args, &dataset, console)?;
-    let mut config = Config::layered(defaults, args.config.as_deref(), &args.set)?;
+    let set = args.numbers.over(&args.set);
+    let mut config = Config::layered(defaults, args.config.as_deref(), &set)?;
+    args.numbers.apply(&mut config, console)?;
     if let Some(seed) = args.seed {
         config.run.seed = seed;
     }
@@ -127,6 +135,7 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let request = TrainRequest {
         contender,
         settings,
+        numbers: config.numbers,
         seed: config.run.seed,
         all: args.all,
         table_rows,
@@ -137,6 +146,12 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
         RunContext { config: &config, dataset: &dataset, console, stop: Stop::on_interrupt() };
     match train_one(&context, &request, architecture.as_ref(), earlier.as_ref(), &args.output) {
         Ok(trained) => {
+            if let Some(peak) = peak_memory() {
+                console.note(&format!(
+                    "peak memory of the process: {}",
+                    palmette_cost::format_bytes(peak)
+                ));
+            }
             console.result(&trained, || {
                 let mut text = format!(
                     "{}: {} steps, {} multiply-accumulates a sample",

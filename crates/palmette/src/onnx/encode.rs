@@ -163,12 +163,14 @@ impl Data<'_> {
                     out(&bytes);
                 }
             }
-            Data::Rows { rows, cols, row } => {
+            Data::Rows { rows, cols, read } => {
+                let mut row = vec![0.0; *cols];
                 let rows_a_block = (BLOCK / cols.max(&1)).max(1);
                 for first in (0..*rows).step_by(rows_a_block) {
                     bytes.clear();
                     for index in first..(first + rows_a_block).min(*rows) {
-                        bytes.extend(row(index)[..*cols].iter().flat_map(|x| x.to_le_bytes()));
+                        read(index, &mut row);
+                        bytes.extend(row.iter().flat_map(|x| x.to_le_bytes()));
                     }
                     out(&bytes);
                 }

@@ -192,7 +192,9 @@ impl<'a> Exporter<'a> {
         let table = self.export.model.tables.table(index);
         let spec = table.spec();
         let name = self.graph.free_name(&spec.name);
-        let value = self.graph.table(&name, spec.rows, spec.dim, move |row| table.row(row));
+        let value = self
+            .graph
+            .table(&name, spec.rows, spec.dim, move |row, weights| table.read_row(row, weights));
         self.tables.push((index, value.clone()));
         value
     }

@@ -54,8 +54,8 @@ pub enum Attribute<'a> {
     Ints(&'a [i64]),
 }
 
-/// Gives a row of a matrix by its index.
-pub(super) type RowSource<'a> = Box<dyn Fn(usize) -> &'a [f32] + 'a>;
+/// Writes a row of a matrix by its index.
+pub(super) type RowSource<'a> = Box<dyn Fn(usize, &mut [f32]) + 'a>;
 
 /// A constant tensor, borrowed until the model is encoded.
 pub(super) struct Initialiser<'a> {
@@ -72,7 +72,7 @@ pub(super) enum Data<'a> {
     Rows {
         rows: usize,
         cols: usize,
-        row: RowSource<'a>,
+        read: RowSource<'a>,
     },
 }
 
@@ -140,16 +140,16 @@ impl<'a> GraphBuilder<'a> {
     }
 
     /// A named matrix `[rows, cols]` read row by row when the model is written, so that a large
-    /// table is never copied; `row(i)` gives at least `cols` numbers for every `i < rows`.
+    /// table is never copied; `read(i, row)` writes its `cols` numbers for every `i < rows`.
     pub fn table(
         &mut self,
         name: &str,
         rows: usize,
         cols: usize,
-        row: impl Fn(usize) -> &'a [f32] + 'a,
+        read: impl Fn(usize, &mut [f32]) + 'a,
     ) -> Value {
         self.claim(name);
-        let data = Data::Rows { rows, cols, row: Box::new(row) };
+        let data = Data::Rows { rows, cols, read: Box::new(read) };
         self.initialisers.push(Initialiser { name: name.into(), shape: vec![rows, cols], data });
         Value(name.into())
     }

@@ -1,11 +1,11 @@
-//! `[data] [space] [search] [cost] [train] [run]`: one TOML file, every key overridable.
+//! `[data] [space] [search] [cost] [train] [numbers] [run]`: one TOML file, every key overridable.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use palmette_cost::Limits;
+use palmette_cost::HardLimits;
 use palmette_ctr::nasrec::{NasRecConfig, NasRecSpace, Operators};
-use palmette_ctr::train::{RankingSettings, SupernetSettings, TrainSettings};
+use palmette_ctr::train::{Keeping, Numbers, RankingSettings, SupernetSettings, TrainSettings};
 use serde::{Deserialize, Serialize};
 
 /// A run's configuration; the resolved one is written into the run folder.
@@ -24,6 +24,8 @@ pub struct Config {
     pub cost: CostConfig,
     /// How networks are trained from scratch.
     pub train: TrainConfig,
+    /// Number types of every training.
+    pub numbers: Numbers,
     /// The run itself.
     pub run: RunConfig,
 }
@@ -137,14 +139,14 @@ impl Default for SearchConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CostConfig {
-    /// E.g. `["macs=1.5M", "memory=2GiB"]`.
+    /// E.g. `["macs=1.5M", "memory=2GiB", "peak_memory=4GiB", "latency_us=300@1"]`.
     pub limits: Vec<String>,
 }
 
 impl CostConfig {
     /// The parsed limits.
-    pub fn limits(&self) -> Result<Limits> {
-        Limits::parse(&self.limits.join(" ")).context("[cost] limits")
+    pub fn limits(&self) -> Result<HardLimits> {
+        HardLimits::parse(&self.limits.join(" ")).context("[cost] limits")
     }
 }
 
@@ -190,11 +192,14 @@ pub struct RunConfig {
     pub checkpoint_every: u64,
     /// Seconds to spend; becomes counts once, before the first step.
     pub budget_seconds: Option<f64>,
+    /// Folder in which embedding tables lie in files while they are trained, instead of in memory;
+    /// no bit depends on it.
+    pub table_files: Option<PathBuf>,
 }
 
 impl Default for RunConfig {
     fn default() -> Self {
-        Self { seed: 1, checkpoint_every: 2000, budget_seconds: None }
+        Self { seed: 1, checkpoint_every: 2000, budget_seconds: None, table_files: None }
     }
 }
 
@@ -243,6 +248,11 @@ impl Config {
         })?;
         super::check::check(&config)?;
         Ok(config)
+    }
+
+    /// How trainings keep their numbers; what this processor cannot multiply is f32.
+    pub fn keeping(&self) -> Keeping {
+        Keeping { numbers: self.numbers.here().0, table_files: self.run.table_files.clone() }
     }
 
     /// As TOML, for the run folder.

@@ -87,21 +87,27 @@ impl RunContext<'_> {
 
     /// What the data give a model with tables of these sizes.
     pub fn inputs(&self, table_rows: &[u32]) -> ModelInputs {
-        let fields = self.field_names().into_iter().zip(table_rows);
-        let lists = self.dataset.manifest().encoders.lists.iter().zip(self.dataset.list_tables());
-        let list = |(list, &table): (&FittedList, &usize)| List {
-            name: list.name.clone(),
-            table: match &list.values {
-                ListVocabulary::Shared(field) => ListTable::Shared(*field),
-                ListVocabulary::Own(_) => {
-                    ListTable::Own(table_rows.get(table).map_or(0, |&rows| rows as usize))
-                }
-            },
-        };
-        ModelInputs {
-            dense: self.dataset.dense_fields(),
-            fields: fields.map(|(name, &rows)| Field { name, rows: rows as usize }).collect(),
-            lists: lists.map(list).collect(),
-        }
+        dataset_inputs(self.dataset, table_rows)
+    }
+}
+
+/// What a dataset gives a model with tables of these sizes.
+pub fn dataset_inputs(dataset: &Dataset, table_rows: &[u32]) -> ModelInputs {
+    let encoders = &dataset.manifest().encoders;
+    let fields = encoders.categorical.iter().map(|field| field.name.clone()).zip(table_rows);
+    let lists = encoders.lists.iter().zip(dataset.list_tables());
+    let list = |(list, &table): (&FittedList, &usize)| List {
+        name: list.name.clone(),
+        table: match &list.values {
+            ListVocabulary::Shared(field) => ListTable::Shared(*field),
+            ListVocabulary::Own(_) => {
+                ListTable::Own(table_rows.get(table).map_or(0, |&rows| rows as usize))
+            }
+        },
+    };
+    ModelInputs {
+        dense: dataset.dense_fields(),
+        fields: fields.map(|(name, &rows)| Field { name, rows: rows as usize }).collect(),
+        lists: lists.map(list).collect(),
     }
 }

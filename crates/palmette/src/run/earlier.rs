@@ -47,6 +47,7 @@ impl Earlier {
             Self::Trained(trained) => {
                 let mut config = Config::default();
                 config.train.network = trained.request.settings.clone();
+                config.numbers = trained.request.numbers;
                 Ok(config)
             }
             Self::Run(dir) => {

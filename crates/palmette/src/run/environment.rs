@@ -1,6 +1,7 @@
 //! What the bits of a run depend on.
 
 use anyhow::{Result, bail};
+use palmette_ctr::train::Numbers;
 use palmette_data::Dataset;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,7 @@ pub struct Environment {
     pub binary: String,
     /// The instruction set that kernels use.
     pub instruction_set: String,
-    /// Number type of training.
+    /// Number types of training.
     pub number_type: String,
     /// Fingerprint of the dataset.
     pub dataset: String,
@@ -26,13 +27,13 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// This process, this dataset and these settings.
-    pub fn here(dataset: &Dataset, settings: &str) -> Result<Self> {
+    /// This process, this dataset, these numbers on this processor and these settings.
+    pub fn here(dataset: &Dataset, numbers: Numbers, settings: &str) -> Result<Self> {
         Ok(Self {
             version: env!("CARGO_PKG_VERSION").into(),
             binary: file_sha256(&std::env::current_exe()?)?,
             instruction_set: palmette_engine::instruction_set().into(),
-            number_type: "f32".into(),
+            number_type: numbers.here().0.describe(),
             dataset: dataset.fingerprint(),
             settings: sha256_hex(settings.as_bytes()),
         })

@@ -192,10 +192,15 @@ fn write_safetensors(
             }
             Source::Table(index) => {
                 let table = model.tables.table(index);
-                let rows = table.spec().rows;
+                let (rows, dim) = (table.spec().rows, table.spec().dim);
+                let mut weights = Vec::new();
                 for first in (0..rows).step_by(BLOCK_ROWS) {
                     let block = first..rows.min(first + BLOCK_ROWS);
-                    out.write_all(&little_endian(block.flat_map(|r| table.row(r)).copied()))?;
+                    weights.resize(block.len() * dim, 0.0);
+                    for (row, weights) in block.zip(weights.chunks_exact_mut(dim.max(1))) {
+                        table.read_row(row, weights);
+                    }
+                    out.write_all(&little_endian(weights.iter().copied()))?;
                 }
             }
         }
@@ -227,11 +232,8 @@ fn load_tensors(
         let spec = model.tables.table(index).spec().clone();
         let flat = read(&spec.name, &[spec.rows, spec.dim])?;
         for row in 0..spec.rows {
-            model
-                .tables
-                .table_mut(index)
-                .row_mut(row)
-                .copy_from_slice(&flat[row * spec.dim..(row + 1) * spec.dim]);
+            let weights = &flat[row * spec.dim..(row + 1) * spec.dim];
+            model.tables.table_mut(index).write_row(row, weights);
         }
     }
     Ok(())

@@ -74,7 +74,7 @@ impl RunFiles {
 
     /// Loads what [`Self::save_checkpoint`] saved, or nothing where there is no intact checkpoint.
     ///
-    /// The weights of `model` are then unspecified; the caller starts again with fresh ones.
+    /// `model` is as it was unless there is one.
     pub fn load_checkpoint(
         &self,
         task: &str,

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use palmette_cost::{CostSheet, MemoryModel};
+use palmette_cost::CostSheet;
 use palmette_ctr::nasrec::ArchitectureFile;
 use palmette_ctr::train::TrainSettings;
 use palmette_data::Split;
@@ -83,7 +83,7 @@ impl Run<'_, '_> {
         let files = store.files().clone();
         in_order(
             &open,
-            trainings_at_a_time(batch_rows, table_bytes(&tables)),
+            trainings_at_a_time(batch_rows, table_bytes(&tables, config.numbers)),
             |&(chosen, n)| {
                 let begin = Instant::now();
                 let fitted = self.final_fit(&files, plan, chosen, n, &progress)?;
@@ -164,7 +164,7 @@ impl Run<'_, '_> {
     }
 
     /// Final fits of one model with the test logits of each; nothing where one of them diverged.
-    fn result_of(&self, store: &RunStore, chosen: &Chosen) -> Result<Option<Tested>> {
+    fn result_of(&self, store: &mut RunStore, chosen: &Chosen) -> Result<Option<Tested>> {
         let mut result = ModelResult {
             name: chosen.name.clone(),
             macs: Some(chosen.trial.macs),
@@ -174,7 +174,8 @@ impl Run<'_, '_> {
             log_losses: Vec::new(),
             aucs: Vec::new(),
             normalised_entropies: Vec::new(),
-            over_limit: !self.keeps_limits(&chosen.trial)?,
+            over_limit: !(self.keeps_limits(&chosen.trial)?
+                && self.keeps_latency(store, &chosen.name, &chosen.trial.contender)?),
             difference: None,
         };
         let mut logits = Vec::new();
@@ -193,13 +194,14 @@ impl Run<'_, '_> {
 
     /// Whether a model meets the run's hard limits.
     fn keeps_limits(&self, trial: &Trial) -> Result<bool> {
-        let limits = self.context.config.cost.limits()?;
+        let limits = self.context.config.cost.limits()?.counted;
         if limits.is_empty() {
             return Ok(true);
         }
         let inputs = self.context.inputs(&self.context.final_tables(self.space.table_cap()));
-        let table_params = trial.contender.compile(&inputs, false)?.table_params();
-        let sheet = CostSheet::new(trial.macs, trial.params, table_params, &MemoryModel::default());
+        let compiled = trial.contender.compile(&inputs, false)?;
+        let memory = self.context.config.numbers.memory();
+        let sheet = CostSheet::new(trial.macs, trial.params, compiled.table_sizes(), &memory);
         Ok(limits.is_met(&sheet))
     }
 }

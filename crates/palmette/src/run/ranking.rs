@@ -80,16 +80,23 @@ impl<'c> Run<'_, 'c> {
         )?;
         let specs = nasrec_tables(&self.context.field_names(), &tables);
         let space = self.space.nasrec().clone();
-        Ok(SupernetTraining::new(space, self.shape, specs, batches, settings, config.run.seed)?)
+        Ok(SupernetTraining::new(
+            space,
+            self.shape,
+            specs,
+            batches,
+            settings,
+            &config.keeping(),
+            config.run.seed,
+        )?)
     }
 
     /// Trains the supernet unless that is done, and gives its weights to a ranker.
     pub(super) fn ranker(&self, store: &mut RunStore, plan: &Plan) -> Result<SubnetRanker<'c>> {
         let begin = Instant::now();
         let mut supernet = self.supernet(Some(plan))?;
-        match store.files().load_checkpoint("supernet", &mut supernet.model)? {
-            Some(progress) => supernet.progress = progress,
-            None => supernet = self.supernet(Some(plan))?,
+        if let Some(progress) = store.files().load_checkpoint("supernet", &mut supernet.model)? {
+            supernet.progress = progress;
         }
         let steps = supernet.steps();
         let progress = self.context.console.progress(steps, "supernet");
@@ -120,8 +127,9 @@ impl<'c> Run<'_, 'c> {
             ..self.context.config.search.ranking.clone()
         };
         let tables = self.context.capped_tables(self.space.table_cap());
-        let seed = self.context.config.run.seed;
-        Ok(SubnetRanker::new(network, model, self.context.dataset, tables, ranking, seed)?)
+        let RunContext { config, dataset, .. } = *self.context;
+        let (numbers, seed) = (config.keeping().numbers, config.run.seed);
+        Ok(SubnetRanker::new(network, model, dataset, tables, ranking, numbers, seed)?)
     }
 
     /// Scores of candidates, from the journal or else measured now, several at a time where the
@@ -220,7 +228,7 @@ impl<'c> Run<'_, 'c> {
         // Random networks are scored too: their ranks against training from scratch are honest,
         // those of the search's best would be cut off at one end.
         if config.search.random_search {
-            let random = self.random_genotypes(plan.top_k).into_iter().enumerate();
+            let random = self.random_side(store, plan)?.into_iter().enumerate();
             let candidates: Vec<_> = random.map(|(i, g)| (format!("random/{i}"), g)).collect();
             self.score(store, plan, &mut rankers, &candidates)?;
         }
@@ -228,8 +236,8 @@ impl<'c> Run<'_, 'c> {
         Ok(all)
     }
 
-    /// Candidates with the best scores, no two of one function.
-    pub(super) fn best_candidates(&self, plan: &Plan, ranked: &[Ranked]) -> Result<Vec<Genotype>> {
+    /// Candidates that could be scored, the best first, no two of one function.
+    pub(super) fn best_candidates(&self, ranked: &[Ranked]) -> Result<Vec<Genotype>> {
         let mut order: Vec<&Ranked> = ranked.iter().filter(|r| r.score.is_some()).collect();
         order.sort_by(|a, b| a.score.partial_cmp(&b.score).unwrap_or(std::cmp::Ordering::Equal));
         // Scores closer than 1e-6 are the same function twice (NASRec's rule).
@@ -239,7 +247,7 @@ impl<'c> Run<'_, 'c> {
                 "no candidate could be scored: every one diverged; lower search.supernet.learning_rate"
             );
         }
-        Ok(order.iter().take(plan.top_k).map(|r| r.genotype.clone()).collect())
+        Ok(order.iter().map(|r| r.genotype.clone()).collect())
     }
 }
 

@@ -104,12 +104,17 @@ pub fn study_ranking(
     dir: &FilePath,
     study: RankingStudy,
 ) -> Result<RankingReport> {
-    let run = Run::new(context)?;
+    let mut run = Run::new(context)?;
+    let mut store = run.open(dir)?;
+    if let Err(error) = run.calibrate_latency(&mut store) {
+        store.discard_if_empty();
+        return Err(error);
+    }
     let genotypes = run.random_genotypes(study.networks);
     if genotypes.len() < study.networks {
+        store.discard_if_empty();
         bail!("{} different feasible networks were found, not {}", genotypes.len(), study.networks);
     }
-    let mut store = run.open(dir)?;
     check_or_record(&mut store, study)?;
     let plan = plan(context, &mut store)?;
     let mut ranker = None;

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, anyhow, bail};
 use palmette_ctr::baselines::{Baseline, Mlp};
+use palmette_space::Genotype;
 
 use super::plan::{NetworkMacs, Plan};
 use super::ranking::Ranked;
@@ -34,6 +35,14 @@ impl Run<'_, '_> {
         validate(self.context, store, what, requests, &tables, plan.checkpoint_every)
     }
 
+    /// The random networks that are scored and trained beside the search's best.
+    pub(super) fn random_side(&self, store: &mut RunStore, plan: &Plan) -> Result<Vec<Genotype>> {
+        // More are drawn where some may turn out too slow; the first of them are the same.
+        let limited = !self.context.config.cost.limits()?.latency.is_empty();
+        let count = if limited { 2 * plan.top_k } else { plan.top_k };
+        self.fast_enough(store, self.random_genotypes(count), plan.top_k)
+    }
+
     /// Trains the best candidates and as many random networks; returns the best of either side.
     pub(super) fn retrain(
         &self,
@@ -43,9 +52,9 @@ impl Run<'_, '_> {
     ) -> Result<(Trial, Option<Trial>)> {
         let learning_rate = self.context.config.train.network.learning_rate;
         let seed = self.context.config.run.seed;
-        let searched = self.best_candidates(plan, ranked)?;
+        let searched = self.fast_enough(store, self.best_candidates(ranked)?, plan.top_k)?;
         let random = match self.context.config.search.random_search {
-            true => self.random_genotypes(plan.top_k),
+            true => self.random_side(store, plan)?,
             false => Vec::new(),
         };
         let sides = [("searched", &searched), ("random-search", &random)];
@@ -143,7 +152,7 @@ impl Run<'_, '_> {
     }
 
     /// The hand-made model of this name; `searched_macs` is what `mlp-equal` may cost.
-    fn baseline(&self, name: &str, searched_macs: u64) -> Result<Baseline> {
+    pub(super) fn baseline(&self, name: &str, searched_macs: u64) -> Result<Baseline> {
         Ok(match name {
             "mlp-equal" => {
                 let inputs = self.context.inputs(&self.search_tables());

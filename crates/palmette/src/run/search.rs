@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use palmette_cost::format_bytes;
+use palmette_ctr::train::Numbers;
 use palmette_data::Split;
 use serde::Deserialize;
 
@@ -15,6 +16,7 @@ use super::setup::Run;
 use super::store::RunStore;
 use super::trials::record;
 use super::workers::{table_bytes, trainings_at_a_time};
+use crate::measured::{RunMemory, peak_memory};
 
 /// A finished run.
 pub struct Outcome {
@@ -24,14 +26,22 @@ pub struct Outcome {
     pub dir: std::path::PathBuf,
 }
 
+/// What a run of this configuration would hold in memory; nothing is written.
+pub fn foretell_memory(context: &RunContext<'_>) -> Result<RunMemory> {
+    let validation = context.dataset.rows(Split::Validation);
+    Run::new(context)?.memory(&Plan::configured(context.config, validation))
+}
+
 /// Searches, retrains, compares, exports and reports; continues where the journal ends.
 pub fn search(
     context: &RunContext<'_>,
     dir: &FilePath,
     budget_seconds: Option<f64>,
 ) -> Result<Outcome> {
-    let run = Run::new(context)?;
+    let mut run = Run::new(context)?;
     run.check_test_part()?;
+    let configured = Plan::configured(context.config, context.dataset.rows(Split::Validation));
+    run.check_memory(&run.memory(&configured)?)?;
     // Limits that nobody can meet are said before the folder holds a run.
     let mut store = run.open(dir)?;
     if store.find("study", "").is_some() {
@@ -41,7 +51,8 @@ pub fn search(
             dir.display()
         );
     }
-    let plan = match run.plan(&mut store, budget_seconds) {
+    let plan = run.calibrate_latency(&mut store);
+    let plan = match plan.and_then(|()| run.plan(&mut store, budget_seconds)) {
         Ok(plan) => plan,
         Err(error) => {
             store.discard_if_empty();
@@ -55,6 +66,9 @@ pub fn search(
     super::export::write_summary(&store, &summary)?;
     super::report::write_report(context, &store, &run.space, &summary)?;
     store.files().drop_checkpoint("supernet");
+    if let Some(peak) = peak_memory() {
+        context.console.note(&format!("peak memory of the process: {}", format_bytes(peak)));
+    }
     Ok(Outcome { summary, dir: dir.into() })
 }
 
@@ -82,6 +96,7 @@ impl Run<'_, '_> {
         };
         let prediction = plan.predict(config, rates, &macs, [train, validation]);
         self.announce(&plan, &prediction, supernet_bytes);
+        self.context.console.note(&self.memory(&plan)?.describe());
         record(store, "plan", "", &plan, begin)?;
         Ok(plan)
     }
@@ -92,11 +107,16 @@ impl Run<'_, '_> {
         // A file system that does not tell is no reason to stop.
         let Ok(free) = fs4::available_space(dir) else { return Ok(()) };
         let train = &self.context.config.train;
-        let network = table_bytes(&self.context.final_tables(self.space.table_cap()));
+        let network = table_bytes(
+            &self.context.final_tables(self.space.table_cap()),
+            self.context.config.numbers,
+        );
         let batch_rows = train.final_batch_size.unwrap_or(train.network.batch_size);
         let at_a_time = trainings_at_a_time(batch_rows, network) as u64;
-        // The exported tables, without their optimiser's state, stand in two files.
-        let needed = supernet + (2 * at_a_time * network + network).max(supernet);
+        // The exported tables, in f32 and without their optimiser's state, stand in two files.
+        let in_files =
+            table_bytes(&self.context.final_tables(self.space.table_cap()), Numbers::default());
+        let needed = supernet + (2 * at_a_time * network + in_files).max(supernet);
         if free < needed {
             bail!(
                 "{}: {} are free; checkpoints of the supernet ({}) and of final fits, and the \
@@ -105,7 +125,7 @@ impl Run<'_, '_> {
                 dir.display(),
                 format_bytes(free),
                 format_bytes(supernet),
-                format_bytes(network / 2),
+                format_bytes(in_files / 2),
                 format_bytes(needed)
             );
         }

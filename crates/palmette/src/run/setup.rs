@@ -3,7 +3,6 @@
 use std::path::Path as FilePath;
 
 use anyhow::{Result, anyhow};
-use palmette_cost::MemoryModel;
 use palmette_ctr::nasrec::{LimitedSpace, Shape};
 use palmette_random::stream;
 use palmette_space::{Domain, Genotype};
@@ -29,7 +28,7 @@ impl<'a, 'c> Run<'a, 'c> {
         // tables of lists come last, and a searched network reads no list
         let all_rows = dataset.table_rows(None).into_iter().take(shape.fields);
         let all_rows: Vec<u64> = all_rows.map(u64::from).collect();
-        let (limits, memory) = (config.cost.limits()?, MemoryModel::default());
+        let (limits, memory) = (config.cost.limits()?.counted, config.numbers.memory());
         let space = LimitedSpace::new(config.space.space()?, shape, &all_rows, limits, memory)
             .map_err(|e| anyhow!("{e}"))?;
         Ok(Self { context, space, shape })
@@ -40,7 +39,9 @@ impl<'a, 'c> Run<'a, 'c> {
         let store = RunStore::open(dir)?;
         let mut settings = self.context.config.clone();
         settings.data.dataset.clear();
-        Environment::here(self.context.dataset, &settings.to_toml()?)?.check_or_record(&store)?;
+        settings.run.table_files = None;
+        let (dataset, numbers) = (self.context.dataset, settings.numbers);
+        Environment::here(dataset, numbers, &settings.to_toml()?)?.check_or_record(&store)?;
         let config = self.context.config.to_toml()?;
         store.files().write("config.toml", |out| Ok(out.write_all(config.as_bytes())?))?;
         Ok(store)

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
 use super::files::RunFiles;
+use crate::measured::peak_memory;
 
 /// A run's folder and its journal.
 pub struct RunStore {
@@ -97,7 +98,10 @@ impl RunStore {
         event.insert("id".into(), id.into());
         event.insert("result".into(), result);
         let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
-        event.insert("time".into(), serde_json::json!({ "at": at, "seconds": seconds }));
+        // What the process has held so far differs between machines as well.
+        let peak = peak_memory();
+        let time = serde_json::json!({ "at": at, "seconds": seconds, "peak_memory": peak });
+        event.insert("time".into(), time);
         let event = Value::Object(event);
         let mut line = serde_json::to_vec(&event)?;
         line.push(b'\n');

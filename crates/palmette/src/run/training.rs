@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use palmette_cost::{CostSheet, MemoryModel};
+use palmette_cost::CostSheet;
 use palmette_ctr::nasrec::ArchitectureFile;
-use palmette_ctr::train::TrainSettings;
+use palmette_ctr::train::{Numbers, TrainSettings};
 use palmette_data::Split;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,9 @@ pub struct TrainRequest {
     pub contender: Contender,
     /// How.
     pub settings: TrainSettings,
+    /// With which number types.
+    #[serde(default)]
+    pub numbers: Numbers,
     /// Seed of weights and order.
     pub seed: u64,
     /// Whether validation rows are trained on too.
@@ -91,12 +94,12 @@ pub fn train_one(
         Ok(_) => {}
         Err(_) => write_json(&store.dir().join("request.json"), request)?,
     }
-    Environment::here(context.dataset, &serde_json::to_string(request)?)?
+    Environment::here(context.dataset, request.numbers, &serde_json::to_string(request)?)?
         .check_or_record(&store)?;
     let inputs = context.inputs(&request.table_rows);
     let compiled = request.contender.compile(&inputs, request.settings.layer_norm)?;
     let (macs, params, tensors) = (compiled.macs(), compiled.params(), compiled.tensors.clone());
-    let sheet = CostSheet::new(macs, params, compiled.table_params(), &MemoryModel::default());
+    let sheet = CostSheet::new(macs, params, compiled.table_sizes(), &request.numbers.memory());
     let parts: &[Split] =
         if request.all { &[Split::Train, Split::Validation] } else { &[Split::Train] };
     let fit_request = FitRequest {

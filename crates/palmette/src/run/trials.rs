@@ -140,7 +140,9 @@ pub fn fit<'a>(
         table_rows.to_vec(),
     )?;
     let settings = settings.clone();
-    let mut training = NetworkTraining::new(layout, tables, program, batches, settings, seed)?;
+    let keeping = context.config.keeping();
+    let mut training =
+        NetworkTraining::new(layout, tables, program, batches, settings, &keeping, seed)?;
     match files.load_checkpoint(task, &mut training.model)? {
         Some(done) => training.progress = done,
         None => initialise(&mut training.model)?,
@@ -257,7 +259,7 @@ pub fn validate(
     let files = store.files().clone();
     in_order(
         &open,
-        trainings_at_a_time(settings.batch_size, table_bytes(table_rows)),
+        trainings_at_a_time(settings.batch_size, table_bytes(table_rows, context.config.numbers)),
         |request| {
             let begin = Instant::now();
             let trial =

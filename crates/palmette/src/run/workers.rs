@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use anyhow::{Context, Result};
+use palmette_ctr::nasrec::EMBEDDING_DIM;
+use palmette_ctr::train::Numbers;
 use palmette_engine::CHUNK_ROWS;
 
 /// Bytes that models held at the same time may take together.
@@ -22,9 +24,9 @@ pub fn trainings_at_a_time(batch_rows: usize, bytes: u64) -> usize {
 }
 
 /// Bytes of embedding tables with Adagrad's state, which are nearly all of a model.
-pub fn table_bytes(table_rows: &[u32]) -> u64 {
-    const BYTES_A_ROW: u64 = 16 * 2 * 4;
-    table_rows.iter().map(|&rows| u64::from(rows) * BYTES_A_ROW).sum()
+pub fn table_bytes(table_rows: &[u32], numbers: Numbers) -> u64 {
+    let row = numbers.memory().row_bytes(EMBEDDING_DIM as u64);
+    table_rows.iter().map(|&rows| u64::from(rows) * row).sum()
 }
 
 /// Does `work` on every unit, at most `at_a_time` at once, and calls `done` with the outcomes in

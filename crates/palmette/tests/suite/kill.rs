@@ -14,7 +14,7 @@ const PREPARE_KILLS: usize = 25;
 
 /// Lets a process live for `life`; whether it had to be killed. A process that ended by itself must
 /// have succeeded.
-fn kill_after(mut child: Child, life: Duration) -> bool {
+pub fn kill_after(mut child: Child, life: Duration) -> bool {
     let end = Instant::now() + life;
     while Instant::now() < end {
         if let Some(status) = child.try_wait().unwrap() {

@@ -1,0 +1,93 @@
+//! What the arenas of a step hold, foretold from a program.
+
+use crate::executor::CHUNK_ROWS;
+use crate::program::{Extent, Program};
+
+/// Bytes of the executor's arenas that a program's steps write, for f32.
+///
+/// Arenas are mapped a quarter larger than asked for and cost memory only where they are written;
+/// the executor keeps them until a program or a batch needs larger ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Outputs of all operators.
+    pub values: u64,
+    /// Gradients of the outputs that need one.
+    pub gradients: u64,
+    /// Gradients of weight slices, partial sums of each chunk, and summed gradients of table rows.
+    pub weight_gradients: u64,
+    /// Scratch of each chunk.
+    pub scratch: u64,
+}
+
+impl Footprint {
+    /// All that a training step writes.
+    pub fn of_step(self) -> u64 {
+        self.values + self.gradients + self.weight_gradients + self.scratch
+    }
+}
+
+const F32: u64 = size_of::<f32>() as u64;
+/// Beside the sums of a table's row: its number, twice, with the place of a gradient.
+const TOUCHED_ROW: u64 = (size_of::<u64>() + size_of::<u32>()) as u64;
+
+impl Program {
+    /// The arenas of steps of `rows` rows; lists count as if they had no values.
+    pub fn footprint(&self, rows: usize) -> Footprint {
+        let rows_wide = rows as u64;
+        let chunks = rows.div_ceil(CHUNK_ROWS) as u64;
+        let mut found = Footprint {
+            weight_gradients: F32 * (self.grad_len as u64 + chunks * self.partial_len as u64),
+            scratch: F32 * chunks * self.scratch() as u64,
+            ..Footprint::default()
+        };
+        for buffer in &self.buffers {
+            let elements = match buffer.extent {
+                Extent::Rows { width } => rows_wide * crate::params::padded(width) as u64,
+                Extent::Fields { fields, dim } => {
+                    fields as u64 * ((rows_wide * dim as u64).div_ceil(16) | 1) * 16
+                }
+                Extent::Jagged { .. } => 0,
+            };
+            found.values += F32 * elements;
+            if buffer.needs_grad {
+                found.gradients += F32 * elements;
+            }
+        }
+        for op in &self.ops {
+            if let crate::ops::Op::Embedding(op) = op {
+                let row = TOUCHED_ROW + F32 * op.dim as u64;
+                found.weight_gradients += rows_wide * self.width(op.out) as u64 * row;
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::builder::HeadInput;
+    use crate::params::{Init, ParamLayout};
+    use crate::program::Program;
+
+    /// The foretold arenas are those that `place` lays out.
+    #[test]
+    fn values_are_the_arena() {
+        let mut layout = ParamLayout::default();
+        let w = layout.matrix("w", 4, 3, Init::Constant(0.0));
+        let v = layout.vector("v", 4, Init::Constant(0.0));
+        let fields = layout.vector("fields", 5 * 16, Init::Constant(0.0));
+        let mut program = Program::new();
+        let x = program.dense_input(3);
+        let h = program.linear(&[(x, w)], 4, crate::Epilogue::default());
+        let e = program.embedding(0, 5, 16);
+        program.head(&[(h, HeadInput::Weight(v)), (e, HeadInput::Weight(fields))], None);
+        for rows in [1, 7, 128, 1000] {
+            program.place(rows).unwrap();
+            let footprint = program.footprint(rows);
+            assert_eq!(footprint.values, 4 * program.arena_len as u64, "{rows}");
+            // The dense input alone needs no gradient.
+            let input = 4 * rows as u64 * 16;
+            assert_eq!(footprint.gradients, footprint.values - input, "{rows}");
+        }
+    }
+}

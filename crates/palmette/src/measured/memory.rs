@@ -1,0 +1,210 @@
+//! The memory that trainings and searches peak at, foretold from what they allocate.
+
+use palmette_cost::format_bytes;
+use palmette_ctr::CompiledModel;
+use palmette_ctr::train::{Keeping, PREDICT_ROWS};
+use palmette_data::{Dataset, Split};
+use palmette_engine::{ParamLayout, Program};
+use serde::Serialize;
+
+use crate::onnx::ExternalData;
+
+/// Code that was read, buffers of readers and writers, thread stacks: what the process of a
+/// logistic regression holds (`docs/performance.md`, "Memory of a training").
+const PROGRAM_BYTES: u64 = 14 << 20;
+const F32: u64 = size_of::<f32>() as u64;
+/// A text of `encoders.json` in memory: its place in a list, and the smallest block of the heap.
+const VOCABULARY_ENTRY: u64 = 24 + 32;
+
+/// Something that takes memory, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryPart {
+    /// What it is.
+    pub what: &'static str,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// What a dataset adds to a process that trains on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatasetMemory {
+    /// Shards that are mapped and read from end to end; the system takes their pages back when it
+    /// needs them.
+    pub pages: u64,
+    /// Vocabularies, while `encoders.json` is written.
+    pub encoders: u64,
+    /// Rows that are predicted at a time.
+    pub predicted_rows: usize,
+}
+
+impl Default for DatasetMemory {
+    /// Of a log that is not at hand: only that it has many rows.
+    fn default() -> Self {
+        Self { pages: 0, encoders: 0, predicted_rows: PREDICT_ROWS }
+    }
+}
+
+impl DatasetMemory {
+    /// Of a dataset of which these parts are read.
+    pub fn of(dataset: &Dataset, parts: &[Split]) -> Self {
+        let encoders = &dataset.manifest().encoders;
+        let entries = encoders.categorical.iter().filter_map(|field| field.vocabulary.as_ref());
+        let entries: u64 = entries.map(|vocabulary| vocabulary.entries).sum();
+        // Labels, dense values and ids, four bytes each; lists are left out.
+        let columns = 1 + dataset.dense_fields() + dataset.categorical_fields();
+        let rows: usize = parts.iter().map(|&part| dataset.rows(part)).sum();
+        let predicted = parts.iter().filter(|&&part| part != Split::Train);
+        let predicted = predicted.map(|&part| dataset.rows(part)).max().unwrap_or(0);
+        Self {
+            pages: rows as u64 * columns as u64 * F32,
+            encoders: entries * VOCABULARY_ENTRY,
+            predicted_rows: predicted.min(PREDICT_ROWS),
+        }
+    }
+}
+
+/// Bytes of weights, tables and their optimiser's state; the second number is that of tables in
+/// files, whose pages the system takes back when it needs them.
+pub fn model_bytes(
+    layout: &ParamLayout,
+    tables: impl IntoIterator<Item = (u64, u64)>,
+    keeping: &Keeping,
+) -> (u64, u64) {
+    let memory = keeping.numbers.memory();
+    // Rows are padded to whole cache lines.
+    let padded: u64 = layout.iter().map(|(_, spec)| (spec.rows * spec.stride) as u64).sum();
+    let tables = tables.into_iter().map(|(rows, dim)| rows * memory.row_bytes(dim)).sum();
+    let network = memory.bytes(padded);
+    if keeping.table_files.is_some() { (network, tables) } else { (network + tables, 0) }
+}
+
+/// Bytes that the arenas of trainings and predictions hold: of a step with `batch_rows` rows, and
+/// afterwards, while rows are predicted.
+fn arenas(program: &Program, batch_rows: u64, predicted_rows: usize) -> [u64; 2] {
+    let batch_rows = usize::try_from(batch_rows).unwrap_or(usize::MAX);
+    let step = program.footprint(batch_rows);
+    let predicted = program.footprint(predicted_rows);
+    // Larger arenas replace the old ones, gradients' too, which predictions do not write.
+    let replaced = predicted.values > step.values + step.values / 4;
+    let after = if replaced {
+        predicted.values + step.weight_gradients + predicted.scratch
+    } else {
+        step.of_step()
+    };
+    [step.of_step(), after]
+}
+
+/// Bytes held at the peak of one training with its export, by what holds them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TrainingMemory {
+    /// Code, buffers, thread stacks.
+    pub program: u64,
+    /// Weights and tables with the optimiser's state.
+    pub model: u64,
+    /// Activations and gradients of a step.
+    pub training: u64,
+    /// Activations of predicted rows.
+    pub evaluation: u64,
+    /// The exported graph and the encoders, while they are written.
+    pub export: u64,
+    /// Pages of the dataset and of tables in files: the system takes them back as it needs them.
+    pub pages: u64,
+}
+
+impl TrainingMemory {
+    /// Foretells the peak of training `compiled` with Adagrad on batches of `batch_rows`.
+    pub fn new(
+        compiled: &CompiledModel,
+        batch_rows: u64,
+        keeping: &Keeping,
+        dataset: DatasetMemory,
+    ) -> Self {
+        let (model, files) = model_bytes(&compiled.layout, compiled.table_sizes(), keeping);
+        let [training, evaluation] = arenas(&compiled.program, batch_rows, dataset.predicted_rows);
+        // Exported weights are f32. The graph's message is built and then encoded; what goes to a
+        // second file is streamed.
+        let weights = (compiled.params() + compiled.table_params()) * F32;
+        let inside = weights <= ExternalData::default().above as u64;
+        let export = if inside { 2 * weights } else { compiled.params() * F32 };
+        Self {
+            program: PROGRAM_BYTES,
+            model,
+            training,
+            evaluation,
+            export: export + dataset.encoders,
+            pages: dataset.pages + files,
+        }
+    }
+
+    /// What the process cannot do without.
+    pub fn held(&self) -> u64 {
+        self.program + self.model + self.training.max(self.evaluation + self.export)
+    }
+
+    /// What it holds at most where there is room for the pages.
+    pub fn peak(&self) -> u64 {
+        self.held() + self.pages
+    }
+}
+
+/// Bytes that a search holds in each of its phases, foretold.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunMemory {
+    /// Code, buffers, thread stacks.
+    pub program: u64,
+    /// Training the supernet.
+    pub supernet: Vec<MemoryPart>,
+    /// Ranking candidates.
+    pub ranking: Vec<MemoryPart>,
+    /// Training networks from scratch.
+    pub networks: Vec<MemoryPart>,
+    /// Final fits and the export of the best of them.
+    pub final_fits: Vec<MemoryPart>,
+    /// Pages of the dataset and of tables in files: the system takes them back as it needs them.
+    pub pages: u64,
+}
+
+impl RunMemory {
+    /// The phase that holds most, and its parts.
+    pub fn largest(&self) -> (&'static str, &[MemoryPart]) {
+        let phases = [
+            ("training the supernet", &self.supernet),
+            ("ranking candidates", &self.ranking),
+            ("training networks from scratch", &self.networks),
+            ("final fits and export", &self.final_fits),
+        ];
+        let (name, parts) =
+            phases.into_iter().max_by_key(|phase| sum(phase.1)).unwrap_or(phases[0]);
+        (name, parts)
+    }
+
+    /// What the process cannot do without.
+    pub fn held(&self) -> u64 {
+        self.program + sum(self.largest().1)
+    }
+
+    /// The peak, the phase it is in, and what holds most there.
+    pub fn describe(&self) -> String {
+        let (phase, parts) = self.largest();
+        let parts = parts.iter().map(|p| format!("{} {}", p.what, format_bytes(p.bytes)));
+        let mut text = format!(
+            "memory: {} at the peak, while {phase} ({}",
+            format_bytes(self.held()),
+            parts.collect::<Vec<_>>().join(", ")
+        );
+        text += &format!(", the program {})", format_bytes(self.program));
+        if self.pages > 0 {
+            text += &format!("; up to {} of file pages more", format_bytes(self.pages));
+        }
+        text
+    }
+
+    /// What it holds at most where there is room for the pages.
+    pub fn peak(&self) -> u64 {
+        self.held() + self.pages
+    }
+}
+
+fn sum(parts: &[MemoryPart]) -> u64 {
+    parts.iter().map(|part| part.bytes).sum()
+}

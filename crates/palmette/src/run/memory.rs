@@ -1,0 +1,183 @@
+//! What a search will hold in memory, before its first step.
+
+use anyhow::{Result, bail};
+use palmette_cost::format_bytes;
+use palmette_ctr::CompiledModel;
+use palmette_ctr::nasrec::{EMBEDDING_DIM, Network, PathStrategy, supernet_path};
+use palmette_ctr::train::{PREDICT_ROWS, RankingWeights};
+use palmette_data::Split;
+use palmette_engine::Program;
+
+use super::plan::Plan;
+use super::setup::Run;
+use super::trials::Contender;
+use super::workers::{table_bytes, trainings_at_a_time};
+use crate::measured::{
+    DatasetMemory, MemoryPart, RunMemory, TrainingMemory, available_memory, model_bytes,
+};
+
+/// Paths whose largest arenas stand for those of a whole training.
+const PATHS: u64 = 200;
+/// Most random networks that stand for those that a search will choose.
+const NETWORKS: usize = 32;
+
+impl Run<'_, '_> {
+    /// Foretells the memory of all phases of `plan` with this many threads.
+    pub(crate) fn memory(&self, plan: &Plan) -> Result<RunMemory> {
+        let (config, dataset) = (self.context.config, self.context.dataset);
+        let keeping = config.keeping();
+        let (search, train) = (&config.search, &config.train);
+        let space = self.space.nasrec();
+        let network = Network::supernet(space.config(), self.shape, search.supernet.layer_norm);
+        let tables = self.search_tables();
+        let sizes = |rows: &[u32]| -> Vec<(u64, u64)> {
+            let fields = rows.iter().take(self.shape.fields);
+            fields.map(|&rows| (rows.into(), EMBEDDING_DIM as u64)).collect()
+        };
+        let (model, mut files) = model_bytes(network.layout(), sizes(&tables), &keeping);
+
+        let (mut program, mut step) = (Program::new(), 0);
+        let strategy = search.supernet.paths;
+        for index in 0..PATHS {
+            // From the last warm-up step on no path is full; the first step's always is.
+            let first = index == 0 && plan.warmup_steps > 0;
+            let paths = if first { PathStrategy::FullPath } else { strategy };
+            let path = supernet_path(space, paths, index, 0, config.run.seed);
+            network.build(&path, &mut program);
+            step = step.max(program.footprint(search.supernet.batch_size).of_step());
+        }
+        let forward = self.scoring(plan, &network);
+        let copies = trainings_at_a_time(search.ranking.batch_size, model) as u64;
+        let columns = (1 + self.shape.dense + self.shape.fields) * size_of::<f32>();
+        let decoded = (plan.validation_rows * columns) as u64
+            + plan.finetune_steps * (search.ranking.batch_size * columns) as u64;
+
+        let all = DatasetMemory::of(dataset, &[Split::Train, Split::Validation, Split::Test]);
+        let networks = self.contenders(plan)?;
+        let final_rows = train.final_batch_size.unwrap_or(train.network.batch_size);
+        let final_tables = self.context.final_tables(self.space.table_cap());
+        let phase = |tables: &[u32], batch_rows: usize| -> Result<(u64, TrainingMemory)> {
+            let inputs = self.context.inputs(tables);
+            let compile = |contender: &Contender| contender.compile(&inputs, false);
+            let memory = |compiled: &CompiledModel| {
+                let own = DatasetMemory { pages: 0, ..all };
+                TrainingMemory::new(compiled, batch_rows as u64, &keeping, own)
+            };
+            let mut found = Vec::new();
+            for contender in &networks {
+                found.push(memory(&compile(contender)?));
+            }
+            let held = |m: &TrainingMemory| m.model + m.training.max(m.evaluation);
+            let largest = found.iter().map(held).max().unwrap_or(0);
+            // The first contender stands for the network that is exported as well.
+            let at_a_time = trainings_at_a_time(batch_rows, table_bytes(tables, keeping.numbers));
+            Ok((at_a_time as u64 * largest, found[0]))
+        };
+        let (scratch, _) = phase(&tables, train.network.batch_size)?;
+        let (fits, exported) = phase(&final_tables, final_rows)?;
+        files = files.max(exported.pages);
+        let part = |what, bytes| MemoryPart { what, bytes };
+        Ok(RunMemory {
+            program: exported.program,
+            supernet: vec![
+                part("weights, tables and their state", model),
+                part("activations and gradients of a step", step),
+            ],
+            ranking: vec![
+                part("weights, tables and their state, for each thread", copies * model),
+                part("activations", copies * forward),
+                part("decoded rows", decoded),
+            ],
+            networks: vec![part("networks trained side by side", scratch)],
+            final_fits: vec![
+                part("networks trained side by side", fits),
+                part("the exported graph and encoders", exported.export),
+            ],
+            pages: all.pages + files,
+        })
+    }
+
+    /// Bytes of the arenas of the largest of the candidates that are scored, by random ones.
+    fn scoring(&self, plan: &Plan, network: &Network) -> u64 {
+        let ranking = &self.context.config.search.ranking;
+        let mut program = Program::new();
+        let mut most = 0;
+        for genotype in self.random_genotypes(plan.evaluations.min(PATHS as usize)) {
+            let path = self.space.nasrec().path(&genotype);
+            let tuned = match ranking.weights {
+                RankingWeights::Shared => {
+                    network.build(&path, &mut program);
+                    let tuned = program.footprint(ranking.batch_size);
+                    tuned.values + tuned.scratch
+                }
+                RankingWeights::Fresh => {
+                    Network::standalone(&path, self.shape, false).build(&path, &mut program);
+                    program.footprint(ranking.batch_size).of_step()
+                }
+            };
+            let scored = program.footprint(plan.validation_rows.min(PREDICT_ROWS));
+            most = most.max(tuned).max(scored.values + scored.scratch);
+        }
+        most
+    }
+
+    /// Networks that stand for those that are trained from scratch, as many random ones, and every
+    /// hand-made model.
+    fn contenders(&self, plan: &Plan) -> Result<Vec<Contender>> {
+        let random = self.random_genotypes((2 * plan.top_k).min(NETWORKS));
+        let mut found: Vec<Contender> =
+            random.iter().map(|genotype| self.network(genotype)).collect();
+        if found.is_empty() {
+            bail!("the space has no network that meets the limits");
+        }
+        let macs = self.network_macs()?.searched as u64;
+        for name in &self.context.config.train.baselines {
+            found.push(Contender::Baseline(self.baseline(name, macs)?));
+        }
+        Ok(found)
+    }
+
+    /// Fails where the run cannot fit its limit on peak memory, or this machine.
+    pub(super) fn check_memory(&self, memory: &RunMemory) -> Result<()> {
+        let held = memory.held();
+        let limit = self.context.config.cost.limits()?.peak_memory;
+        let available = available_memory();
+        let over = match (limit, available) {
+            (Some(limit), _) if held > limit => {
+                format!("the limit peak_memory={}", format_bytes(limit))
+            }
+            (_, Some(free)) if held > free => {
+                format!("the {} that this machine has left", format_bytes(free))
+            }
+            _ => return Ok(()),
+        };
+        bail!(
+            "this run would hold more than {over} ({}). Less takes: {}",
+            memory.describe(),
+            self.what_lowers()
+        )
+    }
+
+    /// Settings that would lower the peak, those that change least first.
+    fn what_lowers(&self) -> String {
+        let config = self.context.config;
+        let cap = self.search_tables().into_iter().max().unwrap_or(0) / 4;
+        let mut ways = Vec::new();
+        if config.run.table_files.is_none() {
+            ways.push("--table-files DIR (tables in files)".to_owned());
+        }
+        if trainings_at_a_time(config.search.ranking.batch_size, 1) > 1 {
+            ways.push("--threads 1 (one model at a time)".into());
+        }
+        if config.numbers.memory().table_value_bytes > 2 {
+            ways.push("--table-storage bf16".into());
+        }
+        if !config.numbers.memory().row_wise_state {
+            ways.push("--table-state row-wise".into());
+        }
+        ways.push(format!("smaller tables (--limit memory=..., --set search.table_cap={cap})"));
+        ways.push("smaller batches (search.supernet.batch_size)".into());
+        ways.push("a smaller space (space.blocks, space.dense_widths)".into());
+        ways.join(", ")
+    }
+}

@@ -1,0 +1,170 @@
+//! What a machine decides: peak memory of a process, time of predictions.
+
+use std::process::Command;
+
+use palmette_cost::HardLimits;
+use serde_json::Value;
+
+use crate::support::{Place, exists, search, stderr, succeed};
+
+/// A log whose three tables have 100,000 rows each.
+fn place_with_large_tables() -> Place {
+    let place = Place::new();
+    let mut schema = place.read("schema.toml");
+    for column in ["user", "item", "site"] {
+        schema += &format!("\n[column.{column}]\nencoder = \"hash\"\nrows = 100000\n");
+    }
+    std::fs::write(place.path("schema.toml"), schema).unwrap();
+    succeed(&place.palmette(&place.prepare_arguments("dataset")));
+    place
+}
+
+/// The bytes behind `peak memory of the process:` among the notes.
+fn noted_peak(notes: &str) -> f64 {
+    let line = notes.lines().find_map(|line| line.strip_prefix("peak memory of the process: "));
+    let amount = line.unwrap_or_else(|| panic!("no peak in {notes}")).replace(' ', "");
+    HardLimits::parse(&format!("peak_memory={amount}")).unwrap().peak_memory.unwrap() as f64
+}
+
+/// `palmette cost` foretells the peak of `palmette train` within a tenth.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_peak_of_a_training_is_foretold() {
+    let place = place_with_large_tables();
+    let mut smaller = f64::INFINITY;
+    for (n, more) in
+        [&[][..], &["--table-storage", "f16", "--table-state", "row-wise"]].into_iter().enumerate()
+    {
+        let cost =
+            [&["cost", "--baseline", "dlrm", "--dataset", "dataset", "--batch", "256"], more];
+        let cost = place.json(&cost.concat());
+        let foretold = cost["peak_memory"].as_f64().unwrap()
+            + cost["peak_memory_parts"]["pages"].as_f64().unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_palmette"))
+            .current_dir(place.path(""))
+            .args(["train", "dataset", "--baseline", "dlrm", "-o", &format!("model{n}")])
+            .args(["--set", "train.network.batch_size=256"])
+            .args(more)
+            .output()
+            .unwrap();
+        succeed(&output);
+        let measured = noted_peak(&stderr(&output));
+        let ratio = foretold / measured;
+        assert!((0.9..1.1).contains(&ratio), "{more:?}: {foretold} for {measured}");
+        assert!(measured < smaller, "{more:?}: smaller tables take less");
+        smaller = measured;
+    }
+}
+
+/// The largest phase of a search is foretold within a tenth too; its peak stands in the journal.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_peak_of_a_search_is_foretold() {
+    let place = place_with_large_tables();
+    let wide = ["--set", "space.dense_widths=[16, 256]", "--set", "space.blocks=3"];
+    let plan = ["search", "dataset", "--config", "search.toml", "--dry-run"];
+    let memory = place.json(&[&plan[..], &wide].concat());
+    assert!(!exists(&place.path("runs/dataset-1/journal.jsonl")), "a dry run leaves nothing");
+    let sum = |parts: &Value| -> f64 {
+        parts.as_array().unwrap().iter().map(|part| part["bytes"].as_f64().unwrap()).sum()
+    };
+    let other = memory["program"].as_f64().unwrap() + memory["pages"].as_f64().unwrap();
+    let phases = ["supernet", "ranking", "networks", "final_fits"].map(|phase| sum(&memory[phase]));
+    succeed(&search(&place, "measured", &wide));
+    let journal = place.read("runs/measured/journal.jsonl");
+    let peak = |event: &str| {
+        let events = journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let last = events.filter(|e| e["event"] == event).last().unwrap();
+        last["time"]["peak_memory"].as_f64().unwrap()
+    };
+    let ratio = (phases[0] + other) / peak("supernet");
+    assert!((0.9..1.1).contains(&ratio), "supernet: {memory} for {}", peak("supernet"));
+    let largest = phases.iter().copied().fold(0.0, f64::max);
+    let ratio = (largest + other) / peak("final");
+    assert!((0.9..1.1).contains(&ratio), "{memory} for {}", peak("final"));
+}
+
+#[test]
+fn a_search_that_cannot_fit_is_refused_before_it_starts() {
+    let place = place_with_large_tables();
+    let output = search(&place, "large", &["--limit", "peak_memory=40MiB"]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = stderr(&output);
+    for expected in [
+        "more than the limit peak_memory=40.00 MiB",
+        "networks trained side by side",
+        "the program 14.00 MiB",
+        "--table-storage bf16",
+        "--table-files",
+        "search.table_cap",
+    ] {
+        assert!(text.contains(expected), "{text} lacks {expected}");
+    }
+    assert!(!place.path("runs/large").exists());
+    // This machine's own memory is a limit as well.
+    let output = search(
+        &place,
+        "huge",
+        &["--set", "space.dense_widths=[60000]", "--set", "space.name=nasrec-full"],
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("that this machine has left"), "{}", stderr(&output));
+    assert!(!place.path("runs/huge").exists());
+}
+
+fn events<'a>(journal: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a Value> {
+    journal.iter().filter(move |event| event["event"] == kind)
+}
+
+/// Candidates are foretold, what is trained was measured, and a resumed run measures nothing again.
+#[test]
+fn latency_limits_are_foretold_measured_and_journalled() {
+    let place = Place::prepared();
+    // Far above what any of these networks takes: no time decides this test.
+    let limit = ["--limit", "latency_us=100000000@8", "--limit", "peak_memory=64GiB"];
+    succeed(&search(&place, "whole", &limit));
+    let journal = place.journal("runs/whole");
+    let models: Vec<&Value> = events(&journal, "latency-model").collect();
+    assert_eq!(models.len(), 1);
+    assert_eq!(models[0]["result"]["batch"], 8);
+    let measured = models[0]["result"]["networks"].as_array().unwrap();
+    assert!(measured.len() >= 16, "{}", measured.len());
+    // Two sides of two networks, no two alike, and two hand-made models.
+    let latencies: Vec<&Value> = events(&journal, "latency").collect();
+    assert!((5..=6).contains(&latencies.len()), "{latencies:?}");
+    assert!(latencies.iter().all(|e| e["result"]["median"].as_f64().unwrap() > 0.0));
+
+    // The run again from the middle of its ranking: what was measured stays as it is.
+    let run = place.path("runs/cut");
+    std::fs::create_dir_all(&run).unwrap();
+    let text = place.read("runs/whole/journal.jsonl");
+    let kept: Vec<&str> = text.lines().take(8).collect();
+    std::fs::write(run.join("journal.jsonl"), kept.join("\n") + "\n").unwrap();
+    for file in ["config.toml", "env.json"] {
+        std::fs::copy(place.path("runs/whole").join(file), run.join(file)).unwrap();
+    }
+    succeed(&place.palmette(&["search", "--resume", "runs/cut"]));
+    let again = place.journal("runs/cut");
+    let without = |journal: &[Value]| -> Vec<Value> {
+        journal.iter().filter(|event| event["event"] != "latency").cloned().collect()
+    };
+    assert_eq!(without(&again), without(&journal));
+    assert_eq!(
+        place.sha256("runs/cut/best/model.safetensors"),
+        place.sha256("runs/whole/best/model.safetensors")
+    );
+}
+
+#[test]
+fn latency_that_nothing_keeps_is_refused() {
+    let place = Place::prepared();
+    let output = search(&place, "fast", &["--limit", "latency_us=0.01@4"]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = stderr(&output);
+    assert!(
+        text.contains("no network of the space is expected to meet latency_us=0.01@4"),
+        "{text}"
+    );
+    assert!(text.contains("us at 4 rows"), "{text}");
+    assert!(!place.path("runs/fast").exists());
+}
