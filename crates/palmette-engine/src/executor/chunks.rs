@@ -92,6 +92,8 @@ impl<T: Real> Executor<T> {
         let grads = Shared(self.grads.as_mut_slice().as_mut_ptr());
         let partials = Shared(self.partials.as_mut_slice().as_mut_ptr());
         let scratch = Shared(self.scratch.as_mut_slice().as_mut_ptr());
+        let backward = matches!(mode, Mode::Gradients(t) if t != Trainable::Head);
+        let panels = self.panel_arenas(backward);
         let (arch, clock, precision) = (self.arch, &self.clock, self.precision);
         self.losses.par_iter_mut().enumerate().with_max_len(1).for_each(|(c, loss)| {
             let first = c * CHUNK_ROWS;
@@ -115,6 +117,7 @@ impl<T: Real> Executor<T> {
                 first,
                 rows: CHUNK_ROWS.min(batch.rows - first),
                 precision,
+                panels: panels.get(),
             };
             *loss = T::run_chunk(arch, RunChunk { chunk: &chunk, mode, weight_sum, clock });
         });

@@ -34,6 +34,7 @@ struct Tolerance {
 const F32: Tolerance = Tolerance { first_step: 5e-3, first_loss: 1e-5, loss: 5e-3 };
 /// bf16 keeps eight bits of every operand. Five steps of an optimiser that divides by the gradient's
 /// size carry the first step's difference on: PyTorch's own bf16 losses are 6e-2 from its f32 ones.
+/// Either side's bf16 is held against Palmette's f32 with these bounds.
 const BF16: Tolerance = Tolerance { first_step: 8e-2, first_loss: 5e-3, loss: 1e-1 };
 
 impl Agreement {
