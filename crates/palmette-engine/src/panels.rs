@@ -53,4 +53,10 @@ impl Program {
         }
         self.panels_len = [weights, buffers];
     }
+    /// Numbers that a step keeps in panels beside weights, values and gradients, at most, for the
+    /// rows that the program was last placed for. A batch of one chunk keeps none.
+    pub fn panel_numbers(&self) -> usize {
+        let [weights, buffers] = self.panels_len;
+        weights.saturating_add(buffers.saturating_mul(2))
+    }
 }

@@ -95,7 +95,7 @@ impl<T: Real> Executor<T> {
         let backward = matches!(mode, Mode::Gradients(t) if t != Trainable::Head);
         let panels = self.panel_arenas(backward);
         let (arch, clock, precision) = (self.arch, &self.clock, self.precision);
-        self.losses.par_iter_mut().enumerate().with_max_len(1).for_each(|(c, loss)| {
+        let run = |(c, loss): (usize, &mut f64)| {
             let first = c * CHUNK_ROWS;
             // SAFETY: chunk `c` alone uses these partial sums and this scratch.
             let (partials, scratch) = unsafe {
@@ -120,7 +120,12 @@ impl<T: Real> Executor<T> {
                 panels: panels.get(),
             };
             *loss = T::run_chunk(arch, RunChunk { chunk: &chunk, mode, weight_sum, clock });
-        });
+        };
+        match &mut self.losses[..] {
+            // Handing one chunk to another thread takes a tenth of a small prediction's time.
+            [loss] => run((0, loss)),
+            losses => losses.par_iter_mut().enumerate().with_max_len(1).for_each(run),
+        }
         weight_sum
     }
 

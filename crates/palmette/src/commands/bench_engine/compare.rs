@@ -144,7 +144,7 @@ pub fn compare(workload: Workload, options: &Options<'_>, console: &Console) -> 
         case.set_precision(Precision::Bf16);
         let apart = distance(&first, &case.first_results()?);
         let rounded = case.losses(CHECKED_STEPS)?;
-        let agreement = Some(Agreement::new(apart, &losses, &rounded, true)?);
+        let agreement = Some(Agreement::new(apart, &losses, &rounded, true, case.rows)?);
         own.push(Own { bf16: true, agreement, steps: 1, rounds: Vec::new() });
     }
     let mut tried = Vec::new();
@@ -152,7 +152,8 @@ pub fn compare(workload: Workload, options: &Options<'_>, console: &Console) -> 
     for (process, (peer, variants, preload, _)) in peers.iter_mut().enumerate() {
         for variant in variants.iter() {
             let bf16 = variant.starts_with("bf16");
-            let attempt = attempt(peer, variant, options, &first, &losses, case.period());
+            let attempt =
+                attempt(peer, variant, options, (&first, &losses), (case.period(), case.rows));
             let (agreement, per_step, failed) = match attempt {
                 Ok((agreement, seconds)) => (Some(agreement), Some(seconds), None),
                 Err(error) => (None, None, Some(format!("{error:#}"))),
@@ -257,9 +258,8 @@ fn attempt(
     peer: &mut Peer,
     variant: &str,
     options: &Options<'_>,
-    first: &Gradients,
-    our_losses: &[f64],
-    period: u64,
+    (first, our_losses): (&Gradients, &[f64]),
+    (period, rows): (u64, usize),
 ) -> Result<(Agreement, f64)> {
     let file = options.folder.join("results.bin");
     let request = json!({ "check": variant, "steps": CHECKED_STEPS, "results": file });
@@ -267,7 +267,8 @@ fn attempt(
     let losses = answer["losses"].as_array().context("the peer's answer has no losses")?;
     let losses: Vec<f64> = losses.iter().filter_map(serde_json::Value::as_f64).collect();
     let bf16 = variant.starts_with("bf16");
-    let agreement = Agreement::new(distance_to_file(first, &file)?, our_losses, &losses, bf16)?;
+    let distance = distance_to_file(first, &file)?;
+    let agreement = Agreement::new(distance, our_losses, &losses, bf16, rows)?;
     if period > 1 {
         let steps = period.min(20);
         let seconds = peer.time(variant, steps)?;
