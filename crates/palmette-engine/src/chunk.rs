@@ -1,8 +1,11 @@
 //! What an operator sees of a step: a chunk of the batch's rows.
 
-use crate::matmul::{Precision, Strided};
+use pulp::Simd;
+
+use crate::matmul::{COLUMNS, Panels, Precision, Strided, lay_out, panel_len};
+use crate::panels::FORWARD;
 use crate::params::ParamStore;
-use crate::program::{BufferId, Extent, Program, SliceId};
+use crate::program::{BufferId, Extent, Input, Program, SliceId};
 use crate::tables::Tables;
 use crate::{Batch, Real};
 
@@ -23,6 +26,16 @@ pub(crate) struct Chunk<'a, T> {
     pub first: usize,
     pub rows: usize,
     pub precision: Precision,
+    pub panels: PanelArenas<T>,
+}
+
+/// Where panels lie ([`crate::panels`]); all null where the batch is one chunk.
+#[derive(Clone, Copy)]
+pub(crate) struct PanelArenas<T> {
+    pub weights: *const T,
+    /// Null where no weight gradients are wanted.
+    pub values: *mut T,
+    pub grads: *mut T,
 }
 
 impl<T: Real> Chunk<'_, T> {
@@ -101,6 +114,73 @@ impl<T: Real> Chunk<'_, T> {
         debug_assert!(slice.rows <= spec.rows && slice.cols <= spec.cols);
         let pointer = self.params.values.as_slice()[spec.offset..].as_ptr();
         Strided::row_major(pointer, spec.stride)
+    }
+
+    /// Panels of a fully connected layer's weights, in one of two directions.
+    #[inline(always)]
+    pub fn weight_panels(&self, id: SliceId, direction: usize) -> Option<Panels<T>> {
+        let slice = self.program.weight_slice(id);
+        let terms = if direction == FORWARD { slice.cols } else { slice.rows };
+        let pointer = self.panels.weights.wrapping_add(slice.panels[direction]);
+        let exist = !self.panels.weights.is_null();
+        exist.then(|| Panels::new(pointer, self.precision, terms))
+    }
+
+    /// Panels of the values of an input of a fully connected layer, over the whole batch.
+    #[inline(always)]
+    pub fn value_panels(&self, id: BufferId) -> Option<Panels<T>> {
+        self.panels_of(self.panels.values, id)
+    }
+
+    /// Panels of the gradient of a fully connected layer's output, over the whole batch.
+    #[inline(always)]
+    pub fn grad_panels(&self, id: BufferId) -> Option<Panels<T>> {
+        self.panels_of(self.panels.grads, id)
+    }
+
+    #[inline(always)]
+    fn panels_of(&self, arena: *mut T, id: BufferId) -> Option<Panels<T>> {
+        let pointer = arena.wrapping_add(self.program.buffer(id).panels).cast_const();
+        (!arena.is_null()).then(|| Panels::new(pointer, self.precision, self.batch.rows))
+    }
+
+    /// Lays this chunk's rows of an input out, where `input` is its first use.
+    #[inline(always)]
+    pub fn lay_out_values<S: Simd>(&self, simd: S, input: &Input) {
+        if input.packs && !self.panels.values.is_null() {
+            self.lay_out_rows(simd, self.rows_of(input.buffer), input.buffer, self.panels.values);
+        }
+    }
+
+    /// Lays this chunk's rows of the gradient of `id` out.
+    #[inline(always)]
+    pub fn lay_out_grads<S: Simd>(&self, simd: S, id: BufferId) {
+        if !self.panels.grads.is_null() {
+            self.lay_out_rows(simd, self.row_grads_of(id), id, self.panels.grads);
+        }
+    }
+
+    #[inline(always)]
+    fn lay_out_rows<S: Simd>(
+        &self,
+        simd: S,
+        (x, stride): (*mut T, usize),
+        id: BufferId,
+        arena: *mut T,
+    ) {
+        let shape = [self.rows, self.program.width(id)];
+        let terms = match self.precision {
+            Precision::F32 => self.first,
+            Precision::Bf16 => self.first / 2,
+        };
+        let first = self.program.buffer(id).panels + terms * COLUMNS;
+        // SAFETY: `place_panels` reserved the panels; chunks begin at even rows, so that each owns
+        // its pairs of rows.
+        unsafe {
+            let target = (arena.add(first), panel_len(self.precision, self.batch.rows));
+            let source = Strided::row_major(x.cast_const(), stride);
+            lay_out(simd, self.precision, source, shape, target);
+        }
     }
 
     /// The weights of a one-row slice.

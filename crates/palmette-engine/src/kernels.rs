@@ -6,7 +6,7 @@
 use pulp::Arch;
 
 use crate::executor::{RunChunk, RunTile, SumRows, UpdateRows, UpdateTile};
-use crate::matmul::{Precision, Product};
+use crate::matmul::{LayOut, Precision, Product, Strided};
 
 /// What the executor asks of a number type; [`Real`](crate::Real)'s other sealed part.
 pub trait Kernels: Sized {
@@ -18,6 +18,8 @@ pub trait Kernels: Sized {
     fn update_tile(arch: Arch, run: UpdateTile<'_, Self>);
     /// The gradients of one table and their sum of squares.
     fn sum_rows(arch: Arch, run: SumRows<'_, Self>) -> f64;
+    /// The panels of one matrix.
+    fn lay_out(arch: Arch, run: LayOut<Self>);
     /// The update of one table.
     fn update_rows(arch: Arch, run: UpdateRows<'_, Self>);
     /// What products of this type can do of `wanted`.
@@ -27,6 +29,11 @@ pub trait Kernels: Sized {
     /// # Safety
     /// As for [`matmul`](crate::matmul::matmul), and [`Kernels::precision`] must allow it.
     unsafe fn bf16_product(product: Product<Self>);
+    /// Rounds `shape[0]` terms of `shape[1]` columns, at most a panel's, to bf16 in pairs.
+    ///
+    /// # Safety
+    /// Matrix and panel must lie in live allocations, and [`Kernels::precision`] must allow bf16.
+    unsafe fn bf16_panel(source: Strided<*const Self>, shape: [usize; 2], target: *mut Self);
 }
 
 macro_rules! dispatched {
@@ -46,6 +53,10 @@ macro_rules! dispatched {
         #[inline(never)]
         fn sum_rows(arch: Arch, run: SumRows<'_, Self>) -> f64 {
             arch.dispatch(run)
+        }
+        #[inline(never)]
+        fn lay_out(arch: Arch, run: LayOut<Self>) {
+            arch.dispatch(run);
         }
         #[inline(never)]
         fn update_rows(arch: Arch, run: UpdateRows<'_, Self>) {
@@ -70,6 +81,16 @@ impl Kernels for f32 {
         #[cfg(not(target_arch = "x86_64"))]
         unreachable!("no bf16 products of {:?} here", product.shape)
     }
+
+    unsafe fn bf16_panel(source: Strided<*const Self>, shape: [usize; 2], target: *mut Self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: passed on to the caller.
+        unsafe {
+            crate::matmul::bf16::lay_out_panel(source, shape, target.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!("no bf16 products of {shape:?} here")
+    }
 }
 
 impl Kernels for f64 {
@@ -81,5 +102,9 @@ impl Kernels for f64 {
 
     unsafe fn bf16_product(product: Product<Self>) {
         unreachable!("no bf16 products of f64: {:?}", product.shape)
+    }
+
+    unsafe fn bf16_panel(_: Strided<*const Self>, shape: [usize; 2], _: *mut Self) {
+        unreachable!("no bf16 products of f64: {shape:?}")
     }
 }

@@ -67,6 +67,7 @@ mod matmul;
 mod memory;
 pub mod ops;
 mod optimizer;
+mod panels;
 mod params;
 mod program;
 mod real;

@@ -50,6 +50,8 @@ pub(crate) struct Buffer {
     pub offset: usize,
     /// Whether any operator reads it; tables behind an unread embedding get no gradient.
     pub read: bool,
+    /// Where its panels lie, for a factor of a fully connected layer's weight gradient.
+    pub panels: usize,
 }
 
 /// One use of a buffer by an operator.
@@ -60,6 +62,8 @@ pub(crate) struct Input {
     pub grad: bool,
     /// Whether that gradient adds to an earlier one.
     pub accumulate: bool,
+    /// Whether this use is the one that lays the buffer out in panels.
+    pub packs: bool,
 }
 
 /// Consecutive entries of one of a program's pools.
@@ -94,6 +98,8 @@ pub(crate) struct WeightSlice {
     pub grad: usize,
     pub grad_stride: usize,
     pub source: GradSource,
+    /// Where the panels of its transpose and its own lie, for a fully connected layer's weights.
+    pub panels: [usize; 2],
 }
 
 /// Index of a [`WeightSlice`].
@@ -131,6 +137,8 @@ pub struct Program {
     pub(crate) grad_len: usize,
     pub(crate) scratch_len: usize,
     pub(crate) arena_len: usize,
+    /// Elements of the panels of weights and of buffers.
+    pub(crate) panels_len: [usize; 2],
     /// Rows that the buffers were placed for; `None` since an operator was added.
     pub(crate) placed: Option<usize>,
     /// Values and longest row of each list that the buffers were placed for.
@@ -138,7 +146,7 @@ pub struct Program {
     /// Scratch that depends on the lists.
     list_scratch_len: usize,
     pub(crate) first_head_slice: usize,
-    seen: Vec<bool>,
+    pub(crate) seen: Vec<bool>,
 }
 
 impl Program {
@@ -159,6 +167,7 @@ impl Program {
         self.scratch_len = 0;
         self.first_head_slice = 0;
         self.arena_len = 0;
+        self.panels_len = [0; 2];
         self.placed = None;
     }
 
@@ -243,14 +252,21 @@ impl Program {
     pub(crate) fn add_buffer(&mut self, extent: Extent, needs_grad: bool) -> BufferId {
         let id = BufferId(self.buffers.len() as u32);
         self.placed = None;
-        self.buffers.push(Buffer { extent, needs_grad, stride: 0, offset: 0, read: false });
+        self.buffers.push(Buffer {
+            extent,
+            needs_grad,
+            stride: 0,
+            offset: 0,
+            read: false,
+            panels: crate::panels::NOWHERE,
+        });
         id
     }
 
     pub(crate) fn add_inputs(&mut self, buffers: impl IntoIterator<Item = BufferId>) -> Span {
         let start = self.inputs.len();
         for buffer in buffers {
-            self.inputs.push(Input { buffer, grad: false, accumulate: false });
+            self.inputs.push(Input { buffer, grad: false, accumulate: false, packs: false });
         }
         Span { start: start as u32, len: (self.inputs.len() - start) as u32 }
     }
@@ -279,6 +295,7 @@ impl Program {
             grad: self.grad_len,
             grad_stride,
             source,
+            panels: [0; 2],
         });
         self.grad_len += (rows * grad_stride).next_multiple_of(16);
         id
@@ -351,6 +368,7 @@ impl Program {
         for (buffer, &read) in self.buffers.iter_mut().zip(&self.seen) {
             buffer.read = read;
         }
+        self.place_panels(rows);
         self.placed = Some(rows);
         Ok(())
     }

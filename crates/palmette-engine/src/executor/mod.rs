@@ -6,13 +6,17 @@
 //! 1. *Chunks.* The batch is cut into chunks of [`CHUNK_ROWS`] rows; each runs
 //!    forward, loss and backward of all operators by itself, so activations
 //!    stay in a core's cache and there is no barrier between operators. Small
-//!    parameters (biases, norms, head) leave partial sums per chunk.
+//!    parameters (biases, norms, head) leave partial sums per chunk. The
+//!    weights are laid out for the products first.
 //! 2. *Weight gradients.* Every weight slice is cut into tiles of
 //!    [`TILE_ROWS`] rows; a tile is one product over the whole batch, hence no
 //!    reduction. Tables sum the gradients of equal rows in sample order.
-//! 3. *Update.* Clip by the global norm and move the same tiles and rows.
+//! 3. *Update.* Clip by the global norm and move the same tiles and rows. A
+//!    step without a clip moves every tile in phase two, while its gradient is
+//!    in the cache.
 
 mod chunks;
+mod panels;
 mod tables;
 mod tiles;
 
@@ -22,7 +26,7 @@ use pulp::Arch;
 
 pub(crate) use chunks::RunChunk;
 pub(crate) use tables::{SumRows, UpdateRows};
-pub(crate) use tiles::{RunTile, UpdateTile};
+pub(crate) use tiles::{GradTile, RunTile, UpdateTile};
 
 use crate::clock::{Clock, TimeSplit};
 use crate::fit::{Uses, check_forward, check_state};
@@ -35,7 +39,7 @@ use crate::tables::Tables;
 use crate::{EngineError, Real};
 use chunks::Mode;
 use tables::TouchedRows;
-use tiles::Tile;
+use tiles::{Mover, Tile};
 
 /// Name of the instruction set that kernels use on this processor.
 pub fn instruction_set() -> &'static str {
@@ -131,6 +135,9 @@ pub struct Executor<T> {
     weight_grads: Zeroed<T>,
     partials: Zeroed<T>,
     scratch: Zeroed<T>,
+    /// Panels of weights, values and gradients.
+    panels: [Zeroed<T>; 3],
+    layouts: Vec<panels::Layout>,
     losses: Vec<f64>,
     tiles: Vec<Tile>,
     tile_squares: Vec<f64>,
@@ -177,6 +184,8 @@ impl<T: Real> Executor<T> {
             weight_grads: empty(),
             partials: empty(),
             scratch: empty(),
+            panels: [empty(), empty(), empty()],
+            layouts: Vec::new(),
             losses: Vec::new(),
             tiles: Vec::new(),
             tile_squares: Vec::new(),
@@ -224,6 +233,7 @@ impl<T: Real> Executor<T> {
         batch: &Batch<'_, T>,
     ) -> Result<&[T], EngineError> {
         self.prepare(model, program, batch)?;
+        self.lay_out_weights(model, program, false)?;
         self.run_chunks(model, program, batch, Mode::Forward);
         self.read_logits(program, batch.rows);
         Ok(&self.logits)
@@ -232,7 +242,8 @@ impl<T: Real> Executor<T> {
     /// One optimiser step; returns the mean loss before it.
     ///
     /// # Errors
-    /// [`EngineError::Diverged`] when loss or gradient is not finite (nothing is updated then),
+    /// [`EngineError::Diverged`] when loss or gradient is not finite: then nothing is updated, but
+    /// for dense weights whose gradient overflowed without a clip while the loss was finite;
     /// a program, model and batch that do not fit, ids outside their tables, and memory.
     pub fn train_step(
         &mut self,
@@ -242,17 +253,26 @@ impl<T: Real> Executor<T> {
         step: &Step,
     ) -> Result<f64, EngineError> {
         check_state(model, step.optimizer)?;
-        let (loss, squares) = self.gradients(model, program, batch, step.trainable)?;
+        let loss = self.chunk_gradients(model, program, batch, step.trainable)?;
         if !loss.is_finite() {
             return Err(EngineError::Diverged { step: step.index, what: "loss" });
         }
+        let rule = Rule::new(step.optimizer, step.learning_rate, step.index);
+        // Nothing waits for the norm: tiles move while they are in the cache.
+        let at_once = step.clip_norm.is_none().then(|| Mover::new(model, rule));
+        let squares = self.sums_over_chunks(model, program, batch, step.trainable, at_once);
         let norm = squares.sqrt();
         if !norm.is_finite() {
             return Err(EngineError::Diverged { step: step.index, what: "gradient norm" });
         }
-        // PyTorch's clip_grad_norm_: the 1e-6 is part of the published training.
-        let scale = step.clip_norm.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0));
-        self.update(model, program, step, T::from_f64(scale));
+        let mut scale = T::ONE;
+        if let Some(clip) = step.clip_norm {
+            // PyTorch's clip_grad_norm_: the 1e-6 is part of the published training.
+            scale = T::from_f64((clip / (norm + 1e-6)).min(1.0));
+            let mover = Mover::new(model, rule);
+            self.update_tiles(model, program, mover, scale);
+        }
+        self.update_rows(model, rule, step.index, scale);
         Ok(loss)
     }
 
@@ -267,24 +287,48 @@ impl<T: Real> Executor<T> {
         batch: &Batch<'_, T>,
         trainable: Trainable,
     ) -> Result<(f64, f64), EngineError> {
+        let loss = self.chunk_gradients(model, program, batch, trainable)?;
+        Ok((loss, self.sums_over_chunks(model, program, batch, trainable, None)))
+    }
+
+    /// Phase one with all that comes before it; returns the loss.
+    fn chunk_gradients(
+        &mut self,
+        model: &Model<T>,
+        program: &mut Program,
+        batch: &Batch<'_, T>,
+        trainable: Trainable,
+    ) -> Result<f64, EngineError> {
         self.prepare(model, program, batch)?;
         self.uses.check_gradients(program, batch, trainable)?;
         self.weight_grads.reserve(program.grad_len)?;
+        self.lay_out_weights(model, program, trainable != Trainable::Head)?;
         let weight_sum = self.run_chunks(model, program, batch, Mode::Gradients(trainable));
-        let loss = self.losses.iter().sum::<f64>() / weight_sum;
+        Ok(self.losses.iter().sum::<f64>() / weight_sum)
+    }
+
+    /// Phase two: gradients of weights and of table rows, and the sum of their squares. With `at_once`
+    /// weights move instead, and their gradients are kept nowhere.
+    fn sums_over_chunks(
+        &mut self,
+        model: &Model<T>,
+        program: &Program,
+        batch: &Batch<'_, T>,
+        trainable: Trainable,
+        at_once: Option<Mover<T>>,
+    ) -> f64 {
         let first_slice = match trainable {
             Trainable::Everything | Trainable::Network => 0,
             Trainable::Head => program.first_head_slice,
         };
         self.list_tiles(program, first_slice);
-        self.fill_weight_gradients(model, program, batch);
+        self.fill_weight_gradients(model, program, batch, trainable != Trainable::Head, at_once);
         self.n_touched = 0;
         if trainable == Trainable::Everything {
             self.sum_table_rows(program, batch);
         }
-        let squares = self.tile_squares.iter().sum::<f64>()
-            + self.table_squares[..self.n_touched].iter().sum::<f64>();
-        Ok((loss, squares))
+        self.tile_squares.iter().sum::<f64>()
+            + self.table_squares[..self.n_touched].iter().sum::<f64>()
     }
 
     fn prepare(
@@ -306,12 +350,6 @@ impl<T: Real> Executor<T> {
         self.losses.clear();
         self.losses.resize(chunks, 0.0);
         Ok(())
-    }
-
-    fn update(&mut self, model: &mut Model<T>, program: &Program, step: &Step, scale: T) {
-        let rule = Rule::new(step.optimizer, step.learning_rate, step.index);
-        self.update_tiles(model, program, rule, scale);
-        self.update_rows(model, rule, step.index, scale);
     }
 
     /// The gradient of one slice after [`Executor::gradients`], rows of `cols` elements.
@@ -341,5 +379,6 @@ impl<T: Real> Executor<T> {
         ] {
             arena.as_mut_slice().fill(T::nan());
         }
+        self.panels.iter_mut().for_each(|arena| arena.as_mut_slice().fill(T::nan()));
     }
 }

@@ -3,13 +3,14 @@
 //! AVX512-BF16 multiplies pairs of neighbouring terms: an element of a register
 //! holds terms `2 p` and `2 p + 1` of one row or column, and one instruction adds
 //! both products to sixteen sums. Operands are rounded to nearest even while they
-//! are copied into pairs, A as 128 rows by 128 pairs, B as panels of 48 columns.
+//! are copied into pairs, A as 128 rows by 512 pairs, B as panels of 48 columns; factors that come
+//! in panels already ([`lay_out_panel`]) are read where they are.
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
-use super::{Product, Strided, dot, even_parts};
+use super::{COLUMNS, Panels, Product, Rows, Strided, dot, even_parts};
 use crate::simd::{BLOCK, avx512};
 
 /// Pairs of terms that one pass over the tiles takes: 24 KiB of B then fit the first-level cache.
@@ -25,8 +26,6 @@ const A_PAIR: usize = ROWS + BLOCK;
 /// Pairs of terms of one pass of sums of registers, and elements from row to row of its copies.
 const DOT_PAIRS: usize = 1024;
 const DOT_ROW: usize = DOT_PAIRS + BLOCK;
-/// Columns of a panel of B.
-const COLUMNS: usize = 3 * BLOCK;
 /// Rows of a tile.
 const TILE: usize = 8;
 
@@ -63,7 +62,7 @@ pub(crate) unsafe fn product(p: Product<f32>) {
         // on to the caller.
         unsafe {
             let (a, b) = (&raw mut (*copies).a, &raw mut (*copies).b);
-            if dot::suits(&p) {
+            if p.panels[1].is_none() && dot::suits(&p) {
                 multiply_dot(p, a.cast(), b.cast());
             } else {
                 multiply(p, a.cast(), b.cast());
@@ -88,13 +87,16 @@ unsafe fn multiply(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
             // SAFETY: these rows and terms lie within A and B, these columns within B and C; the
             // copies have room for them.
             unsafe {
-                let place = p.a.pointer.add(first * p.a.row + start * p.a.col);
-                let a = if p.a.col == 1 {
+                let place = p.a.pointer.wrapping_add(first * p.a.row + start * p.a.col);
+                let a = if let Some(panels) = p.panels[0] {
+                    let Panels { pointer, stride, column } = panels.from(first);
+                    Rows::of_panels(Panels { pointer: pointer.cast(), stride, column }, start / 2)
+                } else if p.a.col == 1 {
                     pair_rows((place, p.a.row), [rows, end - start], (a_copy, A_ROW));
-                    Strided { pointer: a_copy.cast_const(), row: A_ROW, col: 1 }
+                    Rows::of(Strided { pointer: a_copy.cast_const(), row: A_ROW, col: 1 }, 0)
                 } else {
                     interleave((place, p.a.col), [end - start, rows], (a_copy, A_PAIR));
-                    Strided { pointer: a_copy.cast_const(), row: 1, col: A_PAIR }
+                    Rows::of(Strided { pointer: a_copy.cast_const(), row: 1, col: A_PAIR }, 0)
                 };
                 let c = p.c.0.add(first * p.c.1);
                 columns(&p, a, [start, end], rows, (c, p.c.1), b_copy);
@@ -212,14 +214,18 @@ unsafe fn dot_tile<const M: usize, const N: usize>(ends: Ends) {
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn columns(
     p: &Product<f32>,
-    a: Strided<*const u32>,
+    a: Rows<u32>,
     [start, end]: [usize; 2],
     rows: usize,
     c: (*mut f32, usize),
     b_copy: *mut u32,
 ) {
     let [_, n, _] = p.shape;
-    let terms = even_parts(end - start, 2 * PAIRS).next_multiple_of(2 * BLOCK).min(2 * PAIRS);
+    let terms = match p.panels[1] {
+        // Panels are read from the second-level cache at 8 bytes a cycle: all terms in one pass.
+        Some(_) => (end - start).max(1),
+        None => even_parts(end - start, 2 * PAIRS).next_multiple_of(2 * BLOCK).min(2 * PAIRS),
+    };
     for column in (0..n).step_by(COLUMNS) {
         let columns = COLUMNS.min(n - column);
         let mut term = start;
@@ -227,17 +233,20 @@ unsafe fn columns(
             let count = terms.min(end - term);
             // SAFETY: as the caller promises.
             unsafe {
-                let place = p.b.pointer.add(term * p.b.row + column * p.b.col);
-                if p.b.col == 1 {
-                    interleave((place, p.b.row), [count, columns], (b_copy, COLUMNS));
-                } else {
-                    pair_columns((place, p.b.col), [count, columns], b_copy);
-                }
-                let pairs = (term - start) / 2;
-                let a = Strided { pointer: a.pointer.add(pairs * a.col), ..a };
+                let b = match p.panels[1] {
+                    Some(panels) => {
+                        panels.from(column).pointer.cast::<u32>().add(term / 2 * COLUMNS)
+                    }
+                    None => {
+                        let place = p.b.pointer.add(term * p.b.row + column * p.b.col);
+                        lay_out_panel(Strided { pointer: place, ..p.b }, [count, columns], b_copy);
+                        b_copy.cast_const()
+                    }
+                };
+                let a = a.later((term - start) / 2);
                 let panel = Panel {
                     pairs: count.div_ceil(2),
-                    b: b_copy,
+                    b,
                     c: (c.0.add(column), c.1),
                     last: live_lanes(columns),
                     accumulate: p.accumulate || term > 0,
@@ -287,13 +296,13 @@ struct Panel {
 
 /// All rows of a pass against one panel, in tiles of nearly equal height.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn tiles<const V: usize>(rows: usize, panel: Panel, a: Strided<*const u32>) {
+unsafe fn tiles<const V: usize>(rows: usize, panel: Panel, a: Rows<u32>) {
     let count = rows.div_ceil(TILE);
     for t in 0..count {
-        let (first, end) = (t * rows / count, (t + 1) * rows / count);
+        let (first, end) = a.tile(t, rows, TILE);
         // SAFETY: rows `first .. end` of A and C.
         unsafe {
-            let a = Strided { pointer: a.pointer.add(first * a.row), ..a };
+            let a = a.from(first);
             let panel = Panel { c: (panel.c.0.add(first * panel.c.1), panel.c.1), ..panel };
             match end - first {
                 1 => tile::<1, V>(panel, a),
@@ -343,6 +352,27 @@ unsafe fn tile<const M: usize, const V: usize>(panel: Panel, a: Strided<*const u
                 }
                 _mm512_mask_storeu_ps(place, live, sum);
             }
+        }
+    }
+}
+
+/// Rounds a panel of `shape[0]` terms and `shape[1]` columns into pairs. The rows or the columns of
+/// the source must be contiguous.
+///
+/// # Safety
+/// The source must have these elements, the target room for whole registers; and [`is_available`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) unsafe fn lay_out_panel(
+    source: Strided<*const f32>,
+    shape: [usize; 2],
+    target: *mut u32,
+) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        if source.col == 1 {
+            interleave((source.pointer, source.row), shape, (target, COLUMNS));
+        } else {
+            pair_columns((source.pointer, source.col), shape, target);
         }
     }
 }

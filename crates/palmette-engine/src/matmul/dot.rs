@@ -8,15 +8,25 @@ use crate::simd::BLOCK;
 
 /// Rows of A, and of the transpose of B, that a tile takes at most: sixteen sums.
 pub(super) const TILE: usize = 4;
+/// Columns that a tile of a single row takes.
+const WIDE: usize = 16;
 /// Terms of one pass: four rows of B (16 KiB of f32) then stay in the first-level cache.
 const TERMS: usize = 1024;
 
-/// Whether these loops suit the product on a processor with room for sixteen sums: the terms are
-/// many and contiguous.
+/// Whether the terms are many and contiguous.
 #[inline(always)]
 pub(super) fn suits<T>(p: &Product<T>) -> bool {
     let [m, n, k] = p.shape;
     p.a.col == 1 && p.b.row == 1 && k >= 2 * TERMS && m.min(n) >= TILE
+}
+
+/// Whether these loops suit the product on a processor with room for sixteen sums: the terms are
+/// many, or the rows so few that a copy of B would cost more than they do.
+#[inline(always)]
+pub(super) fn suits_registers<T>(p: &Product<T>) -> bool {
+    let [m, n, k] = p.shape;
+    let few_rows = p.a.col == 1 && p.b.row == 1 && m < TILE && n >= WIDE && k >= WIDE;
+    suits(p) || few_rows
 }
 
 /// Computes the product.
@@ -26,6 +36,10 @@ pub(super) fn suits<T>(p: &Product<T>) -> bool {
 #[inline(always)]
 pub(super) unsafe fn product<T: Real, S: Simd>(simd: S, p: Product<T>) {
     let [m, n, k] = p.shape;
+    if m < TILE {
+        // SAFETY: passed on to the caller.
+        return unsafe { few_rows(simd, p) };
+    }
     for start in (0..k).step_by(TERMS) {
         let terms = TERMS.min(k - start);
         for (j, columns) in parts(n) {
@@ -46,6 +60,38 @@ pub(super) unsafe fn product<T: Real, S: Simd>(simd: S, p: Product<T>) {
                     3 => of_rows::<T, S, 3>(simd, tile, columns),
                     _ => of_rows::<T, S, 4>(simd, tile, columns),
                 }
+            }
+        }
+    }
+}
+
+/// Rows one by one, sixteen columns at a time: B is read once and at the memory's pace.
+///
+/// # Safety
+/// As for [`matmul`](super::matmul).
+#[inline(always)]
+unsafe fn few_rows<T: Real, S: Simd>(simd: S, p: Product<T>) {
+    let [m, n, k] = p.shape;
+    for j in (0..n).step_by(WIDE) {
+        for i in 0..m {
+            let ends = |j: usize| {
+                // SAFETY: row `i` and the columns from `j`.
+                unsafe {
+                    Ends {
+                        terms: k,
+                        a: (p.a.pointer.add(i * p.a.row), p.a.row),
+                        b: (p.b.pointer.add(j * p.b.col), p.b.col),
+                        c: (p.c.0.add(i * p.c.1 + j), p.c.1),
+                        accumulate: p.accumulate,
+                    }
+                }
+            };
+            if j + WIDE <= n {
+                simd.vectorize(Tile::<T, S, 1, WIDE> { simd, ends: ends(j) });
+                continue;
+            }
+            for (first, columns) in parts(n - j) {
+                of_rows::<T, S, 1>(simd, ends(j + first), columns);
             }
         }
     }

@@ -12,11 +12,13 @@
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16;
 mod dot;
+mod panels;
 mod rates;
 #[cfg(test)]
 mod tests;
 mod tile;
 
+pub(crate) use panels::{COLUMNS, LayOut, Panels, lay_out, panel_len, panels_len};
 pub use rates::{ProductRate, product_rates};
 
 use std::cell::Cell;
@@ -47,7 +49,7 @@ pub(crate) fn count_macs(macs: usize) {
 
 /// A strided matrix: element `(i, j)` is at `pointer + i * row + j * col`.
 #[derive(Clone, Copy)]
-pub(crate) struct Strided<P> {
+pub struct Strided<P> {
     pub pointer: P,
     pub row: usize,
     pub col: usize,
@@ -70,6 +72,8 @@ impl<T> Strided<*const T> {
 /// Terms of a sum that one pass over the tiles takes: a panel of this many rows and 48 columns is
 /// 48 KiB of f32, read at 8 bytes a cycle from the second-level cache.
 const TERMS: usize = 256;
+/// The same where B lies in panels.
+const PANEL_TERMS: usize = 512;
 
 /// `C (+)= A B` with `A: m x k`, `B: k x n`, `C` row-major; `accumulate` keeps what `C` holds.
 ///
@@ -87,6 +91,8 @@ pub struct Product<T> {
     pub(crate) a: Strided<*const T>,
     /// B; its rows or its columns must be contiguous.
     pub(crate) b: Strided<*const T>,
+    /// The transpose of A, and B, where they were laid out before.
+    pub(crate) panels: [Option<Panels<T>>; 2],
 }
 
 /// Number type of the factors of matrix products.
@@ -131,6 +137,62 @@ pub(crate) unsafe fn matmul<T: Real, S: Simd>(simd: S, precision: Precision, pro
     }
 }
 
+/// Rows of A, whose terms are `col` apart: row `r` begins at `pointer + (skip + r) / COLUMNS * panel +
+/// (skip + r) % COLUMNS * row`.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<T> {
+    pointer: *const T,
+    row: usize,
+    col: usize,
+    panel: usize,
+    skip: usize,
+    /// Whether tiles must begin at multiples of their height, as panels do.
+    is_aligned: bool,
+}
+
+impl<T> Rows<T> {
+    /// All rows of a matrix, from `term` on.
+    #[inline(always)]
+    fn of(a: Strided<*const T>, term: usize) -> Self {
+        let pointer = a.pointer.wrapping_add(term * a.col);
+        let panel = COLUMNS * a.row;
+        Self { pointer, row: a.row, col: a.col, panel, skip: 0, is_aligned: false }
+    }
+
+    /// The columns of `panels`, from `term` (a pair of terms in bf16) on.
+    #[inline(always)]
+    fn of_panels(panels: Panels<T>, term: usize) -> Self {
+        let pointer = panels.pointer.wrapping_add(term * COLUMNS);
+        let (skip, panel) = (panels.column, panels.stride);
+        Self { pointer, row: 1, col: COLUMNS, panel, skip, is_aligned: true }
+    }
+
+    /// The same from `terms` terms (pairs of them in bf16) later on.
+    #[inline(always)]
+    fn later(self, terms: usize) -> Self {
+        Self { pointer: self.pointer.wrapping_add(terms * self.col), ..self }
+    }
+
+    /// First and end row of tile `t` of `m` rows: tiles of nearly equal height, or all but the
+    /// last of full height.
+    #[inline(always)]
+    fn tile(self, t: usize, m: usize, most: usize) -> (usize, usize) {
+        let tiles = m.div_ceil(most);
+        match self.is_aligned {
+            true => (t * most, m.min((t + 1) * most)),
+            false => (t * m / tiles, (t + 1) * m / tiles),
+        }
+    }
+
+    /// A tile from row `r`.
+    #[inline(always)]
+    fn from(self, r: usize) -> Strided<*const T> {
+        let r = self.skip + r;
+        let pointer = self.pointer.wrapping_add(r / COLUMNS * self.panel + r % COLUMNS * self.row);
+        Strided { pointer, row: self.row, col: self.col }
+    }
+}
+
 /// A product as a function of its own that has the instruction set.
 struct Run<T, S> {
     simd: S,
@@ -143,7 +205,7 @@ impl<T: Real, S: Simd> NullaryFnOnce for Run<T, S> {
     #[inline(always)]
     fn call(self) {
         let Self { simd, product: p } = self;
-        if S::REGISTER_COUNT >= 32 && dot::suits(&p) {
+        if S::REGISTER_COUNT >= 32 && p.panels[1].is_none() && dot::suits_registers(&p) {
             // SAFETY: as the caller of `matmul` promises.
             return unsafe { dot::product(simd, p) };
         }
@@ -151,12 +213,14 @@ impl<T: Real, S: Simd> NullaryFnOnce for Run<T, S> {
         let width = T::width::<S>();
         let mut copy = Copied::<T>([[MaybeUninit::uninit(); REGISTERS * BLOCK]; TERMS]);
         let copy = copy.0.as_mut_ptr().cast::<T>();
-        let terms = even_parts(k, TERMS).next_multiple_of(BLOCK).min(TERMS);
+        let most = if p.panels[1].is_some() { PANEL_TERMS } else { TERMS };
+        let terms = even_parts(k, most).next_multiple_of(BLOCK).min(most);
         let mut column = 0;
         while column < n {
             let registers = match (n - column) / width {
                 few @ 0..=2 => few,
-                4 => 2,
+                // Not across the end of a panel.
+                4 if p.panels[1].is_none() => 2,
                 _ => REGISTERS,
             };
             let tail = if registers == 0 { n - column } else { 0 };
@@ -168,17 +232,22 @@ impl<T: Real, S: Simd> NullaryFnOnce for Run<T, S> {
                 // SAFETY: all of these elements lie within A, B and C, as the caller of `matmul`
                 // promises; the copy has room for `TERMS` rows of the widest panel.
                 unsafe {
-                    let start = p.b.pointer.add(term * p.b.row + column * p.b.col);
-                    let b = if p.b.col == 1 {
+                    let start = p.b.pointer.wrapping_add(term * p.b.row + column * p.b.col);
+                    let b = if let Some(panels) = p.panels[1] {
+                        let panels = panels.from(column);
+                        (panels.pointer.add(term * COLUMNS + panels.column), COLUMNS)
+                    } else if p.b.col == 1 {
                         (start, p.b.row)
                     } else {
                         copy_panel(simd, (start, p.b.col), [count, columns], copy);
-                        (copy.cast_const(), REGISTERS * BLOCK)
+                        (copy.cast_const(), COLUMNS)
                     };
                     let accumulate = p.accumulate || term > 0;
                     let panel = Panel { k: count, b, c_row: p.c.1, tail, accumulate };
-                    let a = p.a.pointer.add(term * p.a.col);
-                    let a = Strided { pointer: a, ..p.a };
+                    let a = match p.panels[0] {
+                        Some(panels) => Rows::of_panels(panels, term),
+                        None => Rows::of(p.a, term),
+                    };
                     let c = p.c.0.add(column);
                     match registers {
                         0 => rows::<T, S, 1, true>(simd, p.shape[0], panel, a, c),
@@ -213,15 +282,15 @@ unsafe fn rows<T: Real, S: Simd, const V: usize, const TAIL: bool>(
     simd: S,
     m: usize,
     panel: Panel<T>,
-    a: Strided<*const T>,
+    a: Rows<T>,
     c: *mut T,
 ) {
     let tiles = m.div_ceil(most_rows::<S>());
     for t in 0..tiles {
-        let (first, end) = (t * m / tiles, (t + 1) * m / tiles);
+        let (first, end) = a.tile(t, m, most_rows::<S>());
         // SAFETY: rows `first .. end`.
         unsafe {
-            let a = Strided { pointer: a.pointer.add(first * a.row), ..a };
+            let a = a.from(first);
             let c = c.add(first * panel.c_row);
             tile::run::<T, S, V, TAIL>(simd, panel, end - first, a, c);
         }

@@ -1,7 +1,7 @@
 //! Products against f64 sums: fresh shapes with all remainders, every instruction set.
 
 use palmette_random::{Draw, stream};
-use pulp::{Scalar, Simd};
+use pulp::{Scalar, Simd, WithSimd};
 
 use super::*;
 
@@ -66,7 +66,8 @@ impl<T: Real> Case<T> {
         let (shape, accumulate) = (self.shape, self.accumulate);
         let [m, n, k] = shape;
         let (a, b) = (self.a(), self.b());
-        run(Product { shape, c: (self.c.as_mut_ptr(), self.c_row), accumulate, a, b });
+        let c = (self.c.as_mut_ptr(), self.c_row);
+        run(Product { shape, c, accumulate, a, b, panels: [None; 2] });
         let element = |x: Strided<*const T>, i: usize, j: usize| {
             // SAFETY: element `(i, j)` of an operand.
             round(unsafe { *x.pointer.add(i * x.row + j * x.col) }.to_f64())
@@ -141,5 +142,56 @@ fn bf16_products_round_operands_to_nearest_even_and_nothing_else() {
         // SAFETY: the case owns all three matrices, and the instructions are there.
         let run = |product| unsafe { bf16::product(product) };
         Case::<f32>::draw(index).check(to_bf16, 2f64.powi(-24), run);
+    }
+}
+
+/// A product whose factors are laid out in panels first, A's, B's or both.
+struct WithPanels<T>(Product<T>, Precision, [bool; 2]);
+
+impl<T: Real> WithSimd for WithPanels<T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self(product, precision, wanted) = self;
+        let [m, n, k] = product.shape;
+        let laid_out = |matrix, shape: [usize; 2]| {
+            let mut memory =
+                crate::memory::Zeroed::<T>::new(panels_len(shape[0], shape[1])).expect("memory");
+            memory.as_mut_slice().fill(T::nan());
+            let target = (memory.as_mut_slice().as_mut_ptr(), panel_len(precision, shape[0]));
+            // SAFETY: the case owns the matrix, the panels have their length.
+            unsafe { lay_out(simd, precision, matrix, shape, target) };
+            memory
+        };
+        let (a, b) = (laid_out(product.a.transposed(), [k, m]), laid_out(product.b, [k, n]));
+        let of = |memory: &crate::memory::Zeroed<T>, wanted: bool| {
+            wanted.then(|| Panels::new(memory.as_slice().as_ptr(), precision, k))
+        };
+        let product = Product { panels: [of(&a, wanted[0]), of(&b, wanted[1])], ..product };
+        // SAFETY: the case owns all matrices, and the precision is available.
+        unsafe { matmul(simd, precision, product) };
+    }
+}
+
+#[test]
+fn factors_in_panels_give_the_same_products() {
+    for index in 0..400 {
+        let wanted = [index % 4 > 1, index % 4 != 2];
+        let run = |simd: pulp::Arch, precision| {
+            move |product| simd.dispatch(WithPanels(product, precision, wanted))
+        };
+        let arch = pulp::Arch::new();
+        let exact = |x| x;
+        Case::<f32>::draw(index).check(exact, 2f64.powi(-24), run(arch, Precision::F32));
+        Case::<f32>::draw(index).check(exact, 2f64.powi(-24), |product| {
+            WithPanels(product, Precision::F32, wanted).with_simd(Scalar::new());
+        });
+        Case::<f64>::draw(index).check(exact, 2f64.powi(-53), |product| {
+            arch.dispatch(WithPanels(product, Precision::F32, wanted));
+        });
+        if Precision::bf16_is_available() {
+            Case::<f32>::draw(index).check(to_bf16, 2f64.powi(-24), run(arch, Precision::Bf16));
+        }
     }
 }

@@ -4,6 +4,7 @@ use pulp::Simd;
 
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
+use crate::executor::GradTile;
 use crate::lanes::update;
 use crate::matmul::{Product, Strided, matmul};
 use crate::program::{BufferId, NORM_EPSILON, NormSlices, Program, SliceId, Span};
@@ -69,6 +70,7 @@ impl FieldMix {
                         accumulate: j > 0,
                         a: chunk.weight(weight),
                         b: Strided::row_major(x.cast_const(), x_stride),
+                        panels: [None; 2],
                     },
                 );
             }
@@ -197,6 +199,7 @@ impl FieldMix {
                         accumulate: input.accumulate,
                         a: chunk.weight(weight).transposed(),
                         b: Strided::row_major(dz.cast_const(), dz_stride),
+                        panels: [None; 2],
                     },
                 );
             }
@@ -262,17 +265,14 @@ impl FieldMix {
         }
     }
 
-    /// Rows `first .. first + rows` of `dW_j = dZ X_j^T` over the whole batch and all channels.
+    /// A tile of `dW_j = dZ X_j^T` over the whole batch and all channels.
     #[inline(always)]
     pub(crate) fn weight_gradient<T: Real, S: Simd>(
         &self,
         simd: S,
         batch: &Chunk<'_, T>,
         input: usize,
-        first: usize,
-        rows: usize,
-        grad: *mut T,
-        grad_stride: usize,
+        tile: GradTile<T>,
     ) {
         let source = batch.program.inputs[self.inputs.range()][input].buffer;
         let (x, x_stride) = batch.fields_of(source, self.dim);
@@ -283,11 +283,13 @@ impl FieldMix {
                 simd,
                 batch.precision,
                 Product {
-                    shape: [rows, batch.program.width(source), batch.rows * self.dim],
-                    c: (grad, grad_stride),
+                    shape: [tile.rows, tile.columns, batch.rows * self.dim],
+                    c: tile.grad,
                     accumulate: false,
-                    a: Strided::row_major(dz.add(first * dz_stride).cast_const(), dz_stride),
-                    b: Strided::row_major(x.cast_const(), x_stride).transposed(),
+                    a: Strided::row_major(dz.add(tile.row * dz_stride).cast_const(), dz_stride),
+                    b: Strided::row_major(x.add(tile.column * x_stride).cast_const(), x_stride)
+                        .transposed(),
+                    panels: [None; 2],
                 },
             );
         }

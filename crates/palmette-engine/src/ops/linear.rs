@@ -4,9 +4,11 @@ use pulp::Simd;
 
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
+use crate::executor::GradTile;
 use crate::lanes::update;
 use crate::matmul::{Product, Strided, matmul};
 use crate::ops::norm::{norm_backward, norm_forward};
+use crate::panels::{BACKWARD, FORWARD};
 use crate::program::{BufferId, NormSlices, Program, SliceId, Span};
 
 /// `y = relu?(norm?(sum_j W_j x_j + b?))`.
@@ -55,6 +57,7 @@ impl Linear {
         {
             let (x, x_stride) = chunk.rows_of(input.buffer);
             let inner = chunk.program.width(input.buffer);
+            chunk.lay_out_values(simd, input);
             // SAFETY: operands and output are different buffers of this chunk.
             unsafe {
                 matmul(
@@ -66,6 +69,7 @@ impl Linear {
                         accumulate: j > 0,
                         a: Strided::row_major(x.cast_const(), x_stride),
                         b: chunk.weight(weight).transposed(),
+                        panels: [None, chunk.weight_panels(weight, FORWARD)],
                     },
                 );
             }
@@ -133,6 +137,7 @@ impl Linear {
                 update(chunk.partial(bias), dz, |dz, db| db + dz);
             }
         }
+        chunk.lay_out_grads(simd, self.pre);
         let uses = &chunk.program.inputs[self.inputs.range()];
         for (input, &weight) in uses.iter().zip(chunk.program.weights(self.weights)) {
             if !input.grad {
@@ -151,23 +156,21 @@ impl Linear {
                         accumulate: input.accumulate,
                         a: Strided::row_major(dz.cast_const(), dz_stride),
                         b: chunk.weight(weight),
+                        panels: [None, chunk.weight_panels(weight, BACKWARD)],
                     },
                 );
             }
         }
     }
 
-    /// Rows `first .. first + rows` of `dW_j = dz^T x_j` over the whole batch.
+    /// A tile of `dW_j = dz^T x_j` over the whole batch.
     #[inline(always)]
     pub(crate) fn weight_gradient<T: Real, S: Simd>(
         &self,
         simd: S,
         batch: &Chunk<'_, T>,
         input: usize,
-        first: usize,
-        rows: usize,
-        grad: *mut T,
-        grad_stride: usize,
+        tile: GradTile<T>,
     ) {
         let source = batch.program.inputs[self.inputs.range()][input].buffer;
         let (x, x_stride) = batch.rows_of(source);
@@ -178,11 +181,15 @@ impl Linear {
                 simd,
                 batch.precision,
                 Product {
-                    shape: [rows, batch.program.width(source), batch.rows],
-                    c: (grad, grad_stride),
+                    shape: [tile.rows, tile.columns, batch.rows],
+                    c: tile.grad,
                     accumulate: false,
-                    a: Strided::row_major(dz.add(first).cast_const(), dz_stride).transposed(),
-                    b: Strided::row_major(x.cast_const(), x_stride),
+                    a: Strided::row_major(dz.add(tile.row).cast_const(), dz_stride).transposed(),
+                    b: Strided::row_major(x.add(tile.column).cast_const(), x_stride),
+                    panels: [
+                        batch.grad_panels(self.pre).map(|panels| panels.from(tile.row)),
+                        batch.value_panels(source).map(|panels| panels.from(tile.column)),
+                    ],
                 },
             );
         }

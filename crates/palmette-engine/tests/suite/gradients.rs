@@ -379,6 +379,38 @@ fn bits_do_not_depend_on_threads() {
     }
 }
 
+/// Without a clip, tiles move as soon as their gradient is there.
+#[test]
+fn a_clip_that_is_not_reached_changes_no_bit() {
+    for &(name, case) in CASES {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let run = |clip_norm| {
+                let mut d = declared(case);
+                let mut model = model::<f32>(d.layout.clone(), 5);
+                let data = data::<f32>(300, 5);
+                let mut program = build(&mut d, case);
+                let mut executor = Executor::new();
+                executor.set_precision(precision);
+                for index in 0..3 {
+                    let step = Step {
+                        index,
+                        learning_rate: 0.1,
+                        optimizer: Optimizer::Adagrad { epsilon: 1e-2 },
+                        clip_norm,
+                        trainable: Trainable::Everything,
+                    };
+                    executor.poison();
+                    executor.train_step(&mut model, &mut program, &data.batch(), &step).unwrap();
+                }
+                let mut state = Vec::new();
+                model.write_state(&mut state).unwrap();
+                state
+            };
+            assert!(run(None) == run(Some(1e30)), "{name}, {precision:?}");
+        }
+    }
+}
+
 #[test]
 fn ids_outside_the_table_are_an_error() {
     let mut d = declared(CASES[3].1);

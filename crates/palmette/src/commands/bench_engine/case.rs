@@ -127,6 +127,17 @@ impl Case {
         })
     }
 
+    /// Losses of the next steps.
+    pub fn losses(&mut self, steps: u64) -> Result<Vec<f64>> {
+        (0..steps).map(|_| self.step()).collect()
+    }
+
+    /// Goes back to the first step with other weights.
+    pub fn restart(&mut self, model: Model<f32>) {
+        self.model = model;
+        self.next = 0;
+    }
+
     /// Writes the program of step `index` where it is not the same every time.
     fn plan(&mut self, index: u64) -> Result<()> {
         if let Plan::Paths { space, network, strategy, count } = &self.plan {

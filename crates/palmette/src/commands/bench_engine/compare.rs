@@ -82,6 +82,10 @@ impl Comparison {
 /// Steps whose losses are compared.
 const CHECKED_STEPS: u64 = 5;
 
+/// Variants of each number type that take part in the rounds: the order of short measurements is
+/// not always that of the rounds.
+const CONTENDERS: usize = 2;
+
 /// A peer's process and its variant that takes part in the rounds.
 struct Entrant {
     process: usize,
@@ -133,20 +137,23 @@ pub fn compare(workload: Workload, options: &Options<'_>, console: &Console) -> 
     }
     let mut own = vec![Own { bf16: false, agreement: None, steps: 1, rounds: Vec::new() }];
     let first = case.first_results()?;
-    if Precision::bf16_is_available() {
+    let start = Precision::bf16_is_available().then(|| case.model.try_clone()).transpose()?;
+    let losses = case.losses(CHECKED_STEPS)?;
+    if let Some(start) = start {
+        case.restart(start);
         case.set_precision(Precision::Bf16);
         let apart = distance(&first, &case.first_results()?);
-        case.set_precision(Precision::F32);
-        let agreement = Some(Agreement::new(apart, &[], &[], true)?);
+        let rounded = case.losses(CHECKED_STEPS)?;
+        let agreement = Some(Agreement::new(apart, &losses, &rounded, true, case.rows)?);
         own.push(Own { bf16: true, agreement, steps: 1, rounds: Vec::new() });
     }
-    let losses = (0..CHECKED_STEPS).map(|_| case.step()).collect::<Result<Vec<f64>>>()?;
     let mut tried = Vec::new();
-    let mut best: [Option<Entrant>; 2] = [None, None];
+    let mut best: [Vec<Entrant>; 2] = [Vec::new(), Vec::new()];
     for (process, (peer, variants, preload, _)) in peers.iter_mut().enumerate() {
         for variant in variants.iter() {
             let bf16 = variant.starts_with("bf16");
-            let attempt = attempt(peer, variant, options, &first, &losses, case.period());
+            let attempt =
+                attempt(peer, variant, options, (&first, &losses), (case.period(), case.rows));
             let (agreement, per_step, failed) = match attempt {
                 Ok((agreement, seconds)) => (Some(agreement), Some(seconds), None),
                 Err(error) => (None, None, Some(format!("{error:#}"))),
@@ -166,16 +173,13 @@ pub fn compare(workload: Workload, options: &Options<'_>, console: &Console) -> 
                 let _ = drop(peer, variant);
                 continue;
             };
-            let slot = &mut best[usize::from(bf16)];
-            let faster = slot.as_ref().is_none_or(|b| entry.milliseconds < b.tried.milliseconds);
-            if !faster {
-                drop(peer, variant)?;
-                continue;
-            }
             let steps = steps_for(options.seconds, seconds, case.period());
-            let old = slot.replace(Entrant { process, tried: entry, steps, rounds: Vec::new() });
-            if let Some(old) = old.filter(|old| old.process == process) {
-                drop(peer, &old.tried.variant)?;
+            let contenders = &mut best[usize::from(bf16)];
+            contenders.push(Entrant { process, tried: entry, steps, rounds: Vec::new() });
+            contenders.sort_by(|a, b| a.tried.time().total_cmp(&b.tried.time()));
+            let slowest = if contenders.len() > CONTENDERS { contenders.pop() } else { None };
+            if let Some(slowest) = slowest.filter(|slowest| slowest.process == process) {
+                drop(peer, &slowest.tried.variant)?;
             }
         }
     }
@@ -207,10 +211,7 @@ pub fn compare(workload: Workload, options: &Options<'_>, console: &Console) -> 
         progress.add(1);
     }
     progress.finish();
-    tried.sort_by(|a, b| {
-        let time = |t: &Tried| t.milliseconds.unwrap_or(f64::INFINITY);
-        time(a).total_cmp(&time(b))
-    });
+    tried.sort_by(|a, b| a.time().total_cmp(&b.time()));
     let flops = 2.0 * macs as f64;
     let side = |name: String, bf16, rounds: Vec<f64>, steps, agreement| {
         let [median, least, most] = spread(&rounds);
@@ -257,9 +258,8 @@ fn attempt(
     peer: &mut Peer,
     variant: &str,
     options: &Options<'_>,
-    first: &Gradients,
-    our_losses: &[f64],
-    period: u64,
+    (first, our_losses): (&Gradients, &[f64]),
+    (period, rows): (u64, usize),
 ) -> Result<(Agreement, f64)> {
     let file = options.folder.join("results.bin");
     let request = json!({ "check": variant, "steps": CHECKED_STEPS, "results": file });
@@ -267,7 +267,8 @@ fn attempt(
     let losses = answer["losses"].as_array().context("the peer's answer has no losses")?;
     let losses: Vec<f64> = losses.iter().filter_map(serde_json::Value::as_f64).collect();
     let bf16 = variant.starts_with("bf16");
-    let agreement = Agreement::new(distance_to_file(first, &file)?, our_losses, &losses, bf16)?;
+    let distance = distance_to_file(first, &file)?;
+    let agreement = Agreement::new(distance, our_losses, &losses, bf16, rows)?;
     if period > 1 {
         let steps = period.min(20);
         let seconds = peer.time(variant, steps)?;
@@ -303,6 +304,11 @@ pub fn spread(values: &[f64]) -> [f64; 3] {
 }
 
 impl Tried {
+    /// Milliseconds; endless where there are none.
+    fn time(&self) -> f64 {
+        self.milliseconds.unwrap_or(f64::INFINITY)
+    }
+
     fn line(&self) -> String {
         let preload = self.preload.as_ref().map_or(String::new(), |p| format!(", {p}"));
         let name = format!("{}{preload}", self.variant);

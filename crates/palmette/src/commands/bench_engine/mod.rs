@@ -42,7 +42,7 @@ Without --peers, Palmette's own steps are timed and nothing is compared. With it
 with PyTorch (`cargo xtask peers` makes one) is kept alive for each workload. It reads the same
 weights and batches, and Palmette checks that the gradients of the first step and the losses of five
 steps agree. Every variant that PyTorch offers (eager or compiled, f32 or bf16, layouts, optimisers)
-runs shortly; the fastest of each number type then runs in alternation with Palmette. Printed are
+runs shortly; the two fastest of each number type then run in alternation with Palmette. Printed are
 median, least and most of the rounds, and GFLOP/s of the products as a share of what this
 processor's multiply-add units do in a loop on registers.")]
 pub struct Args {

@@ -1,0 +1,62 @@
+//! Panels: the factors of fully connected layers, laid out once a step.
+//!
+//! A product with a large second factor reads it in panels of [`COLUMNS`](crate::matmul::COLUMNS)
+//! columns. Weights would otherwise be shuffled (and rounded to bf16) again for every chunk of rows,
+//! the factors of a weight gradient for every one of its tiles; or they would be read in short
+//! pieces of rows far apart, which no prefetcher follows into the third-level cache.
+//!
+//! A layer `y = x W^T` has four such factors: `W^T` (forward) and `W` (the gradient of x), laid out
+//! before the chunks run; x and the gradient of y over the whole batch (the gradient of W), of which
+//! each chunk lays out its own rows while they are in its cache.
+
+use crate::matmul::panels_len;
+use crate::ops::Op;
+use crate::program::Program;
+
+/// Index of [`WeightSlice::panels`](crate::program::WeightSlice).
+pub(crate) const FORWARD: usize = 0;
+/// Index of [`WeightSlice::panels`](crate::program::WeightSlice).
+pub(crate) const BACKWARD: usize = 1;
+
+/// No place yet.
+pub(crate) const NOWHERE: usize = usize::MAX;
+
+impl Program {
+    /// Gives all factors of fully connected layers their places for `rows` rows.
+    pub(crate) fn place_panels(&mut self, rows: usize) {
+        let [mut weights, mut buffers] = [0usize; 2];
+        // Sums that have no address saturate, and then no memory is found for them.
+        let take = |len: &mut usize, terms, columns| {
+            let start = *len;
+            *len = start.saturating_add(panels_len(terms, columns));
+            start
+        };
+        self.buffers.iter_mut().for_each(|buffer| buffer.panels = NOWHERE);
+        self.seen.fill(false);
+        for op in &self.ops {
+            let Op::Linear(op) = op else { continue };
+            let uses = &mut self.inputs[op.inputs.range()];
+            let mut width = 0;
+            for (input, weight) in uses.iter_mut().zip(&self.weights[op.weights.range()]) {
+                let slice = &mut self.slices[weight.0 as usize];
+                width = slice.rows;
+                slice.panels[FORWARD] = take(&mut weights, slice.cols, width);
+                slice.panels[BACKWARD] = take(&mut weights, width, slice.cols);
+                let source = input.buffer.0 as usize;
+                input.packs = !std::mem::replace(&mut self.seen[source], true);
+                // The output of an earlier layer has its place, in the other of two arenas.
+                if self.buffers[source].panels == NOWHERE {
+                    self.buffers[source].panels = take(&mut buffers, rows, slice.cols);
+                }
+            }
+            self.buffers[op.pre.0 as usize].panels = take(&mut buffers, rows, width);
+        }
+        self.panels_len = [weights, buffers];
+    }
+    /// Numbers that a step keeps in panels beside weights, values and gradients, at most, for the
+    /// rows that the program was last placed for. A batch of one chunk keeps none.
+    pub fn panel_numbers(&self) -> usize {
+        let [weights, buffers] = self.panels_len;
+        weights.saturating_add(buffers.saturating_mul(2))
+    }
+}
