@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::{Batch, Executor, Model, Shared};
 use crate::Real;
 use crate::chunk::{slice, slice_mut};
+use crate::memory::prefetch;
 use crate::ops::Op;
 use crate::optimizer::Rule;
 use crate::program::Program;
@@ -105,6 +106,9 @@ pub struct UpdateRows<'a, T> {
     scale: T,
 }
 
+/// Rows that are asked for ahead: a table's next row is in no cache, and nothing guesses where it is.
+const AHEAD: usize = 8;
+
 /// Weights that are widened at a time.
 const WIDENED: usize = 64;
 
@@ -116,7 +120,11 @@ impl<T: Real> WithSimd for UpdateRows<'_, T> {
         let Self { touched, table, layout, rounding_key: key, rule, scale } = self;
         let (dim, stride) = (layout.dim, layout.stride());
         let mut widened = [T::ZERO; WIDENED];
-        for (&id, grads) in touched.ids.iter().zip(touched.sums.chunks_exact(dim)) {
+        for (i, (&id, grads)) in touched.ids.iter().zip(touched.sums.chunks_exact(dim)).enumerate()
+        {
+            if let Some(&next) = touched.ids.get(i + AHEAD) {
+                prefetch(table.wrapping_add(next as usize * stride), stride);
+            }
             // SAFETY: ids were checked against the table; its rows are touched by this task alone.
             let row = unsafe { slice_mut(table.add(id as usize * stride), stride) };
             let (weights, state) = row.split_at_mut(layout.weights);
