@@ -92,7 +92,7 @@ fn a_search_that_cannot_fit_is_refused_before_it_starts() {
     let text = stderr(&output);
     for expected in [
         "more than the limit peak_memory=40.00 MiB",
-        "networks trained side by side",
+        "the network that is exported",
         "the program 14.00 MiB",
         "--table-storage bf16",
         "--table-files",
