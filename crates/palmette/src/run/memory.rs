@@ -2,7 +2,6 @@
 
 use anyhow::{Result, bail};
 use palmette_cost::format_bytes;
-use palmette_ctr::CompiledModel;
 use palmette_ctr::nasrec::{EMBEDDING_DIM, Network, PathStrategy, supernet_path};
 use palmette_ctr::train::{PREDICT_ROWS, RankingWeights};
 use palmette_data::Split;
@@ -20,6 +19,11 @@ use crate::measured::{
 const PATHS: u64 = 200;
 /// Most random networks that stand for those that a search will choose.
 const NETWORKS: usize = 32;
+
+/// What a network holds while it is trained and measured.
+fn fitted(memory: &TrainingMemory) -> u64 {
+    memory.model + memory.training.max(memory.evaluation)
+}
 
 impl Run<'_, '_> {
     /// Foretells the memory of all phases of `plan` with this many threads.
@@ -53,28 +57,28 @@ impl Run<'_, '_> {
             + plan.finetune_steps * (search.ranking.batch_size * columns) as u64;
 
         let all = DatasetMemory::of(dataset, &[Split::Train, Split::Validation, Split::Test]);
-        let networks = self.contenders(plan)?;
+        let (contenders, networks) = self.contenders(plan)?;
         let final_rows = train.final_batch_size.unwrap_or(train.network.batch_size);
         let final_tables = self.context.final_tables(self.space.table_cap());
-        let phase = |tables: &[u32], batch_rows: usize| -> Result<(u64, TrainingMemory)> {
+        // One after the other from the smallest network to the largest, then hand-made models.
+        let trained = |tables: &[u32], batch_rows: usize| -> Result<(u64, Vec<TrainingMemory>)> {
             let inputs = self.context.inputs(tables);
-            let compile = |contender: &Contender| contender.compile(&inputs, false);
-            let memory = |compiled: &CompiledModel| {
-                let own = DatasetMemory { pages: 0, ..all };
-                TrainingMemory::new(compiled, batch_rows as u64, &keeping, own)
-            };
+            let own = DatasetMemory { pages: 0, ..all };
             let mut found = Vec::new();
-            for contender in &networks {
-                found.push(memory(&compile(contender)?));
+            for contender in &contenders {
+                let compiled = contender.compile(&inputs, train.network.layer_norm)?;
+                found.push(TrainingMemory::new(&compiled, batch_rows as u64, &keeping, own));
             }
-            let held = |m: &TrainingMemory| m.model + m.training.max(m.evaluation);
-            let largest = found.iter().map(held).max().unwrap_or(0);
-            // The first contender stands for the network that is exported as well.
+            found[..networks].sort_by_key(fitted);
             let at_a_time = trainings_at_a_time(batch_rows, table_bytes(tables, keeping.numbers));
-            Ok((at_a_time as u64 * largest, found[0]))
+            Ok((at_a_time as u64, found))
         };
-        let (scratch, _) = phase(&tables, train.network.batch_size)?;
-        let (fits, exported) = phase(&final_tables, final_rows)?;
+        let (at_a_time, found) = trained(&tables, train.network.batch_size)?;
+        let side_by_side = at_a_time * found.iter().map(fitted).max().unwrap_or(0);
+        // Of the networks one is chosen, no one knows which: that in the middle stands for it.
+        let (at_a_time, found) = trained(&final_tables, final_rows)?;
+        let exported = found[networks / 2];
+        let others = found[networks..].iter().chain([&exported]).map(fitted).max().unwrap_or(0);
         files = files.max(exported.pages);
         let part = |what, bytes| MemoryPart { what, bytes };
         Ok(RunMemory {
@@ -88,10 +92,10 @@ impl Run<'_, '_> {
                 part("activations", copies * forward),
                 part("decoded rows", decoded),
             ],
-            networks: vec![part("networks trained side by side", scratch)],
+            networks: vec![part("networks trained side by side", side_by_side)],
             final_fits: vec![
-                part("networks trained side by side", fits),
-                part("the exported graph and encoders", exported.export),
+                part("the network that is exported", exported.held() - exported.program),
+                part("networks trained beside it", (at_a_time - 1) * others),
             ],
             pages: all.pages + files,
         })
@@ -122,19 +126,20 @@ impl Run<'_, '_> {
     }
 
     /// Networks that stand for those that are trained from scratch, as many random ones, and every
-    /// hand-made model.
-    fn contenders(&self, plan: &Plan) -> Result<Vec<Contender>> {
+    /// hand-made model; the number is that of the networks.
+    fn contenders(&self, plan: &Plan) -> Result<(Vec<Contender>, usize)> {
         let random = self.random_genotypes((2 * plan.top_k).min(NETWORKS));
         let mut found: Vec<Contender> =
             random.iter().map(|genotype| self.network(genotype)).collect();
         if found.is_empty() {
             bail!("the space has no network that meets the limits");
         }
+        let networks = found.len();
         let macs = self.network_macs()?.searched as u64;
         for name in &self.context.config.train.baselines {
             found.push(Contender::Baseline(self.baseline(name, macs)?));
         }
-        Ok(found)
+        Ok((found, networks))
     }
 
     /// Fails where the run cannot fit its limit on peak memory, or this machine.

@@ -74,7 +74,7 @@ fn the_peak_of_a_search_is_foretold() {
     let journal = place.read("runs/measured/journal.jsonl");
     let peak = |event: &str| {
         let events = journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let last = events.filter(|e| e["event"] == event).last().unwrap();
+        let last = events.filter(|e| e["event"] == event).next_back().unwrap();
         last["time"]["peak_memory"].as_f64().unwrap()
     };
     let ratio = (phases[0] + other) / peak("supernet");
@@ -92,7 +92,7 @@ fn a_search_that_cannot_fit_is_refused_before_it_starts() {
     let text = stderr(&output);
     for expected in [
         "more than the limit peak_memory=40.00 MiB",
-        "networks trained side by side",
+        "the network that is exported",
         "the program 14.00 MiB",
         "--table-storage bf16",
         "--table-files",
