@@ -5,8 +5,8 @@ use super::encoding::{Encoded, HeterogeneousEncoding};
 use super::linear::{Descent, KAIMING, Linear, Tower, cosine, dot};
 
 /// A descent that loses the network (no unit of a layer answers any more, or weights overflow) is
-/// done again at half the rate, so often at most. One of 30 sets of 50 labels on NAS-Bench-201 does at
-/// the rate of the defaults.
+/// done again at half the rate, so often at most. Some sets of 50 labels of NAS-Bench-201 do at the rate
+/// of the defaults.
 const MOST_HALVINGS: u32 = 12;
 
 /// Settings of [`DenseSparsePredictor`].
