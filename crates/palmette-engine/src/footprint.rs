@@ -1,6 +1,8 @@
 //! What the arenas of a step hold, foretold from a program.
 
 use crate::executor::CHUNK_ROWS;
+use crate::matmul::panels_len;
+use crate::ops::Op;
 use crate::program::{Extent, Program};
 
 /// Bytes of the executor's arenas that a program's steps write, for f32.
@@ -17,12 +19,22 @@ pub struct Footprint {
     pub weight_gradients: u64,
     /// Scratch of each chunk.
     pub scratch: u64,
+    /// Weights of fully connected layers, laid out for forward.
+    pub forward_panels: u64,
+    /// What a step lays out besides: weights for backward, and both factors of their gradients.
+    pub backward_panels: u64,
 }
 
 impl Footprint {
     /// All that a training step writes.
     pub fn of_step(self) -> u64 {
-        self.values + self.gradients + self.weight_gradients + self.scratch
+        let panels = self.forward_panels + self.backward_panels;
+        self.values + self.gradients + self.weight_gradients + self.scratch + panels
+    }
+
+    /// All that a prediction writes.
+    pub fn of_prediction(self) -> u64 {
+        self.values + self.scratch + self.forward_panels
     }
 }
 
@@ -54,12 +66,38 @@ impl Program {
             }
         }
         for op in &self.ops {
-            if let crate::ops::Op::Embedding(op) = op {
+            if let Op::Embedding(op) = op {
                 let row = TOUCHED_ROW + F32 * op.dim as u64;
                 found.weight_gradients += rows_wide * self.width(op.out) as u64 * row;
             }
         }
+        // A batch of one chunk lays nothing out.
+        if chunks > 1 {
+            self.add_panels(rows, &mut found);
+        }
         found
+    }
+
+    /// The panels that [`Program::place_panels`] gives places and that a step fills.
+    fn add_panels(&self, rows: usize, found: &mut Footprint) {
+        let bytes = |terms, columns| F32 * panels_len(terms, columns) as u64;
+        let mut sources = Vec::new();
+        for op in &self.ops {
+            let Op::Linear(op) = op else { continue };
+            let uses = &self.inputs[op.inputs.range()];
+            for (input, weight) in uses.iter().zip(&self.weights[op.weights.range()]) {
+                let (_, width, columns) = self.slice(*weight);
+                found.forward_panels += bytes(columns, width);
+                if input.grad {
+                    found.backward_panels += bytes(width, columns);
+                }
+                if !sources.contains(&input.buffer.0) {
+                    sources.push(input.buffer.0);
+                    found.backward_panels += bytes(rows, columns);
+                }
+            }
+            found.backward_panels += bytes(rows, self.width(op.pre));
+        }
     }
 }
 

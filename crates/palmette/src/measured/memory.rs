@@ -87,7 +87,7 @@ fn arenas(program: &Program, batch_rows: u64, predicted_rows: usize) -> [u64; 2]
     // Larger arenas replace the old ones, gradients' too, which predictions do not write.
     let replaced = predicted.values > step.values + step.values / 4;
     let after = if replaced {
-        predicted.values + step.weight_gradients + predicted.scratch
+        predicted.of_prediction() + step.weight_gradients
     } else {
         step.of_step()
     };

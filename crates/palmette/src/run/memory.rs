@@ -111,8 +111,7 @@ impl Run<'_, '_> {
             let tuned = match ranking.weights {
                 RankingWeights::Shared => {
                     network.build(&path, &mut program);
-                    let tuned = program.footprint(ranking.batch_size);
-                    tuned.values + tuned.scratch
+                    program.footprint(ranking.batch_size).of_prediction()
                 }
                 RankingWeights::Fresh => {
                     Network::standalone(&path, self.shape, false).build(&path, &mut program);
@@ -120,7 +119,7 @@ impl Run<'_, '_> {
                 }
             };
             let scored = program.footprint(plan.validation_rows.min(PREDICT_ROWS));
-            most = most.max(tuned).max(scored.values + scored.scratch);
+            most = most.max(tuned).max(scored.of_prediction());
         }
         most
     }
