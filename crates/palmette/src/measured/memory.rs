@@ -86,11 +86,8 @@ fn arenas(program: &Program, batch_rows: u64, predicted_rows: usize) -> [u64; 2]
     let predicted = program.footprint(predicted_rows);
     // Larger arenas replace the old ones, gradients' too, which predictions do not write.
     let replaced = predicted.values > step.values + step.values / 4;
-    let after = if replaced {
-        predicted.of_prediction() + step.weight_gradients
-    } else {
-        step.of_step()
-    };
+    let after =
+        if replaced { predicted.of_prediction() + step.weight_gradients } else { step.of_step() };
     [step.of_step(), after]
 }
 

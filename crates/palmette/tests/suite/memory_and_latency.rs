@@ -73,8 +73,8 @@ fn the_peak_of_a_search_is_foretold() {
     succeed(&search(&place, "measured", &wide));
     let journal = place.read("runs/measured/journal.jsonl");
     let peak = |event: &str| {
-        let events = journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let last = events.filter(|e| e["event"] == event).next_back().unwrap();
+        let mut events = journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let last = events.rfind(|e| e["event"] == event).unwrap();
         last["time"]["peak_memory"].as_f64().unwrap()
     };
     let ratio = (phases[0] + other) / peak("supernet");
