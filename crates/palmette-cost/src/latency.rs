@@ -118,7 +118,7 @@ mod tests {
     fn the_margin_is_what_unseen_networks_exceed() {
         let counts = networks(160);
         // Every fifth network takes a half more than its counts tell.
-        let slow = |i: usize| if i % 5 == 0 { 1.5 } else { 1.0 };
+        let slow = |i: usize| if i.is_multiple_of(5) { 1.5 } else { 1.0 };
         let times: Vec<f64> =
             counts.iter().enumerate().map(|(i, x)| (20.0 + 0.004 * x[2]) * slow(i)).collect();
         let model = LinearLatency::fit(&counts, &times).unwrap();
