@@ -84,6 +84,18 @@ pub fn label_study(
     let cost = cost.filter(|column| column.role == Role::Cost);
     let most = plan.labels.iter().copied().max().unwrap_or(0);
     let tested = 1_000.min(table.genotypes().len() / 2);
+    let rows = table.genotypes().len();
+    if tested < 2 || most + tested > rows {
+        return Err(SearchError::BadSetting {
+            setting: "labels",
+            got: most.to_string(),
+            needed: format!(
+                "at most {} of the {rows} networks of {}, with {tested} kept for the test (at least 2)",
+                rows - tested,
+                table.name()
+            ),
+        });
+    }
     // Without isomorphs, and with them where there are any.
     let variants = if table.space().cells().is_empty() { &[false][..] } else { &[false, true] };
     let run = |seed: u64, kind: PredictorKind| -> Vec<Vec<f64>> {
@@ -156,5 +168,25 @@ mod tests {
         let drawn = stream(1, "bench/labels", 0).distinct(table.genotypes().len(), 1_400);
         let is_known = |&row: &usize| isomorphs(row).iter().any(|g| labels.contains(g));
         assert!(drawn[400..].iter().any(is_known));
+    }
+    #[test]
+    fn more_labels_than_rows_allow_are_refused() {
+        let mut builder = Space::builder("one");
+        builder.integer("x", 0, 4);
+        builder.integer("y", 0, 1);
+        let space = builder.finish().unwrap();
+        let genotypes = space.enumerate(10).unwrap();
+        let values = (0..10).map(f64::from).collect();
+        let column = Column { name: "acc".into(), role: Role::Validation, values };
+        let table = Table::new("own.csv", space, genotypes, vec![column]);
+        let study = |most: usize| {
+            let (predictors, labels) = (vec![PredictorKind::Ridge], vec![most - 1, most]);
+            let plan = LabelPlan { predictors, labels, seeds: 2, cost: None };
+            label_study(&table, "acc", &plan, &|| ())
+        };
+        let found = study(5).unwrap();
+        assert!(found.predictors[0].1.iter().all(|tau| tau.mean.is_finite()));
+        let error = study(6).unwrap_err().to_string();
+        assert!(error.contains("6; needed: at most 5 of the 10 networks of own.csv"), "{error}");
     }
 }

@@ -53,6 +53,13 @@ pub fn limit_study(
 ) -> Result<LimitStudy, SearchError> {
     let table = domain.table();
     let values = validation(table, quality)?;
+    if !table.columns().iter().any(|column| column.role == Role::Cost) {
+        return Err(SearchError::BadSetting {
+            setting: "cost",
+            got: format!("missing: {} has no cost column", table.name()),
+            needed: "at least one, which the limits study goes through".into(),
+        });
+    }
     let mut costs = Vec::new();
     for column in table.columns().iter().filter(|column| column.role == Role::Cost) {
         let mut sorted = column.values.clone();
@@ -108,4 +115,25 @@ fn run(
     let found = search(&mut experimenter, method, evaluations, seed, best)?;
     let qualities = found.iter().map(|(_, quality)| *quality);
     Ok((qualities.fold(f64::NEG_INFINITY, f64::max), experimenter.infeasible_queries()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::{Column, Table};
+    use palmette_space::Space;
+
+    #[test]
+    fn a_table_without_costs_is_refused() {
+        let mut builder = Space::builder("one");
+        builder.integer("x", 0, 3);
+        let space = builder.finish().unwrap();
+        let genotypes = space.enumerate(4).unwrap();
+        let values = vec![0.0; 4];
+        let column = Column { name: "acc".into(), role: Role::Validation, values };
+        let table = Table::new("own.csv", space, genotypes, vec![column]);
+        let domain = TableDomain::new(&table);
+        let error = limit_study(&domain, "acc", &[Method::Random], 0.5, 2, 1, &|| ()).unwrap_err();
+        assert!(error.to_string().contains("own.csv has no cost column"), "{error}");
+    }
 }

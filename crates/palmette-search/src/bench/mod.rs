@@ -22,7 +22,7 @@ pub use regret::{
     MethodRegret, PairedDifference, RegretPlan, RegretStudy, mean_ranks, regret_study,
     surrogate_study,
 };
-pub use searches::{Tick, search, search_rows};
+pub use searches::{Tick, check_evaluations, search, search_rows};
 pub use shrinking::{ShrinkMeans, ShrinkStudy, Transfer, shrink_study};
 pub use speed::{MethodSpeed, SpeedStudy, speed_study};
 pub use summary::Summary;

@@ -46,8 +46,8 @@ pub fn search_rows(
     evaluations: usize,
     seed: u64,
 ) -> Result<Vec<usize>, SearchError> {
-    let mut experimenter =
-        TableExperimenter::new(domain, quality, None).ok_or_else(|| unknown_quality(quality))?;
+    let mut experimenter = TableExperimenter::new(domain, quality, None)
+        .ok_or_else(|| unknown_quality(domain.table(), quality))?;
     let found = search(&mut experimenter, method, evaluations, seed, f64::INFINITY)?;
     Ok(found.iter().filter_map(|(genotype, _)| domain.table().row(genotype)).collect())
 }
@@ -73,14 +73,54 @@ pub(super) fn for_seeds<T: Send>(
 pub(super) fn validation<'a>(table: &'a Table, quality: &str) -> Result<&'a [f64], SearchError> {
     match table.column(quality) {
         Some(column) if column.role == Role::Validation => Ok(&column.values),
-        _ => Err(unknown_quality(quality)),
+        _ => Err(unknown_quality(table, quality)),
     }
 }
 
-fn unknown_quality(quality: &str) -> SearchError {
+fn unknown_quality(table: &Table, quality: &str) -> SearchError {
+    let is = match table.column(quality).map(|column| column.role) {
+        Some(Role::Validation) => "a score of the table",
+        Some(Role::Test) => "a test column of the table",
+        Some(Role::Cost) => "a cost column of the table",
+        None => "no column of the table",
+    };
     SearchError::BadSetting {
         setting: "quality",
-        got: quality.into(),
-        needed: "a validation column of the table".into(),
+        got: format!("`{quality}`, {is}"),
+        needed: "a score of the table".into(),
+    }
+}
+
+/// Refuses numbers of evaluations that no study of the table can use: more than its networks and
+/// than 10,000, which is room enough for a surrogate of a small pool. Curves hold one number per
+/// evaluation and seed.
+pub fn check_evaluations(table: &Table, evaluations: &[usize]) -> Result<(), SearchError> {
+    let (networks, asked) = (table.genotypes().len(), evaluations.iter().copied().max());
+    let most = networks.max(10_000);
+    match asked.filter(|&asked| asked > most) {
+        None => Ok(()),
+        Some(asked) => Err(SearchError::BadSetting {
+            setting: "evaluations",
+            got: asked.to_string(),
+            needed: format!("at most {most}; {} has {networks} networks", table.name()),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use palmette_space::Space;
+
+    #[test]
+    fn absurd_numbers_of_evaluations_are_refused() {
+        let mut builder = Space::builder("one");
+        builder.integer("x", 0, 3);
+        let space = builder.finish().unwrap();
+        let genotypes = space.enumerate(4).unwrap();
+        let table = Table::new("own.csv", space, genotypes, Vec::new());
+        assert_eq!(check_evaluations(&table, &[50, 10_000]), Ok(()));
+        let error = check_evaluations(&table, &[50, 1_000_000_000]).unwrap_err().to_string();
+        assert!(error.contains("1000000000; needed: at most 10000; own.csv has 4"), "{error}");
     }
 }

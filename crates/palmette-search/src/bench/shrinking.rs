@@ -2,7 +2,7 @@ use palmette_space::{Domain, Genotype, Subspace};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::searches::{Tick, for_seeds};
+use super::searches::{Tick, for_seeds, validation};
 use super::{Method, Summary, summary::median};
 use crate::{
     Ask, SearchError,
@@ -91,7 +91,11 @@ pub fn shrink_study(
     tick: Tick<'_>,
 ) -> Result<ShrinkStudy, SearchError> {
     let table = domain.table();
-    let values = column(domain, quality)?;
+    let values = validation(table, quality)?;
+    // Before hours of shrinking, not after.
+    for other in transfer_to {
+        validation(table, other)?;
+    }
     let all: Vec<Genotype> =
         domain.feasible_rows().iter().map(|&row| table.genotypes()[row].clone()).collect();
     let run = |seed: u64| -> Option<Run> {
@@ -141,7 +145,7 @@ pub fn shrink_study(
         transfer: Vec::new(),
     };
     for other in transfer_to {
-        let values = column(domain, other)?;
+        let values = validation(table, other)?;
         let best = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let targets = [0.5, 0.2];
         let reach = |part: Option<&Subspace>, seed: u64| -> [f64; 2] {
@@ -208,17 +212,6 @@ fn evaluations_to(
     reached
 }
 
-fn column<'a>(domain: &TableDomain<'a>, quality: &str) -> Result<&'a [f64], SearchError> {
-    match domain.table().column(quality) {
-        Some(column) => Ok(&column.values),
-        None => Err(SearchError::BadSetting {
-            setting: "quality",
-            got: quality.into(),
-            needed: "a column of the table".into(),
-        }),
-    }
-}
-
 fn means(reports: &[ShrinkReport]) -> ShrinkMeans {
     let all = |f: fn(&ShrinkReport) -> f64| reports.iter().map(f).collect::<Vec<f64>>();
     let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
@@ -234,5 +227,39 @@ fn means(reports: &[ShrinkReport]) -> ShrinkMeans {
         diversity: mean(all(|r| r.diversity)),
         pockets: mean(all(|r| r.pockets as f64)),
         shrink_index: mean(indices),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::{Column, Role, Table};
+    use palmette_space::Space;
+
+    #[test]
+    fn only_a_score_can_be_transferred_to() {
+        let mut builder = Space::builder("one");
+        builder.integer("x", 0, 3);
+        let space = builder.finish().unwrap();
+        let genotypes = space.enumerate(4).unwrap();
+        let column = |name: &str, role| Column { name: name.into(), role, values: vec![0.0; 4] };
+        let columns = vec![
+            column("acc", Role::Validation),
+            column("final", Role::Test),
+            column("ms", Role::Cost),
+        ];
+        let table = Table::new("one", space, genotypes, columns);
+        let domain = TableDomain::new(&table);
+        let config = ShrinkConfig::default();
+        let study = |to: &str| shrink_study(&domain, "acc", &[to.into()], &config, 1, &|| ());
+        assert!(study("acc").is_ok());
+        for (name, want) in [
+            ("final", "`final`, a test column of the table; needed: a score"),
+            ("ms", "`ms`, a cost column of the table; needed: a score"),
+            ("acd", "`acd`, no column of the table; needed: a score"),
+        ] {
+            let error = study(name).unwrap_err().to_string();
+            assert!(error.contains(want), "{error}");
+        }
     }
 }

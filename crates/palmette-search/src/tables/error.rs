@@ -27,7 +27,7 @@ pub enum TableError {
     BadValue {
         /// The file.
         file: String,
-        /// The row, counted from 1 with the header.
+        /// The row: of a CSV file its line as an editor counts, of a Parquet file counted from 1.
         row: usize,
         /// The column.
         column: String,

@@ -7,6 +7,7 @@ use palmette_space::{Genotype, Space};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 
+use super::table::{USABLE, is_usable};
 use super::{Column, Role, Table, TableError};
 
 /// Operators of NAS-Bench-201 in the order of their genes.
@@ -49,6 +50,9 @@ impl Columns {
                 });
             }
         }
+        if cells.iter().all(Vec::is_empty) {
+            return Err(problem("it has no rows; needed: at least one".into()));
+        }
         Ok(Self { file, names, cells })
     }
 
@@ -77,8 +81,8 @@ impl Columns {
         let cells = self.column(name)?.iter().enumerate();
         cells
             .map(|(row, cell)| match cell {
-                Cell::Number(x) if x.is_finite() => Ok(*x),
-                _ => self.bad(row, name, "a finite number"),
+                Cell::Number(x) if is_usable(*x) => Ok(*x),
+                _ => self.bad(row, name, USABLE),
             })
             .collect()
     }

@@ -10,6 +10,6 @@ mod table;
 pub use error::TableError;
 pub use experimenter::{Experimenter, TableDomain, TableExperimenter};
 pub use files::{accel_nasbench, nas_bench_201, nas_bench_macro, open_parquet};
-pub use own::{OwnTable, read_csv};
+pub use own::{OwnTable, measurement_like, read_csv};
 pub use surrogate::{Surrogate, SurrogateExperimenter};
 pub use table::{Column, Role, Table};

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use palmette_space::{Genotype, Space};
+use palmette_space::{Choice, Genotype, Kind, Space};
 
+use super::table::{USABLE, is_usable};
 use super::{Column, Role, Table, TableError};
 
 /// Which columns of a CSV file mean what.
@@ -20,13 +21,31 @@ pub struct OwnTable {
 }
 
 /// Reads a CSV file with a header. Each genotype column becomes a choice among its values (ordered
-/// where all are numbers); the table is a pool unless it holds every combination.
+/// where all are numbers); the table is a pool unless it holds every combination. Cells are trimmed,
+/// those of the header too; a column has one role.
 pub fn read_csv(path: &Path, own: &OwnTable) -> Result<Table, TableError> {
     let file = path.display().to_string();
     let problem = |problem: String| TableError::File { file: file.clone(), problem };
-    let mut reader = csv::Reader::from_path(path).map_err(|e| problem(e.to_string()))?;
+    let bytes = std::fs::read(path).map_err(|e| problem(e.to_string()))?;
+    let mut reader =
+        csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(&bytes[..]);
+    let unreadable = |e: csv::Error| match (e.kind(), e.position()) {
+        (csv::ErrorKind::Utf8 { .. }, Some(at)) => {
+            problem(format!("row {} is not UTF-8 text", line(&bytes, at)))
+        }
+        _ => problem(e.to_string()),
+    };
     let header: Vec<String> =
-        reader.headers().map_err(|e| problem(e.to_string()))?.iter().map(str::to_owned).collect();
+        reader.headers().map_err(unreadable)?.iter().map(str::to_owned).collect();
+    for (second, name) in header.iter().enumerate() {
+        if let Some(first) = header[..second].iter().position(|other| other == name) {
+            return Err(problem(format!(
+                "columns {} and {} are both called `{name}`; needed: different names",
+                first + 1,
+                second + 1
+            )));
+        }
+    }
     let find = |name: &String| {
         header.iter().position(|known| known == name).ok_or_else(|| TableError::MissingColumn {
             file: file.clone(),
@@ -36,8 +55,16 @@ pub fn read_csv(path: &Path, own: &OwnTable) -> Result<Table, TableError> {
     };
     let mut rows: Vec<csv::StringRecord> = Vec::new();
     for record in reader.records() {
-        // The csv crate's message names the line.
-        rows.push(record.map_err(|e| problem(e.to_string()))?);
+        let record = record.map_err(unreadable)?;
+        if record.len() != header.len() {
+            return Err(problem(format!(
+                "row {} has {} cells; needed: {}, as in the header",
+                line_of(&bytes, &record),
+                record.len(),
+                header.len()
+            )));
+        }
+        rows.push(record);
     }
     if rows.is_empty() {
         return Err(problem("it has no rows; needed: a header and at least one row".into()));
@@ -47,6 +74,7 @@ pub fn read_csv(path: &Path, own: &OwnTable) -> Result<Table, TableError> {
             "no score is named; needed: at least one column, --score COLUMN".into(),
         ));
     }
+    one_role_each(own).map_err(problem)?;
     let mut columns = Vec::new();
     let scores = own.score.iter().map(|name| (name, Role::Validation));
     let roles = scores
@@ -57,15 +85,15 @@ pub fn read_csv(path: &Path, own: &OwnTable) -> Result<Table, TableError> {
         let position = find(name)?;
         used.push(position);
         let mut values = Vec::with_capacity(rows.len());
-        for (row, record) in rows.iter().enumerate() {
+        for record in &rows {
             let text = &record[position];
-            let value = text.trim().parse::<f64>().ok().filter(|value| value.is_finite());
+            let value = text.parse::<f64>().ok().filter(|&value| is_usable(value));
             values.push(value.ok_or_else(|| TableError::BadValue {
                 file: file.clone(),
-                row: row + 2,
+                row: line_of(&bytes, record),
                 column: name.clone(),
                 got: format!("`{text}`"),
-                needed: "a finite number".into(),
+                needed: USABLE.into(),
             })?);
         }
         columns.push(Column { name: name.clone(), role, values });
@@ -78,8 +106,60 @@ pub fn read_csv(path: &Path, own: &OwnTable) -> Result<Table, TableError> {
     if genotype.is_empty() {
         return Err(problem("it has no columns for the genotype; needed: at least one".into()));
     }
-    let (space, genotypes) = choices(&file, &header, &genotype, &rows)?;
+    let (space, genotypes) = choices(&file, &header, &genotype, &rows, &bytes)?;
     Ok(Table::new(&file, space, genotypes, columns))
+}
+
+/// Choices with an order and nearly as many values (9 in 10) as the table has networks, beside
+/// other choices: most likely measurements that were given no role. Tables of fewer than 10
+/// networks say too little.
+pub fn measurement_like(table: &Table) -> Vec<&str> {
+    let (choices, networks) = (table.space().choices(), table.genotypes().len());
+    if choices.len() < 2 || networks < 10 {
+        return Vec::new();
+    }
+    let is_one = |choice: &&Choice| match &choice.kind {
+        Kind::OneOf { options, ordered: true } => options.len() * 10 >= networks * 9,
+        _ => false,
+    };
+    choices.iter().filter(is_one).map(|choice| choice.name.as_str()).collect()
+}
+
+/// Says which column is named twice, and as what.
+fn one_role_each(own: &OwnTable) -> Result<(), String> {
+    let lists = [
+        ("a score", &own.score),
+        ("a test", &own.test),
+        ("a cost", &own.costs),
+        ("of the genotype", &own.genotype),
+    ];
+    let mut seen: Vec<(&str, &String)> = Vec::new();
+    for (role, name) in lists.iter().flat_map(|(role, names)| names.iter().map(|n| (*role, n))) {
+        match seen.iter().find(|(_, other)| *other == name) {
+            Some((first, _)) if *first == role => {
+                return Err(format!("column `{name}` is named twice as {role}; needed: once"));
+            }
+            Some((first, _)) => {
+                return Err(format!(
+                    "column `{name}` is both {first} and {role}; needed: one role"
+                ));
+            }
+            None => seen.push((role, name)),
+        }
+    }
+    Ok(())
+}
+
+/// The line of a file that a record begins on, counted from 1 as an editor does.
+fn line_of(bytes: &[u8], record: &csv::StringRecord) -> usize {
+    record.position().map_or(0, |at| line(bytes, at))
+}
+
+/// The csv crate's own positions stand before the blank lines that it skips.
+fn line(bytes: &[u8], at: &csv::Position) -> usize {
+    let at = (at.byte() as usize).min(bytes.len());
+    let blank = bytes[at..].iter().take_while(|&&byte| byte == b'\n' || byte == b'\r').count();
+    1 + bytes[..at + blank].iter().filter(|&&byte| byte == b'\n').count()
 }
 
 fn choices(
@@ -87,15 +167,16 @@ fn choices(
     header: &[String],
     positions: &[usize],
     rows: &[csv::StringRecord],
+    bytes: &[u8],
 ) -> Result<(Space, Vec<Genotype>), TableError> {
     let mut builder = Space::builder("own");
     let mut genes: Vec<Vec<u32>> = vec![Vec::with_capacity(positions.len()); rows.len()];
     for &position in positions {
-        let mut values: Vec<&str> = rows.iter().map(|row| row[position].trim()).collect();
+        let mut values: Vec<&str> = rows.iter().map(|row| &row[position]).collect();
         if let Some(row) = values.iter().position(|value| value.is_empty()) {
             return Err(TableError::BadValue {
                 file: file.to_owned(),
-                row: row + 2,
+                row: line_of(bytes, &rows[row]),
                 column: header[position].clone(),
                 got: "nothing".into(),
                 needed: "a value of the choice".into(),
@@ -158,7 +239,7 @@ mod tests {
         for (text, want) in [
             (
                 "op,acc,ms\na,0.5,1\nb,high,1\n",
-                "own.csv: row 3, column `acc`: `high`; needed: a finite number",
+                "own.csv: row 3, column `acc`: `high`; needed: a finite number of at most 1e150 in size",
             ),
             (
                 "op,acc,ms\na,0.5,1\n,0.5,1\n",
@@ -170,6 +251,68 @@ mod tests {
             assert_eq!(read(text).unwrap_err(), want);
         }
         let ragged = read("op,acc,ms\na,0.5,1\nb,0.5\n").unwrap_err();
-        assert!(ragged.contains("line: 3"), "{ragged}");
+        assert!(ragged.contains("row 3 has 2 cells; needed: 3"), "{ragged}");
+    }
+
+    #[test]
+    fn rows_are_counted_as_an_editor_counts_lines() {
+        for newline in ["\n", "\r\n"] {
+            for (row, want) in [
+                ("b,x,1", "own.csv: row 6, column `acc`: `x`"),
+                (",0.5,1", "own.csv: row 6, column `op`: nothing"),
+                ("b,0.5", "own.csv: row 6 has 2 cells"),
+            ] {
+                let text = ["", "op,acc,ms", "a,0.5,1", "", "", row, ""].join(newline);
+                let error = read(&text).unwrap_err();
+                assert!(error.starts_with(want), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_column_has_one_name_and_one_role() {
+        let twice = read("op,acc,ms, acc \na,1,2,3\n").unwrap_err();
+        assert!(twice.contains("columns 2 and 4 are both called `acc`"), "{twice}");
+        let spaced = read("op, acc , ms\na, 1 , 2\n").unwrap();
+        assert_eq!(spaced.column("acc").unwrap().values, [1.0]);
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let own = |test: &[&str], genotype: &[&str]| OwnTable {
+            score: names(&["acc"]),
+            costs: names(&["ms"]),
+            test: names(test),
+            genotype: names(genotype),
+        };
+        for (own, want) in [
+            (own(&["acc"], &[]), "column `acc` is both a score and a test; needed: one role"),
+            (own(&["ms"], &[]), "column `ms` is both a test and a cost; needed: one role"),
+            (own(&[], &["op", "ms"]), "column `ms` is both a cost and of the genotype"),
+            (own(&[], &["op", "op"]), "column `op` is named twice as of the genotype"),
+        ] {
+            let error = one_role_each(&own).unwrap_err();
+            assert!(error.starts_with(want), "{error}");
+        }
+        assert_eq!(one_role_each(&own(&["t"], &["op"])), Ok(()));
+    }
+
+    #[test]
+    fn absurd_scores_are_refused() {
+        for value in ["inf", "NaN", "2e150", "-1e300"] {
+            let error = read(&format!("op,acc,ms\na,{value},1\n")).unwrap_err();
+            assert!(error.contains(&format!("row 2, column `acc`: `{value}`")), "{error}");
+        }
+        assert!(read("op,acc,ms\na,1e150,1\n").is_ok());
+    }
+
+    #[test]
+    fn a_forgotten_measurement_is_noticed() {
+        let rows = |value: &dyn Fn(usize) -> usize| -> String {
+            let row = |i: usize| format!("{},{},{i},1,0.{}\n", i % 2, i % 5, value(i));
+            (0..10).map(row).collect()
+        };
+        let header = "op,width,acc,ms,held_out\n";
+        let forgotten = read(&format!("{header}{}", rows(&|i| 700 + i))).unwrap();
+        assert_eq!(measurement_like(&forgotten), ["held_out"]);
+        let gene = read(&format!("{header}{}", rows(&|i| 700 + i % 3))).unwrap();
+        assert!(measurement_like(&gene).is_empty());
     }
 }

@@ -15,6 +15,14 @@ pub enum Role {
     Cost,
 }
 
+/// What [`is_usable`] needs, in words.
+pub(super) const USABLE: &str = "a finite number of at most 1e150 in size";
+
+/// Whether a value can stand in a column: its square must not overflow in a variance.
+pub(super) fn is_usable(value: f64) -> bool {
+    value.abs() <= 1e150
+}
+
 /// A column of a table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Column {

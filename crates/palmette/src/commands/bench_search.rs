@@ -10,12 +10,13 @@ use palmette::console::Console;
 use palmette::run::write_whole;
 use palmette::studies::{SearchReport, Studied, SurrogateFit, page, text};
 use palmette_search::bench::{
-    LabelPlan, Method, PredictorKind, RegretPlan, label_study, leakage_study, limit_study,
-    mean_ranks, pareto_study, regret_study, shrink_study, speed_study, surrogate_study,
+    LabelPlan, Method, PredictorKind, RegretPlan, check_evaluations, label_study, leakage_study,
+    limit_study, mean_ranks, pareto_study, regret_study, shrink_study, speed_study,
+    surrogate_study,
 };
 use palmette_search::shrink::{ShrinkConfig, autocorrelation};
 use palmette_search::tables::{
-    OwnTable, Role, Surrogate, Table, TableDomain, open_parquet, read_csv,
+    OwnTable, Role, Surrogate, Table, TableDomain, measurement_like, open_parquet, read_csv,
 };
 
 const EXAMPLES: &str = "\
@@ -135,11 +136,26 @@ pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
     let mut tables = Vec::new();
     for file in &args.tables {
         let table = read_table(args, file)?;
+        if args.genotype.is_empty() {
+            for name in measurement_like(&table) {
+                console.note(&format!(
+                    "warning: {}: column `{name}` became a choice of the genotype, yet nearly every \
+                     row has its own number there; if it was measured, name it with --score, --test \
+                     or --cost, else name the genotype with --genotype",
+                    table.name()
+                ));
+            }
+        }
+        tables.push(table);
+    }
+    names_exist(args, &tables)?;
+    let mut searched = Vec::new();
+    for table in tables {
         let qualities = qualities(args, &table)?;
-        tables.push((if args.permute { table.permuted(0) } else { table }, qualities));
+        searched.push((if args.permute { table.permuted(0) } else { table }, qualities));
     }
     let mut report = SearchReport::default();
-    for (table, qualities) in &tables {
+    for (table, qualities) in &searched {
         let domain = domain(args, table)?;
         for quality in qualities {
             report.studied.push(study(args, &domain, quality, console)?);
@@ -179,6 +195,7 @@ fn study(
     let seeds = args.seeds as usize;
     let checkpoints: Vec<usize> = args.evaluations.iter().map(|&n| n as usize).collect();
     let most = checkpoints.iter().copied().max().unwrap_or(1);
+    check_evaluations(table, &checkpoints)?;
     let methods = |defaults: &[Method]| match &args.methods[..] {
         [] => defaults.to_vec(),
         methods => methods.to_vec(),
@@ -187,6 +204,7 @@ fn study(
         table: table.name().to_owned(),
         networks: table.genotypes().len(),
         is_pool: !table.is_complete(),
+        genotype: table.space().choices().iter().map(|choice| choice.name.clone()).collect(),
         quality: quality.to_owned(),
         is_permuted: args.permute,
         ..Studied::default()
@@ -308,6 +326,43 @@ fn read_table(args: &Args, file: &Path) -> anyhow::Result<Table> {
     Ok(read_csv(file, &own)?)
 }
 
+/// Every name of a column must be one in some table, in the role that it is named for.
+fn names_exist(args: &Args, tables: &[Table]) -> anyhow::Result<()> {
+    let of_role = |role: Role| -> Vec<&str> {
+        let columns = tables.iter().flat_map(Table::columns);
+        columns.filter(|column| column.role == role).map(|column| column.name.as_str()).collect()
+    };
+    let choices = tables.iter().flat_map(|table| table.space().choices());
+    let choices: Vec<&str> = choices.map(|choice| choice.name.as_str()).collect();
+    let limit = args.limit.iter().filter_map(|limit| limit.split_once('='));
+    let limit: Vec<String> = limit.map(|(name, _)| name.to_owned()).collect();
+    for (option, named, known) in [
+        ("--score", &args.score, of_role(Role::Validation)),
+        ("--test", &args.test, of_role(Role::Test)),
+        ("--cost", &args.cost, of_role(Role::Cost)),
+        ("--genotype", &args.genotype, choices),
+        ("--transfer", &args.transfer, of_role(Role::Validation)),
+        ("--limit", &limit, of_role(Role::Cost)),
+    ] {
+        if let Some(unknown) = named.iter().find(|name| !known.contains(&name.as_str())) {
+            bail!(unknown_column(option, unknown, &known));
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with a name, and which of the known ones was probably meant.
+fn unknown_column(option: &str, unknown: &str, known: &[&str]) -> String {
+    let likeness = |name: &&&str| strsim::jaro_winkler(unknown, name);
+    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let meant = match nearest.filter(|name| likeness(name) > 0.7) {
+        Some(name) => format!("; did you mean `{name}`?"),
+        None if known.is_empty() => "; the tables have none".to_owned(),
+        None => format!("; there are: {}", known.join(", ")),
+    };
+    format!("{option} {unknown}: no table has such a column in that role{meant}")
+}
+
 /// The columns to search: those named that the table has, or its first.
 fn qualities(args: &Args, table: &Table) -> anyhow::Result<Vec<String>> {
     let known = || table.columns().iter().filter(|column| column.role == Role::Validation);
@@ -359,4 +414,20 @@ fn names(table: &Table, role: Role) -> String {
     let names = table.columns().iter().filter(|column| column.role == role);
     let names: Vec<&str> = names.map(|column| column.name.as_str()).collect();
     if names.is_empty() { "no such column".to_owned() } else { names.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_column_is_answered_with_the_nearest() {
+        let known = ["lat_pixel3", "macs"];
+        let near = unknown_column("--limit", "lat_pixl3", &known);
+        assert!(near.starts_with("--limit lat_pixl3: no table has such a column"), "{near}");
+        assert!(near.ends_with("did you mean `lat_pixel3`?"), "{near}");
+        let far = unknown_column("--cost", "zzz", &known);
+        assert!(far.ends_with("there are: lat_pixel3, macs"), "{far}");
+        assert!(unknown_column("--test", "zzz", &[]).ends_with("the tables have none"));
+    }
 }

@@ -42,6 +42,8 @@ pub struct Studied {
     pub networks: usize,
     /// Whether it lacks networks of its space.
     pub is_pool: bool,
+    /// Columns of the genotype.
+    pub genotype: Vec<String>,
     /// The quality.
     pub quality: String,
     /// Whether qualities were dealt to other networks first.
@@ -89,6 +91,7 @@ pub fn text(report: &SearchReport) -> String {
     let mut text = String::new();
     for studied in &report.studied {
         let _ = writeln!(text, "{}", headline(studied));
+        let _ = writeln!(text, "genotype: {}", studied.genotype.join(", "));
         grids::of(studied).iter().for_each(|grid| write_grid(&mut text, grid));
         text += "\n";
     }
@@ -120,6 +123,7 @@ pub fn page(report: &SearchReport) -> String {
     }
     for studied in &report.studied {
         let _ = writeln!(body, "<section><h2>{}</h2>", escape(&headline(studied)));
+        let _ = writeln!(body, "<p>Genotype: {}</p>", escape(&studied.genotype.join(", ")));
         for chart in charts::of(studied) {
             let _ = writeln!(body, "<figure>{chart}</figure>");
         }

@@ -86,6 +86,7 @@ fn a_table_of_ones_own_is_searched_and_drawn() {
         (studied["networks"].as_u64(), studied["is_pool"].as_bool()),
         (Some(59), Some(true))
     );
+    assert_eq!(studied["genotype"], serde_json::json!(["operator", "depth", "width"]));
     for method in studied["regret"][0]["methods"].as_array().unwrap() {
         // All 59 networks were asked for, so the best was found.
         assert_eq!(method["regret"][1]["mean"], 0.0, "{method}");
@@ -125,4 +126,10 @@ fn mistakes_are_named() {
     check(&["--score=accuracy", "--methods=random", "--against=nsga2"], "--against nsga2");
     check(&["--score=accuracy", "--cost=ms", "--limit=ms=1"], "no network of the table has `ms`");
     check(&["--score=accuracy", "--study=pareto"], "needs a cost column");
+    check(&["--score=accuracy", "--study=limits"], "has no cost column");
+    check(&["--score=accuracy", "--cost=ms", "--limit=mss=9"], "did you mean `ms`?");
+    check(&["--score=accuracy", "--transfer=accuracie"], "did you mean `accuracy`?");
+    check(&["--score=accuracy", "--cost=accuracy"], "is both a score and a cost");
+    check(&["--score=accuracy", "--evaluations=1000000000"], "has 59 networks");
+    check(&["--score=accuracy", "--study=labels"], "at most 30 of the 59 networks");
 }
