@@ -9,8 +9,9 @@ use crate::report::scale::Scale;
 
 /// Colours that the style sheet knows.
 const COLOURS: usize = 10;
-/// Regrets below this are drawn here: the scale is logarithmic.
-const LEAST_REGRET: f64 = 0.005;
+/// Regrets below this share of the largest are drawn there: the scale is logarithmic, and scores may
+/// be percents, or losses that differ in their third digit.
+const LEAST_SHARE: f64 = 1e-3;
 /// Points of a line at most.
 const POINTS: usize = 120;
 
@@ -55,6 +56,11 @@ fn labels(study: &LabelStudy) -> Vec<Line> {
 }
 
 fn regret(study: &RegretStudy) -> String {
+    let means = study.methods.iter().flat_map(|method| method.curve.iter().copied());
+    let largest = means.fold(0.0, f64::max);
+    // One digit, for the title.
+    let digit = 10f64.powf((LEAST_SHARE * largest).max(f64::MIN_POSITIVE).log10().floor());
+    let least = if largest > 0.0 { digit } else { LEAST_SHARE };
     let lines: Vec<Line> = study
         .methods
         .iter()
@@ -64,14 +70,14 @@ fn regret(study: &RegretStudy) -> String {
             let all = method.curve.iter().zip(&method.curve_error).enumerate();
             let shown = all.filter(|(i, _)| i % step == 0 || i + 1 == method.curve.len());
             let point = |(i, (&mean, &error)): (usize, (&f64, &f64))| {
-                let low = (mean - 1.96 * error).max(LEAST_REGRET);
-                ((i + 1) as f64, mean.max(LEAST_REGRET), low, (mean + 1.96 * error).max(low))
+                let low = (mean - 1.96 * error).max(least);
+                ((i + 1) as f64, mean.max(least), low, (mean + 1.96 * error).max(low))
             };
             let points = shown.map(point).collect();
             Line { name: method.method.clone(), class: class(m), points }
         })
         .collect();
-    let title = format!("mean regret ({LEAST_REGRET} or less at the bottom), {}", study.searched);
+    let title = format!("mean regret ({least} or less at the bottom), {}", study.searched);
     chart("distinct evaluations", &title, &lines, true)
 }
 

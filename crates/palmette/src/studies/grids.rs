@@ -291,8 +291,13 @@ fn texts(cells: &[&str]) -> Vec<String> {
     cells.iter().map(|&cell| cell.to_owned()).collect()
 }
 
+/// Three decimals, or as many as show two digits of a small interval's end.
 fn interval(summary: &Summary) -> String {
-    format!("{:.3} [{:.3}, {:.3}]", summary.mean, summary.low, summary.high)
+    let size = summary.low.abs().max(summary.high.abs());
+    let digits =
+        if size > 0.0 && size < 0.01 { (1.0 - size.log10()).ceil().min(12.0) } else { 3.0 };
+    let digits = digits as usize;
+    format!("{:.digits$} [{:.digits$}, {:.digits$}]", summary.mean, summary.low, summary.high)
 }
 
 fn interval2(summary: &Summary) -> String {
@@ -305,4 +310,17 @@ fn percent(share: f64) -> String {
 
 fn count(value: Option<f64>) -> String {
     value.map_or_else(|| "-".into(), |value| format!("{value}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_of_losses_show_their_digits() {
+        let summary = |mean, low, high| Summary { mean, standard_error: 0.0, low, high };
+        assert_eq!(interval(&summary(1.2345, 1.1, 1.3)), "1.234 [1.100, 1.300]");
+        assert_eq!(interval(&summary(0.0, 0.0, 0.0)), "0.000 [0.000, 0.000]");
+        assert_eq!(interval(&summary(2.04e-4, 1.0e-4, 3.1e-4)), "0.00020 [0.00010, 0.00031]");
+    }
 }
