@@ -80,6 +80,9 @@ impl Program {
 
     /// The panels that [`Program::place_panels`] gives places and that a step fills.
     fn add_panels(&self, rows: usize, found: &mut Footprint) {
+        // Values and gradients have arenas of equal length; huge pages make both resident although
+        // each is written here and there.
+        const ARENAS: u64 = 2;
         let bytes = |terms, columns| F32 * panels_len(terms, columns) as u64;
         let mut sources = Vec::new();
         for op in &self.ops {
@@ -93,10 +96,10 @@ impl Program {
                 }
                 if !sources.contains(&input.buffer.0) {
                     sources.push(input.buffer.0);
-                    found.backward_panels += bytes(rows, columns);
+                    found.backward_panels += ARENAS * bytes(rows, columns);
                 }
             }
-            found.backward_panels += bytes(rows, self.width(op.pre));
+            found.backward_panels += ARENAS * bytes(rows, self.width(op.pre));
         }
     }
 }

@@ -84,10 +84,13 @@ fn arenas(program: &Program, batch_rows: u64, predicted_rows: usize) -> [u64; 2]
     let batch_rows = usize::try_from(batch_rows).unwrap_or(usize::MAX);
     let step = program.footprint(batch_rows);
     let predicted = program.footprint(predicted_rows);
-    // Larger arenas replace the old ones, gradients' too, which predictions do not write.
+    // Larger arenas replace the old ones, gradients' too, which predictions do not write; panels stay.
     let replaced = predicted.values > step.values + step.values / 4;
-    let after =
-        if replaced { predicted.of_prediction() + step.weight_gradients } else { step.of_step() };
+    let after = if replaced {
+        predicted.of_prediction() + step.weight_gradients + step.backward_panels
+    } else {
+        step.of_step()
+    };
     [step.of_step(), after]
 }
 
