@@ -42,13 +42,11 @@ impl Scale {
         if self.logarithmic {
             return self.decades(count);
         }
-        let step = round_step((self.high - self.low) / count.max(1) as f64);
-        let first = (self.low / step).ceil() as i64;
-        let last = (self.high / step).floor() as i64;
-        (first..=last).map(|i| i as f64 * step).collect()
+        evenly(self.low, self.high, count)
     }
 
-    /// 1, 2 and 5 times powers of ten, thinned to powers of ten where these are enough.
+    /// 1, 2 and 5 times powers of ten, thinned to powers of ten where these are enough; evenly
+    /// spaced numbers where a scale spans too little to hold three of them.
     fn decades(&self, count: usize) -> Vec<f64> {
         let (low, high) = (self.low.exp(), self.high.exp());
         let exponents = low.log10().floor() as i32..=high.log10().ceil() as i32;
@@ -57,7 +55,11 @@ impl Scale {
             all.filter(|v| (low..=high).contains(v)).collect()
         };
         let powers = of(&[1.0]);
-        if powers.len() >= count.min(4) { powers } else { of(&[1.0, 2.0, 5.0]) }
+        if powers.len() >= count.min(4) {
+            return powers;
+        }
+        let fine = of(&[1.0, 2.0, 5.0]);
+        if fine.len() >= 3 { fine } else { evenly(low, high, count) }
     }
 
     /// Decimals that tell the ticks of a linear scale apart.
@@ -73,6 +75,13 @@ fn span(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
     let (low, high) =
         finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     if low > high { (0.0, 1.0) } else { (low, high) }
+}
+
+/// About `count` multiples of a round step between two numbers.
+fn evenly(low: f64, high: f64, count: usize) -> Vec<f64> {
+    let step = round_step((high - low) / count.max(1) as f64);
+    let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
+    (first..=last).map(|i| i as f64 * step).collect()
 }
 
 /// 1, 2 or 5 times a power of ten, at least `step`.
@@ -126,5 +135,9 @@ mod tests {
         let scale = Scale::logarithmic([1e3, 1e7], 0.0, 100.0);
         assert_eq!(scale.ticks(4), [1e3, 1e4, 1e5, 1e6, 1e7]);
         assert!((scale.at(1e5) - 50.0).abs() < 1e-9);
+        let narrow = Scale::logarithmic([17.2, 33.4], 0.0, 100.0);
+        assert_eq!(narrow.ticks(4), [20.0, 30.0]);
+        let narrower = Scale::logarithmic([17.2, 20.4], 0.0, 100.0);
+        assert_eq!(narrower.ticks(4), [18.0, 20.0]);
     }
 }
