@@ -257,6 +257,59 @@ fn pooled_attention() {
     check_gradient("dbias", &mut bias, &d_bias, |bias| loss(&k0, &v0, &t0, bias));
 }
 
+/// More targets and keys than a tile holds, against cross attention from rows of targets,
+/// whose tiles and order of sums are others.
+#[test]
+fn pooled_attention_over_several_tiles_is_cross_attention() {
+    let offsets = rows(&[300, 0, 1, 129]);
+    let (s, d, scale) = (70, 16, 0.4);
+    let targets = rows(&[s as i64; 4]);
+    let mut rng = random("pooled tiles", 0);
+    let k: Vec<f64> = normal(&mut rng, 430 * d);
+    let v: Vec<f64> = normal(&mut rng, 430 * d);
+    // Large scores, so that the running maximum moves from tile to tile.
+    let t: Vec<f64> = normal(&mut rng, 4 * s * d).iter().map(|x: &f64| 3.0 * x).collect();
+    let d_output: Vec<f64> = normal(&mut rng, 4 * s * d);
+    let pooled = PooledAttention::new(s, scale).unwrap();
+    let input = PooledInput {
+        keys: JaggedView::new(&k, d, &offsets).unwrap(),
+        values: JaggedView::new(&v, d, &offsets).unwrap(),
+        targets: &t,
+        bias: None,
+    };
+    let nan = |n: usize| vec![f64::NAN; n];
+    let (mut output, mut lse) = (nan(4 * s * d), nan(4 * s));
+    pooled.forward(&input, &mut output, &mut lse).unwrap();
+    let (mut dk, mut dv, mut dt) = (nan(430 * d), nan(430 * d), nan(4 * s * d));
+    let gradients =
+        PooledGradients { keys: &mut dk, values: &mut dv, targets: &mut dt, bias: None };
+    pooled.backward(&input, &output, &lse, &d_output, gradients).unwrap();
+
+    let attention = Attention::new(1, 1, d, Mask::Full).unwrap().with_scale(scale).unwrap();
+    let cross = AttentionInput {
+        q: &t,
+        k: &k,
+        v: &v,
+        offsets_q: &targets,
+        offsets_k: &offsets,
+        bias: None,
+    };
+    let (mut expected, mut expected_lse) = (nan(4 * s * d), nan(4 * s));
+    attention.forward(&cross, &mut expected, &mut expected_lse).unwrap();
+    let (mut ek, mut ev, mut et) = (nan(430 * d), nan(430 * d), nan(4 * s * d));
+    let gradients = AttentionGradients { dq: &mut et, dk: &mut ek, dv: &mut ev, dbias: None };
+    attention.backward(&cross, &expected, &expected_lse, &d_output, gradients).unwrap();
+    for (what, ours, expected) in
+        [("output", &output, &expected), ("dk", &dk, &ek), ("dv", &dv, &ev), ("dt", &dt, &et)]
+    {
+        let error = relative_error(ours, expected);
+        assert!(error < 1e-12, "{what}: {error}");
+    }
+    for (ours, expected) in lse.iter().zip(&expected_lse) {
+        assert!(ours == expected || (ours - expected).abs() < 1e-12, "{ours} {expected}");
+    }
+}
+
 #[test]
 fn pooled_attention_in_short_types() {
     fn check<T: Element>(bound: f64) {
