@@ -68,6 +68,14 @@ fn split(table: &Table, seed: u64, labelled: usize, tested: usize) -> (Vec<usize
     (drawn, unknown.take(tested).collect())
 }
 
+/// Kendall's tau-b; 0 for a predictor that gives one number to every network, which ranks none.
+fn agreement(guesses: &[f64], truth: &[f64]) -> f64 {
+    if guesses.windows(2).all(|pair| pair[0] == pair[1]) {
+        return 0.0;
+    }
+    kendall_tau_b(guesses, truth)
+}
+
 /// Trains predictors on random networks and ranks others.
 ///
 /// Where cells have isomorphs, every predictor is also trained with the isomorphs of its labels
@@ -114,7 +122,7 @@ pub fn label_study(
                 })
                 .collect();
             let guesses = kind.predict(table, pre_trained.as_ref(), seed, &labelled, &others);
-            kendall_tau_b(&guesses, &truth)
+            agreement(&guesses, &truth)
         };
         let taus = |&is_augmented: &bool| {
             plan.labels.iter().map(|&count| tau(count, is_augmented)).collect()
@@ -169,6 +177,13 @@ mod tests {
         let is_known = |&row: &usize| isomorphs(row).iter().any(|g| labels.contains(g));
         assert!(drawn[400..].iter().any(is_known));
     }
+
+    #[test]
+    fn one_guess_for_all_ranks_nothing() {
+        assert_eq!(agreement(&[0.5; 4], &[1.0, 2.0, 3.0, 4.0]), 0.0);
+        assert_eq!(agreement(&[1.0, 2.0, 3.0], &[1.0, 2.0, 3.0]), 1.0);
+    }
+
     #[test]
     fn more_labels_than_rows_allow_are_refused() {
         let mut builder = Space::builder("one");

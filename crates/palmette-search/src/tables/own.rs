@@ -20,6 +20,31 @@ pub struct OwnTable {
     pub costs: Vec<String>,
 }
 
+impl OwnTable {
+    /// The meanings of the columns that a file has, for several files with one set of names.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn of_file(&self, path: &Path) -> Result<Self, TableError> {
+        let problem = |e: csv::Error| TableError::File {
+            file: path.display().to_string(),
+            problem: e.to_string(),
+        };
+        let mut reader =
+            csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path).map_err(problem)?;
+        let header = reader.headers().map_err(problem)?;
+        let of = |names: &[String]| -> Vec<String> {
+            names.iter().filter(|name| header.iter().any(|known| known == *name)).cloned().collect()
+        };
+        Ok(Self {
+            genotype: of(&self.genotype),
+            score: of(&self.score),
+            test: of(&self.test),
+            costs: of(&self.costs),
+        })
+    }
+}
+
 /// Reads a CSV file with a header. Each genotype column becomes a choice among its values (ordered
 /// where all are numbers); the table is a pool unless it holds every combination. Cells are trimmed,
 /// those of the header too; a column has one role.
@@ -70,9 +95,10 @@ pub fn read_csv(path: &Path, own: &OwnTable) -> Result<Table, TableError> {
         return Err(problem("it has no rows; needed: a header and at least one row".into()));
     }
     if own.score.is_empty() {
-        return Err(problem(
-            "no score is named; needed: at least one column, --score COLUMN".into(),
-        ));
+        return Err(problem(format!(
+            "no score is named; needed: at least one of its columns, --score COLUMN; there are: {}",
+            header.join(", ")
+        )));
     }
     one_role_each(own).map_err(problem)?;
     let mut columns = Vec::new();

@@ -133,17 +133,20 @@ pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
     if !(args.admitted > 0.0 && args.admitted <= 1.0) {
         bail!("--admitted {}: needed is a share above 0, at most 1", args.admitted);
     }
+    let mut report = SearchReport::default();
     let mut tables = Vec::new();
     for file in &args.tables {
         let table = read_table(args, file)?;
         if args.genotype.is_empty() {
             for name in measurement_like(&table) {
-                console.note(&format!(
-                    "warning: {}: column `{name}` became a choice of the genotype, yet nearly every \
-                     row has its own number there; if it was measured, name it with --score, --test \
-                     or --cost, else name the genotype with --genotype",
+                let warning = format!(
+                    "{}: column `{name}` became a choice of the genotype, yet nearly every row has \
+                     its own number there; if it was measured, name it with --score, --test or \
+                     --cost, else name the genotype with --genotype",
                     table.name()
-                ));
+                );
+                console.note(&format!("warning: {warning}"));
+                report.warnings.push(warning);
             }
         }
         tables.push(table);
@@ -154,7 +157,6 @@ pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
         let qualities = qualities(args, &table)?;
         searched.push((if args.permute { table.permuted(0) } else { table }, qualities));
     }
-    let mut report = SearchReport::default();
     for (table, qualities) in &searched {
         let domain = domain(args, table)?;
         for quality in qualities {
@@ -314,7 +316,7 @@ fn ordered(studies: &[Study]) -> Vec<Study> {
 }
 
 fn read_table(args: &Args, file: &Path) -> anyhow::Result<Table> {
-    if file.extension().is_some_and(|extension| extension == "parquet") {
+    if file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
         return Ok(open_parquet(file)?);
     }
     let own = OwnTable {
@@ -323,6 +325,9 @@ fn read_table(args: &Args, file: &Path) -> anyhow::Result<Table> {
         test: args.test.clone(),
         costs: args.cost.clone(),
     };
+    // Of several tables each has some of the columns; that every name is one somewhere is checked
+    // when all are read.
+    let own = if args.tables.len() > 1 { own.of_file(file)? } else { own };
     Ok(read_csv(file, &own)?)
 }
 

@@ -260,6 +260,6 @@ pub struct Compared {
 pub struct Phase {
     /// Its name.
     pub name: String,
-    /// Seconds it took.
+    /// Seconds it took by the clock.
     pub seconds: f64,
 }

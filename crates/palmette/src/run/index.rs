@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::clock::Clock;
 use super::config::Config;
 use super::store::read_journal;
 
@@ -44,7 +45,7 @@ pub struct RunRecord {
     pub validation_log_loss: Option<f64>,
     /// Models read on the test part, in the order of the journal.
     pub tested: Vec<TestedModel>,
-    /// Seconds of all events.
+    /// Seconds of all events by the clock.
     pub seconds: f64,
 }
 
@@ -54,6 +55,8 @@ impl RunRecord {
         let events = read_journal(dir)?;
         let config = Config::load(Some(&dir.join("config.toml")), &[])?;
         let of = |kind: &str| events.iter().filter(|e| e["event"] == kind).collect::<Vec<_>>();
+        let mut clock = Clock::default();
+        events.iter().for_each(|event| clock.add(event));
         let (scores, trials, finals) = (of("score"), of("trial"), of("final"));
         let state = if is_finished(dir) {
             "finished"
@@ -82,7 +85,7 @@ impl RunRecord {
             trials: trials.len(),
             validation_log_loss: losses.min_by(f64::total_cmp),
             tested: tested(&finals),
-            seconds: events.iter().filter_map(|e| e["time"]["seconds"].as_f64()).sum(),
+            seconds: clock.seconds(),
         })
     }
 

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod check;
+mod clock;
 mod config;
 mod context;
 mod earlier;

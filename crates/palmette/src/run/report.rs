@@ -4,8 +4,10 @@ use anyhow::Result;
 use palmette_ctr::metrics::PairedDifference;
 use palmette_ctr::nasrec::LimitedSpace;
 use palmette_data::Split;
+use serde_json::Value;
 
 use super::agreement::rank_agreement;
+use super::clock::Clock;
 use super::context::RunContext;
 use super::export::write_json;
 use super::results::{ModelResult, Summary};
@@ -180,27 +182,25 @@ fn compared(model: &ModelResult) -> Compared {
     }
 }
 
+/// Time of each phase by the clock; what two phases share counts for the first.
 fn phases(store: &RunStore) -> Vec<Phase> {
-    let seconds = |kind: &str, prefix: Option<Origin>| -> f64 {
-        store
-            .all(kind)
-            .filter(|e| {
-                let found = e["id"].as_str().map(origin);
-                prefix.is_none() || found == prefix
-            })
-            .filter_map(|e| e["time"]["seconds"].as_f64())
-            .sum()
-    };
     let all = [
-        ("plan", seconds("plan", None)),
-        ("supernet", seconds("supernet", None)),
-        ("ranking", seconds("score", None)),
-        ("networks found", seconds("trial", Some(Origin::Searched))),
-        ("random networks", seconds("trial", Some(Origin::Random))),
-        ("hand-made models", seconds("trial", Some(Origin::Baseline))),
-        ("final fits", seconds("final", None)),
+        ("plan", "plan", None),
+        ("supernet", "supernet", None),
+        ("ranking", "score", None),
+        ("networks found", "trial", Some(Origin::Searched)),
+        ("random networks", "trial", Some(Origin::Random)),
+        ("hand-made models", "trial", Some(Origin::Baseline)),
+        ("final fits", "final", None),
     ];
-    all.into_iter().map(|(name, seconds)| Phase { name: name.into(), seconds }).collect()
+    let mut clock = Clock::default();
+    let phase = |(name, kind, of): (&str, &str, Option<Origin>)| {
+        let before = clock.seconds();
+        let is_of = |e: &&Value| of.is_none() || e["id"].as_str().map(origin) == of;
+        store.all(kind).filter(is_of).for_each(|event| clock.add(event));
+        Phase { name: name.into(), seconds: clock.seconds() - before }
+    };
+    all.map(phase).into()
 }
 
 fn notes(context: &RunContext<'_>, summary: &Summary) -> Vec<String> {

@@ -16,7 +16,7 @@ use super::store::read_journal;
 /// Name of the index in the folder that holds the runs.
 const FILE: &str = "trials.sqlite";
 /// Raised when the tables change; an index with another number is not read.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 /// One row a run; one an event, in the order of its journal; and the three kinds that are asked for.
 const TABLES: &str = "\
@@ -24,7 +24,7 @@ CREATE TABLE runs (run TEXT PRIMARY KEY, journal_bytes INTEGER NOT NULL, finishe
   state TEXT NOT NULL, dataset TEXT NOT NULL, seed INTEGER NOT NULL, scores INTEGER NOT NULL,
   trials INTEGER NOT NULL, validation_log_loss REAL, seconds REAL NOT NULL, record TEXT NOT NULL);
 CREATE TABLE events (run TEXT NOT NULL, position INTEGER NOT NULL, event TEXT NOT NULL,
-  id TEXT NOT NULL, result TEXT NOT NULL, at INTEGER, seconds REAL, PRIMARY KEY (run, position));
+  id TEXT NOT NULL, result TEXT NOT NULL, at REAL, seconds REAL, PRIMARY KEY (run, position));
 CREATE VIEW scores AS SELECT run, id, result ->> 'score' AS score, result ->> 'macs' AS macs,
   result ->> 'params' AS params FROM events WHERE event = 'score';
 CREATE VIEW trials AS SELECT run, id, result ->> 'learning_rate' AS learning_rate,
@@ -103,7 +103,7 @@ fn add_run(
             text("event"),
             text("id"),
             event["result"].to_string(),
-            event["time"]["at"].as_i64(),
+            event["time"]["at"].as_f64(),
             event["time"]["seconds"].as_f64()
         ])?;
     }

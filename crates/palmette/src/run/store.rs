@@ -97,7 +97,8 @@ impl RunStore {
         event.insert("event".into(), kind.into());
         event.insert("id".into(), id.into());
         event.insert("result".into(), result);
-        let at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+        let at = now.as_millis() as f64 / 1e3;
         // What the process has held so far differs between machines as well.
         let peak = peak_memory();
         let time = serde_json::json!({ "at": at, "seconds": seconds, "peak_memory": peak });

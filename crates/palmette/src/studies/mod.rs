@@ -23,6 +23,9 @@ use grids::Grid;
 /// All studies of a call.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct SearchReport {
+    /// What looks wrong with the tables.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// One entry per table and quality.
     pub studied: Vec<Studied>,
     /// Numbers of evaluations of the mean ranks.

@@ -108,6 +108,37 @@ fn a_table_of_ones_own_is_searched_and_drawn() {
 }
 
 #[test]
+fn tables_with_different_scores_go_together_and_json_carries_warnings() {
+    let folder = Folder::new("two");
+    let first = folder.write(&own_table());
+    let second = folder.0.join("second.csv");
+    let mut text = "kernel,seconds,quality\n".to_owned();
+    for kernel in 0..12 {
+        text += &format!("{kernel},{}.25,{}\n", kernel * 7, kernel % 5);
+        text += &format!("{kernel},{}.75,{}\n", kernel * 7, kernel % 4);
+    }
+    std::fs::write(&second, text).unwrap();
+    let second = second.to_str().unwrap();
+    let args = ["--methods=random", "--evaluations=5", "--seeds=4", "--format=json"];
+    let scores = ["--score=accuracy,quality", "--test=ms"];
+    let out = bench(&[&[&first, second], &args[..], &scores].concat());
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let qualities: Vec<_> =
+        report["studied"].as_array().unwrap().iter().map(|s| s["quality"].clone()).collect();
+    assert_eq!(qualities, ["accuracy", "quality"]);
+    // `seconds` has its own number in every row and was given no role.
+    let warnings = report["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].as_str().unwrap().contains("column `seconds`"), "{warnings:?}");
+
+    // A name that no table has is still an error.
+    let out = bench(&[&[&first, second], &args[..], &["--score=accuracy,qualty"]].concat());
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(2) && text.contains("second.csv: no score"), "{text}");
+}
+
+#[test]
 fn mistakes_are_named() {
     let folder = Folder::new("mistakes");
     let file = folder.write("operator,accuracy\na,1\nb,high\n");
