@@ -6,8 +6,8 @@ use cudarc::driver::CudaStream;
 use half::{bf16, f16};
 use palmette_jagged::cuda::{
     BackwardBuffers, BackwardMode, ForwardBuffers, Gpu, GpuAttention, GpuElement, GpuHstu,
-    GpuIndexAdd, GpuMatrixSoftmax, GpuOperators, GpuOptions, GpuProduct, GpuRows, HstuBuffers,
-    VectorProduct,
+    GpuIndexAdd, GpuMatrixSoftmax, GpuOperators, GpuOptions, GpuPath, GpuProduct, GpuRows,
+    HstuBuffers, VectorProduct,
 };
 use palmette_jagged::{
     Elementwise, HstuAttention, HstuInput, HstuMask, JaggedError, JaggedView, MatrixAxis, Offsets,
@@ -137,20 +137,27 @@ fn products<T: Bits>(side: &mut Side<T>, offsets: &Offsets, [k, m]: [usize; 2]) 
     let (y, ey) = side.random(b * k * m)?;
     let gpu = side.gpu.clone();
     let view = JaggedView::new(&ex, k, offsets)?;
-    for transposed in [false, true] {
-        let plan = GpuProduct::dense(&gpu, T::GPU, offsets, [k, m], transposed)?;
-        let cores = if plan.uses_tensor_cores() { "mma" } else { "plain" };
-        let expected = exact(t * m, |out| jagged_dense_bmm(view, &ey, m, transposed, out))?;
-        let title = format!("dense bmm {k}x{m} {transposed} {cores}");
-        side.check(&title, &expected, |s, out| unsafe { plan.run(s, x.address, y.address, out) })?;
-    }
-    let plan = GpuProduct::jagged(&gpu, T::GPU, offsets, [k, m])?;
-    let cores = if plan.uses_tensor_cores() { "mma" } else { "plain" };
+    // What is chosen, and the portable path beside it.
+    let chosen = GpuProduct::jagged(&gpu, T::GPU, offsets, [k, m])?.path();
+    let paths = [Some(chosen), (chosen == GpuPath::Wgmma).then_some(GpuPath::Mma)];
     let other = JaggedView::new(&ez, m, offsets)?;
-    let expected = exact(b * k * m, |out| jagged_jagged_bmm(view, other, out))?;
-    side.check(&format!("jagged bmm {k}x{m} {cores}"), &expected, |s, out| unsafe {
-        plan.run(s, x.address, z.address, out)
-    })
+    for path in paths.into_iter().flatten() {
+        for transposed in [false, true] {
+            let sizes = [k, m];
+            let plan = GpuProduct::dense_by(&gpu, T::GPU, offsets, sizes, transposed, Some(path))?;
+            let expected = exact(t * m, |out| jagged_dense_bmm(view, &ey, m, transposed, out))?;
+            let title = format!("dense bmm {k}x{m} {transposed} {path}");
+            side.check(&title, &expected, |s, out| unsafe {
+                plan.run(s, x.address, y.address, out)
+            })?;
+        }
+        let plan = GpuProduct::jagged_by(&gpu, T::GPU, offsets, [k, m], Some(path))?;
+        let expected = exact(b * k * m, |out| jagged_jagged_bmm(view, other, out))?;
+        side.check(&format!("jagged bmm {k}x{m} {path}"), &expected, |s, out| unsafe {
+            plan.run(s, x.address, z.address, out)
+        })?;
+    }
+    Ok(())
 }
 
 fn matrices<T: Bits>(side: &mut Side<T>, rows: &Offsets, columns: &Offsets, k: usize) -> Outcome {
@@ -389,6 +396,7 @@ fn all<T: Bits>(gpu: &Arc<Gpu>, bound: f64, only: &str) -> Checked<usize> {
     let side = &mut side;
     let wanted = |name: &str, only: &str| only.is_empty() || name.contains(only);
     let rows = Offsets::from_lengths(&[0i64, 1, 63, 64, 65, 300, 0, 17, 129])?;
+    let long = Offsets::from_lengths(&[5i64, 1000, 0, 2313, 520])?;
     let cut = Offsets::new(&[0, 100, 100, 165, 300, 310, 311], 70, Overflow::Truncate)?;
     let empty = Offsets::from_lengths(&[0i64, 0])?;
     let none = Offsets::from_lengths::<i64>(&[])?;
@@ -424,6 +432,15 @@ fn all<T: Bits>(gpu: &Arc<Gpu>, bound: f64, only: &str) -> Checked<usize> {
             }
             pooled(side, offsets, [5, 64], true, BackwardMode::Deterministic)?;
         }
+    }
+    // Rows that shared memory does not hold whole.
+    if wanted("small", &only) {
+        for width in [4, 64, 72] {
+            small(side, &long, width)?;
+        }
+    }
+    if wanted("products", &only) {
+        products(side, &long, [128, 128])?;
     }
     if wanted("movement", &only) {
         movement(side, &rows, 12)?;
