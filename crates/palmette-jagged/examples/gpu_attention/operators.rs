@@ -130,34 +130,37 @@ fn small<T: Bits>(side: &mut Side<T>, offsets: &Offsets, width: usize) -> Outcom
     Ok(())
 }
 
-fn products<T: Bits>(side: &mut Side<T>, offsets: &Offsets, [k, m]: [usize; 2]) -> Outcome {
+/// By Hopper's kernels, where they are chosen, or by the portable ones.
+fn products<T: Bits>(
+    side: &mut Side<T>,
+    offsets: &Offsets,
+    [k, m]: [usize; 2],
+    portable: bool,
+) -> Outcome {
     let (t, b) = (offsets.total(), offsets.rows());
     let (x, ex) = side.random(t * k)?;
     let (z, ez) = side.random(t * m)?;
     let (y, ey) = side.random(b * k * m)?;
     let gpu = side.gpu.clone();
     let view = JaggedView::new(&ex, k, offsets)?;
-    // What is chosen, and the portable path beside it.
     let chosen = GpuProduct::jagged(&gpu, T::GPU, offsets, [k, m])?.path();
-    let paths = [Some(chosen), (chosen == GpuPath::Wgmma).then_some(GpuPath::Mma)];
-    let other = JaggedView::new(&ez, m, offsets)?;
-    for path in paths.into_iter().flatten() {
-        for transposed in [false, true] {
-            let sizes = [k, m];
-            let plan = GpuProduct::dense_by(&gpu, T::GPU, offsets, sizes, transposed, Some(path))?;
-            let expected = exact(t * m, |out| jagged_dense_bmm(view, &ey, m, transposed, out))?;
-            let title = format!("dense bmm {k}x{m} {transposed} {path}");
-            side.check(&title, &expected, |s, out| unsafe {
-                plan.run(s, x.address, y.address, out)
-            })?;
-        }
-        let plan = GpuProduct::jagged_by(&gpu, T::GPU, offsets, [k, m], Some(path))?;
-        let expected = exact(b * k * m, |out| jagged_jagged_bmm(view, other, out))?;
-        side.check(&format!("jagged bmm {k}x{m} {path}"), &expected, |s, out| unsafe {
-            plan.run(s, x.address, z.address, out)
-        })?;
+    let path = match (chosen, portable) {
+        (GpuPath::Wgmma, true) => GpuPath::Mma,
+        (GpuPath::Wgmma, false) | (_, true) => chosen,
+        (_, false) => return Ok(()),
+    };
+    for transposed in [false, true] {
+        let plan = GpuProduct::dense_by(&gpu, T::GPU, offsets, [k, m], transposed, Some(path))?;
+        let expected = exact(t * m, |out| jagged_dense_bmm(view, &ey, m, transposed, out))?;
+        let title = format!("dense bmm {k}x{m} {transposed} {path}");
+        side.check(&title, &expected, |s, out| unsafe { plan.run(s, x.address, y.address, out) })?;
     }
-    Ok(())
+    let plan = GpuProduct::jagged_by(&gpu, T::GPU, offsets, [k, m], Some(path))?;
+    let other = JaggedView::new(&ez, m, offsets)?;
+    let expected = exact(b * k * m, |out| jagged_jagged_bmm(view, other, out))?;
+    side.check(&format!("jagged bmm {k}x{m} {path}"), &expected, |s, out| unsafe {
+        plan.run(s, x.address, z.address, out)
+    })
 }
 
 fn matrices<T: Bits>(side: &mut Side<T>, rows: &Offsets, columns: &Offsets, k: usize) -> Outcome {
@@ -383,6 +386,9 @@ fn hstu<T: Bits>(side: &mut Side<T>, offsets: &Offsets, d: usize, mask: HstuMask
     side.compare::<T>(&title("dv"), &pv, &dv)
 }
 
+/// Which products, and whether these are the portable ones.
+const PRODUCTS: [(&str, bool); 2] = [("wgmma products", false), ("portable products", true)];
+
 fn all<T: Bits>(gpu: &Arc<Gpu>, bound: f64, only: &str) -> Checked<usize> {
     let mut side = Side::<T> {
         gpu: gpu.clone(),
@@ -407,9 +413,11 @@ fn all<T: Bits>(gpu: &Arc<Gpu>, bound: f64, only: &str) -> Checked<usize> {
                 small(side, offsets, width)?;
             }
         }
-        if wanted("products", &only) {
-            for sizes in [[128, 128], [256, 64], [40, 200], [9, 5]] {
-                products(side, offsets, sizes)?;
+        for (name, portable) in PRODUCTS {
+            if wanted(name, &only) {
+                for sizes in [[128, 128], [256, 64], [40, 200], [9, 5]] {
+                    products(side, offsets, sizes, portable)?;
+                }
             }
         }
         if wanted("vectors", &only) {
@@ -439,8 +447,10 @@ fn all<T: Bits>(gpu: &Arc<Gpu>, bound: f64, only: &str) -> Checked<usize> {
             small(side, &long, width)?;
         }
     }
-    if wanted("products", &only) {
-        products(side, &long, [128, 128])?;
+    for (name, portable) in PRODUCTS {
+        if wanted(name, &only) {
+            products(side, &long, [128, 128], portable)?;
+        }
     }
     if wanted("movement", &only) {
         movement(side, &rows, 12)?;
@@ -453,7 +463,7 @@ fn all<T: Bits>(gpu: &Arc<Gpu>, bound: f64, only: &str) -> Checked<usize> {
     Ok(side.failures)
 }
 
-/// Compares everything; `only` is one of small, products, vectors, hstu, pooled, movement, matrices.
+/// Compares everything; `only` is one of small, products (or wgmma or portable), vectors, hstu, pooled, movement, matrices.
 pub fn check(only: &str) -> Outcome {
     let gpu = Gpu::new(0)?;
     println!("device {} capability {:?}", gpu.context().name()?, gpu.capability());
