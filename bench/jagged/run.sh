@@ -22,7 +22,7 @@ python3 -m unittest discover -s "$here/../../python/tests" > python.txt 2>&1 || 
 for case in "check --only grouped" "check --only cross" "operators --only products" "operators --only small" "operators --only hstu"; do
     timeout 60 compute-sanitizer --tool memcheck --error-exitcode 9 "$program" $case > memcheck.txt || echo "memcheck of $case failed"
 done
-for case in "check --only cross --path plain" "check --only cross --path mma" "operators --only products" "operators --only small" "operators --only hstu"; do
+for case in "check --only cross --path plain" "check --only cross --path mma" "operators --only portable" "operators --only small" "operators --only hstu"; do
     timeout 60 compute-sanitizer --tool racecheck --error-exitcode 9 "$program" $case > racecheck.txt || echo "racecheck of $case failed"
 done
 for workload in 1024 2048 4096; do

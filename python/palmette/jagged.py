@@ -105,8 +105,12 @@ def _gpu_operators(ordinal: int, element: str, rows: tuple) -> "_native.GpuOpera
     return _native.GpuOperatorsPlan(ordinal, element, _rows_of(*rows))
 
 
+# A plan for Hopper counts the tasks that a call has handed out: streams, whose calls may overlap,
+# have plans of their own.
 @functools.lru_cache(maxsize=64)
-def _gpu_product(ordinal: int, element: str, rows: tuple, kind: str, sizes: tuple) -> "_native.GpuProductPlan":
+def _gpu_product(
+    ordinal: int, element: str, rows: tuple, kind: str, sizes: tuple, stream: int
+) -> "_native.GpuProductPlan":
     return _native.GpuProductPlan(ordinal, element, _rows_of(*rows), kind, sizes)
 
 
@@ -596,7 +600,7 @@ def _dense_bmm(x: Tensor, y: Tensor, transposed: bool, offsets: Tensor, max_len:
     z, rows = x.new_empty((x.shape[0], m)), (_bytes(offsets), max_len, truncate)
     if x.is_cuda:
         kind = "dense transposed" if transposed else "dense"
-        plan = _gpu_product(_ordinal(x), _element(x), rows, kind, (k, m))
+        plan = _gpu_product(_ordinal(x), _element(x), rows, kind, (k, m), _stream(x))
         plan.run(_stream(x), x.data_ptr(), y.data_ptr(), z.data_ptr())
     else:
         _native.dense_bmm(_element(x), _rows_of(*rows), (k, m), transposed, _buffer(x), _buffer(y), _buffer(z))
@@ -614,7 +618,7 @@ def _jagged_bmm(x: Tensor, y: Tensor, offsets: Tensor, max_len: int, truncate: b
     sizes, rows = (x.shape[1], y.shape[1]), (_bytes(offsets), max_len, truncate)
     z = x.new_empty((offsets.numel() - 1, *sizes))
     if x.is_cuda:
-        plan = _gpu_product(_ordinal(x), _element(x), rows, "jagged", sizes)
+        plan = _gpu_product(_ordinal(x), _element(x), rows, "jagged", sizes, _stream(x))
         plan.run(_stream(x), x.data_ptr(), y.data_ptr(), z.data_ptr())
     else:
         _native.jagged_bmm(_element(x), _rows_of(*rows), sizes, _buffer(x), _buffer(y), _buffer(z))

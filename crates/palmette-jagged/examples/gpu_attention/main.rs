@@ -7,7 +7,7 @@
 //! gpu_attention precompile I N         compile part I of N of what check and bench use
 //! gpu_attention check [--require wgmma] [--path PATH] [--only WORD]   compare every path with the f64 definition
 //! gpu_attention operators [--only WORD]  compare the small operators, pooled and HSTU forms
-//! gpu_attention small FILE...          time the small operators
+//! gpu_attention small [--only WORD] FILE...   time the small operators, or those with WORD in their name
 //! gpu_attention bench FILE...         time the workloads whose row lengths (i32) the files hold
 //! ```
 
@@ -36,10 +36,11 @@ fn main() -> ExitCode {
             }
         }
         ["operators", ref rest @ ..] => operators::check(after(rest, "--only")),
-        ["small", ref files @ ..] => small::bench(files),
+        ["small", "--only", word, ref files @ ..] => small::bench(word, files),
+        ["small", ref files @ ..] => small::bench("", files),
         ["bench", ref files @ ..] => bench::bench(files),
         _ => {
-            Err("usage: gpu_attention compile [ARCH] | check [--require wgmma] [--only WORD] | operators [--only WORD] | small FILE.. | bench FILE..."
+            Err("usage: gpu_attention compile [ARCH] | check [--require wgmma] [--only WORD] | operators [--only WORD] | small [--only WORD] FILE... | bench FILE..."
                 .into())
         }
     };

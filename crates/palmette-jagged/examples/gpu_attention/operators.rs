@@ -6,8 +6,8 @@ use cudarc::driver::CudaStream;
 use half::{bf16, f16};
 use palmette_jagged::cuda::{
     BackwardBuffers, BackwardMode, ForwardBuffers, Gpu, GpuAttention, GpuElement, GpuHstu,
-    GpuIndexAdd, GpuMatrixSoftmax, GpuOperators, GpuOptions, GpuProduct, GpuRows, HstuBuffers,
-    VectorProduct,
+    GpuIndexAdd, GpuMatrixSoftmax, GpuOperators, GpuOptions, GpuPath, GpuProduct, GpuRows,
+    HstuBuffers, VectorProduct,
 };
 use palmette_jagged::{
     Elementwise, HstuAttention, HstuInput, HstuMask, JaggedError, JaggedView, MatrixAxis, Offsets,
@@ -130,25 +130,35 @@ fn small<T: Bits>(side: &mut Side<T>, offsets: &Offsets, width: usize) -> Outcom
     Ok(())
 }
 
-fn products<T: Bits>(side: &mut Side<T>, offsets: &Offsets, [k, m]: [usize; 2]) -> Outcome {
+/// By Hopper's kernels, where they are chosen, or by the portable ones.
+fn products<T: Bits>(
+    side: &mut Side<T>,
+    offsets: &Offsets,
+    [k, m]: [usize; 2],
+    portable: bool,
+) -> Outcome {
     let (t, b) = (offsets.total(), offsets.rows());
     let (x, ex) = side.random(t * k)?;
     let (z, ez) = side.random(t * m)?;
     let (y, ey) = side.random(b * k * m)?;
     let gpu = side.gpu.clone();
     let view = JaggedView::new(&ex, k, offsets)?;
+    let chosen = GpuProduct::jagged(&gpu, T::GPU, offsets, [k, m])?.path();
+    let path = match (chosen, portable) {
+        (GpuPath::Wgmma, true) => GpuPath::Mma,
+        (GpuPath::Wgmma, false) | (_, true) => chosen,
+        (_, false) => return Ok(()),
+    };
     for transposed in [false, true] {
-        let plan = GpuProduct::dense(&gpu, T::GPU, offsets, [k, m], transposed)?;
-        let cores = if plan.uses_tensor_cores() { "mma" } else { "plain" };
+        let plan = GpuProduct::dense_by(&gpu, T::GPU, offsets, [k, m], transposed, Some(path))?;
         let expected = exact(t * m, |out| jagged_dense_bmm(view, &ey, m, transposed, out))?;
-        let title = format!("dense bmm {k}x{m} {transposed} {cores}");
+        let title = format!("dense bmm {k}x{m} {transposed} {path}");
         side.check(&title, &expected, |s, out| unsafe { plan.run(s, x.address, y.address, out) })?;
     }
-    let plan = GpuProduct::jagged(&gpu, T::GPU, offsets, [k, m])?;
-    let cores = if plan.uses_tensor_cores() { "mma" } else { "plain" };
+    let plan = GpuProduct::jagged_by(&gpu, T::GPU, offsets, [k, m], Some(path))?;
     let other = JaggedView::new(&ez, m, offsets)?;
     let expected = exact(b * k * m, |out| jagged_jagged_bmm(view, other, out))?;
-    side.check(&format!("jagged bmm {k}x{m} {cores}"), &expected, |s, out| unsafe {
+    side.check(&format!("jagged bmm {k}x{m} {path}"), &expected, |s, out| unsafe {
         plan.run(s, x.address, z.address, out)
     })
 }
@@ -376,6 +386,9 @@ fn hstu<T: Bits>(side: &mut Side<T>, offsets: &Offsets, d: usize, mask: HstuMask
     side.compare::<T>(&title("dv"), &pv, &dv)
 }
 
+/// Which products, and whether these are the portable ones.
+const PRODUCTS: [(&str, bool); 2] = [("wgmma products", false), ("portable products", true)];
+
 fn all<T: Bits>(gpu: &Arc<Gpu>, bound: f64, only: &str) -> Checked<usize> {
     let mut side = Side::<T> {
         gpu: gpu.clone(),
@@ -389,6 +402,7 @@ fn all<T: Bits>(gpu: &Arc<Gpu>, bound: f64, only: &str) -> Checked<usize> {
     let side = &mut side;
     let wanted = |name: &str, only: &str| only.is_empty() || name.contains(only);
     let rows = Offsets::from_lengths(&[0i64, 1, 63, 64, 65, 300, 0, 17, 129])?;
+    let long = Offsets::from_lengths(&[5i64, 1000, 0, 2313, 520])?;
     let cut = Offsets::new(&[0, 100, 100, 165, 300, 310, 311], 70, Overflow::Truncate)?;
     let empty = Offsets::from_lengths(&[0i64, 0])?;
     let none = Offsets::from_lengths::<i64>(&[])?;
@@ -399,9 +413,11 @@ fn all<T: Bits>(gpu: &Arc<Gpu>, bound: f64, only: &str) -> Checked<usize> {
                 small(side, offsets, width)?;
             }
         }
-        if wanted("products", &only) {
-            for sizes in [[128, 128], [256, 64], [40, 200], [9, 5]] {
-                products(side, offsets, sizes)?;
+        for (name, portable) in PRODUCTS {
+            if wanted(name, &only) {
+                for sizes in [[128, 128], [256, 64], [40, 200], [9, 5]] {
+                    products(side, offsets, sizes, portable)?;
+                }
             }
         }
         if wanted("vectors", &only) {
@@ -425,6 +441,17 @@ fn all<T: Bits>(gpu: &Arc<Gpu>, bound: f64, only: &str) -> Checked<usize> {
             pooled(side, offsets, [5, 64], true, BackwardMode::Deterministic)?;
         }
     }
+    // Rows that shared memory does not hold whole.
+    if wanted("small", &only) {
+        for width in [4, 64, 72] {
+            small(side, &long, width)?;
+        }
+    }
+    for (name, portable) in PRODUCTS {
+        if wanted(name, &only) {
+            products(side, &long, [128, 128], portable)?;
+        }
+    }
     if wanted("movement", &only) {
         movement(side, &rows, 12)?;
         movement(side, &cut, 7)?;
@@ -436,7 +463,7 @@ fn all<T: Bits>(gpu: &Arc<Gpu>, bound: f64, only: &str) -> Checked<usize> {
     Ok(side.failures)
 }
 
-/// Compares everything; `only` is one of small, products, vectors, hstu, pooled, movement, matrices.
+/// Compares everything; `only` is one of small, products (or wgmma or portable), vectors, hstu, pooled, movement, matrices.
 pub fn check(only: &str) -> Outcome {
     let gpu = Gpu::new(0)?;
     println!("device {} capability {:?}", gpu.context().name()?, gpu.capability());

@@ -45,7 +45,8 @@ fn time(
     Ok((times[times.len() / 2], times[0]))
 }
 
-pub fn bench(files: &[&str]) -> Outcome {
+/// Operators with `only` in their name.
+pub fn bench(only: &str, files: &[&str]) -> Outcome {
     let gpu = Gpu::new(0)?;
     let s = gpu.stream().clone();
     println!("device {} capability {:?}", gpu.context().name()?, gpu.capability());
@@ -89,6 +90,9 @@ pub fn bench(files: &[&str]) -> Outcome {
         };
         let operators = GpuOperators::new(&gpu, GpuElement::Bf16, &offsets)?;
         for width in [64, 4] {
+            if !"softmax".contains(only) {
+                continue;
+            }
             let sets = sets_of([t * width, t * width, t * width])?;
             // SAFETY: here and below buffers have the operators' sizes and outlive the timing.
             let forward = time(&gpu, &s, sets.len(), |i| unsafe {
@@ -104,16 +108,20 @@ pub fn bench(files: &[&str]) -> Outcome {
         for [k, m] in [[128, 128], [256, 64]] {
             let bytes = 2 * (t * k + b * k * m + t * m);
             let sets = sets_of([t * k, b * k * m, t * m])?;
-            let dense = GpuProduct::dense(&gpu, GpuElement::Bf16, &offsets, [k, m], false)?;
-            let timed = time(&gpu, &s, sets.len(), |i| unsafe {
-                dense.run(&s, sets[i][0].address, sets[i][1].address, sets[i][2].address)
-            })?;
-            show(&format!("dense_bmm {k}x{m}"), bytes, timed);
-            let jagged = GpuProduct::jagged(&gpu, GpuElement::Bf16, &offsets, [k, m])?;
-            let timed = time(&gpu, &s, sets.len(), |i| unsafe {
-                jagged.run(&s, sets[i][0].address, sets[i][2].address, sets[i][1].address)
-            })?;
-            show(&format!("jagged_bmm {k}x{m}"), bytes, timed);
+            if "dense_bmm".contains(only) {
+                let dense = GpuProduct::dense(&gpu, GpuElement::Bf16, &offsets, [k, m], false)?;
+                let timed = time(&gpu, &s, sets.len(), |i| unsafe {
+                    dense.run(&s, sets[i][0].address, sets[i][1].address, sets[i][2].address)
+                })?;
+                show(&format!("dense_bmm {k}x{m}"), bytes, timed);
+            }
+            if "jagged_bmm".contains(only) {
+                let jagged = GpuProduct::jagged(&gpu, GpuElement::Bf16, &offsets, [k, m])?;
+                let timed = time(&gpu, &s, sets.len(), |i| unsafe {
+                    jagged.run(&s, sets[i][0].address, sets[i][2].address, sets[i][1].address)
+                })?;
+                show(&format!("jagged_bmm {k}x{m}"), bytes, timed);
+            }
         }
     }
     Ok(())

@@ -70,8 +70,27 @@ impl TensorMap {
     pub(super) fn new(
         address: u64,
         bfloat: bool,
-        [tokens, heads, head_dim]: [usize; 3],
+        shape: [usize; 3],
         rows: u32,
+    ) -> Result<Self, JaggedError> {
+        Self::of_box(address, bfloat, shape, [rows, 1])
+    }
+
+    /// A box of 64 columns and `rows` of one matrix of `[matrices, rows, columns]`, likewise.
+    pub(super) fn of_matrices(
+        address: u64,
+        bfloat: bool,
+        shape: [usize; 3],
+        rows: u32,
+    ) -> Result<Self, JaggedError> {
+        Self::of_box(address, bfloat, shape, [1, rows])
+    }
+
+    fn of_box(
+        address: u64,
+        bfloat: bool,
+        shape @ [outer, middle, inner]: [usize; 3],
+        [outer_rows, middle_rows]: [u32; 2],
     ) -> Result<Self, JaggedError> {
         let mut map = CUtensorMap { opaque: [0; 16] };
         let data_type = if bfloat {
@@ -79,9 +98,9 @@ impl TensorMap {
         } else {
             CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16
         };
-        let sizes = [head_dim as u64, heads as u64, tokens as u64];
-        let strides = [head_dim as u64 * 2, heads as u64 * head_dim as u64 * 2];
-        let (window, steps) = ([64u32, 1, rows], [1u32; 3]);
+        let sizes = [inner as u64, middle as u64, outer as u64];
+        let strides = [inner as u64 * 2, middle as u64 * inner as u64 * 2];
+        let (window, steps) = ([64u32, middle_rows, outer_rows], [1u32; 3]);
         // SAFETY: all arrays have the three (two for strides) entries of the rank.
         let result = unsafe {
             cuTensorMapEncodeTiled(
@@ -103,8 +122,8 @@ impl TensorMap {
             Ok(Self(map))
         } else {
             Err(gpu_error(format!(
-                "a tensor at {address:#x} of {tokens} x {heads} x {head_dim} was refused \
-                 ({result:?}): addresses must be multiples of 16 bytes"
+                "a tensor at {address:#x} of {shape:?} was refused ({result:?}): addresses must \
+                 be multiples of 16 bytes"
             )))
         }
     }

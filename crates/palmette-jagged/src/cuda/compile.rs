@@ -20,7 +20,10 @@ pub(super) enum Source {
     HopperBackwardFast,
     Hstu,
     Operators,
+    Softmax,
     Products,
+    HopperDense,
+    HopperJagged,
 }
 
 impl Source {
@@ -31,13 +34,22 @@ impl Source {
         let mma = include_str!("kernels/mma.cuh");
         let mma_tile = include_str!("kernels/mma_tile.cuh");
         let stream = include_str!("kernels/hopper_stream.cuh");
+        let operators = include_str!("kernels/operators.cuh");
+        let products = include_str!("kernels/hopper_products.cuh");
         match self {
             Self::Support => [common, include_str!("kernels/support.cu")].concat(),
             Self::Plain => [common, include_str!("kernels/plain.cu")].concat(),
             Self::Mma => [common, tile, mma, mma_tile, include_str!("kernels/mma.cu")].concat(),
             Self::Hstu => [common, tile, mma, mma_tile, include_str!("kernels/hstu.cu")].concat(),
-            Self::Operators => [common, include_str!("kernels/operators.cu")].concat(),
+            Self::Operators => [common, operators, include_str!("kernels/operators.cu")].concat(),
+            Self::Softmax => [common, operators, include_str!("kernels/softmax.cu")].concat(),
             Self::Products => [common, mma, include_str!("kernels/products.cu")].concat(),
+            Self::HopperDense => {
+                [common, hopper, products, include_str!("kernels/hopper_dense.cu")].concat()
+            }
+            Self::HopperJagged => {
+                [common, hopper, products, include_str!("kernels/hopper_jagged.cu")].concat()
+            }
             Self::HopperForward => {
                 [common, tile, hopper, include_str!("kernels/hopper_forward.cu")].concat()
             }
@@ -62,7 +74,10 @@ impl Source {
             Self::HopperBackwardFast => "hopper_backward_fast.cu",
             Self::Hstu => "hstu.cu",
             Self::Operators => "operators.cu",
+            Self::Softmax => "softmax.cu",
             Self::Products => "products.cu",
+            Self::HopperDense => "hopper_dense.cu",
+            Self::HopperJagged => "hopper_jagged.cu",
         }
     }
 }
@@ -231,7 +246,12 @@ mod tests {
             .flat_map(|d| crate::cuda::tiles::kernels_of("sm_90a", 1, d, &options))
             .collect();
         kernels.push((Source::Hstu, vec!["ELEMENT=1".into(), "HEAD_DIM=64".into()]));
-        kernels.push((Source::Operators, vec!["ELEMENT=1".into(), "VECTOR=8".into()]));
+        let small = crate::cuda::tiles::operators("sm_90a", GpuElement::Bf16);
+        let widest = |definitions: &Vec<String>| definitions.contains(&"VECTOR=8".into());
+        kernels.extend(small.into_iter().filter(|(source, definitions)| match source {
+            Source::Operators | Source::Softmax => widest(definitions),
+            source => matches!(source, Source::HopperDense | Source::HopperJagged),
+        }));
         kernels.par_iter().for_each(|(source, definitions)| {
             let compiled = compile(*source, "sm_90a", definitions).unwrap();
             for line in compiled.report.lines() {
@@ -272,6 +292,9 @@ mod tests {
                     .is_empty()
             );
             assert!(!compile(Source::Hstu, arch, &both(40)).unwrap().binary.is_empty());
+            let small = crate::cuda::tiles::operators(arch, GpuElement::Bf16);
+            let softmax = small.iter().find(|(source, _)| *source == Source::Softmax).unwrap();
+            assert!(!compile(softmax.0, arch, &softmax.1).unwrap().binary.is_empty());
         }
         let error = compile(Source::Plain, "sm_80", &[]).unwrap_err().to_string();
         assert!(error.contains("HEAD_DIM"), "{error}");

@@ -2,7 +2,13 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DevicePtr};
+use std::ffi::c_void;
+
+use cudarc::driver::sys::{
+    CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
+    cuLaunchKernelEx,
+};
+use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DevicePtr, LaunchConfig};
 
 use super::compile::gpu_error;
 use super::device::driver;
@@ -76,4 +82,41 @@ impl Launch {
 /// The device address of a slice.
 pub(super) fn address<T>(stream: &Arc<CudaStream>, slice: &CudaSlice<T>) -> u64 {
     slice.device_ptr(stream).0
+}
+
+/// Launches a kernel that waits by itself (`griddepcontrol.wait`) for what is before it in the
+/// stream; where `early`, which needs Hopper or later, its blocks start while that ends.
+///
+/// # Safety
+/// `arguments` point to the kernel's, which name memory that is valid until it has run.
+pub(super) unsafe fn launch_early(
+    stream: &CudaStream,
+    function: &CudaFunction,
+    config: LaunchConfig,
+    arguments: &mut [*mut c_void],
+    early: bool,
+) -> Result<(), JaggedError> {
+    stream.context().bind_to_thread().map_err(driver)?;
+    let mut attribute = CUlaunchAttribute {
+        id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value: CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+    };
+    let config = CUlaunchConfig {
+        gridDimX: config.grid_dim.0,
+        gridDimY: config.grid_dim.1,
+        gridDimZ: config.grid_dim.2,
+        blockDimX: config.block_dim.0,
+        blockDimY: config.block_dim.1,
+        blockDimZ: config.block_dim.2,
+        sharedMemBytes: config.shared_mem_bytes,
+        hStream: stream.cu_stream(),
+        attrs: &mut attribute,
+        numAttrs: u32::from(early),
+    };
+    let none = std::ptr::null_mut();
+    // SAFETY: the caller's promise; configuration and attribute outlive the call.
+    unsafe { cuLaunchKernelEx(&config, function.cu_function(), arguments.as_mut_ptr(), none) }
+        .result()
+        .map_err(driver)
 }

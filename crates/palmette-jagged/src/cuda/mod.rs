@@ -10,6 +10,7 @@ mod attention;
 mod compile;
 mod device;
 mod fast;
+mod hopper_products;
 mod hstu;
 mod launch;
 mod operators;
@@ -17,6 +18,7 @@ mod options;
 mod pooled;
 mod products;
 mod rows;
+mod softmax;
 mod tiles;
 
 pub use attention::GpuAttention;

@@ -11,6 +11,7 @@ use super::compile::{Source, gpu_error};
 use super::device::{Gpu, driver};
 use super::launch::address;
 use super::options::GpuElement;
+use super::softmax::Softmax;
 use crate::{Elementwise, JaggedError, Offsets};
 
 /// The twin of `Operands` in `kernels/operators.cu`.
@@ -42,22 +43,17 @@ pub(super) fn operator(
     width: usize,
     name: &'static str,
 ) -> Result<CudaFunction, JaggedError> {
-    operator_of(gpu, element, vector_of(element, width, 16), name)
+    let vector = vector_of(element, width);
+    gpu.kernel(Source::Operators, definitions_of(element, vector), name, 0)
 }
 
-fn operator_of(
-    gpu: &Gpu,
-    element: GpuElement,
-    vector: usize,
-    name: &'static str,
-) -> Result<CudaFunction, JaggedError> {
-    let definitions = vec![format!("ELEMENT={}", element.code()), format!("VECTOR={vector}")];
-    gpu.kernel(Source::Operators, definitions, name, 0)
+pub(super) fn definitions_of(element: GpuElement, vector: usize) -> Vec<String> {
+    vec![format!("ELEMENT={}", element.code()), format!("VECTOR={vector}")]
 }
 
-/// Elements of the widest access, up to `bytes`, that divides rows of `width`.
-fn vector_of(element: GpuElement, width: usize, bytes: usize) -> usize {
-    let most = bytes / element.bytes();
+/// Elements of the widest access, up to 16 bytes, that divides rows of `width`.
+pub(super) fn vector_of(element: GpuElement, width: usize) -> usize {
+    let most = 16 / element.bytes();
     [8, 4, 2].into_iter().find(|v| *v <= most && width.is_multiple_of(*v)).unwrap_or(1)
 }
 
@@ -68,17 +64,6 @@ pub(super) unsafe fn launch(
     operands: &Operands,
     blocks: usize,
 ) -> Result<(), JaggedError> {
-    // SAFETY: the caller's promise.
-    unsafe { launch_of(stream, function, operands, blocks, 256) }
-}
-
-unsafe fn launch_of(
-    stream: &Arc<CudaStream>,
-    function: &CudaFunction,
-    operands: &Operands,
-    blocks: usize,
-    threads: u32,
-) -> Result<(), JaggedError> {
     if blocks == 0 || operands.width == 0 {
         return Ok(());
     }
@@ -87,7 +72,7 @@ unsafe fn launch_of(
         .filter(|&blocks| blocks <= i32::MAX as u32)
         .ok_or_else(|| gpu_error("an operator has at most 2^31 - 1 blocks of positions"))?;
     let config =
-        LaunchConfig { grid_dim: (grid, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 };
+        LaunchConfig { grid_dim: (grid, 1, 1), block_dim: (256, 1, 1), shared_mem_bytes: 0 };
     // SAFETY: the struct is the kernel's, its addresses are the caller's promise.
     unsafe { stream.launch_builder(function).arg(operands).launch(config) }.map_err(driver)?;
     Ok(())
@@ -103,10 +88,7 @@ pub struct GpuOperators {
     gpu: Arc<Gpu>,
     element: GpuElement,
     offsets: CudaSlice<i64>,
-    /// First element and length of each row, longest first.
-    longest_first: CudaSlice<[i64; 2]>,
-    /// Rows of which a softmax takes a block, not a warp.
-    long_rows: usize,
+    softmax: Softmax,
     rows: usize,
     total: usize,
     max_len: usize,
@@ -126,19 +108,11 @@ impl GpuOperators {
             ));
         }
         let stream = gpu.stream();
-        let row =
-            |&b: &u32| [offsets.range(b as usize).start as i64, offsets.length(b as usize) as i64];
-        let mut longest_first: Vec<[i64; 2]> = offsets.longest_first().iter().map(row).collect();
-        // 16 lanes and as many elements each, half of them in registers.
-        const SHORT: i64 = 256;
-        let long_rows = longest_first.partition_point(|&[_, length]| length > SHORT);
-        longest_first.push([0, 0]);
         let plan = Self {
             gpu: gpu.clone(),
             element,
             offsets: stream.clone_htod(offsets.as_slice()).map_err(driver)?,
-            longest_first: stream.clone_htod(&longest_first).map_err(driver)?,
-            long_rows,
+            softmax: Softmax::new(gpu, offsets)?,
             rows: offsets.rows(),
             total: offsets.total(),
             max_len: offsets.max_len(),
@@ -186,37 +160,12 @@ impl GpuOperators {
         x: u64,
         y: u64,
     ) -> Result<(), JaggedError> {
-        let operands = Operands { x, out: y, ..self.operands(stream, width)? };
+        let shape = (self.element, width);
         // SAFETY: the caller's promise.
         unsafe {
             self.clear(stream, y, width)?;
-            self.softmax_of(stream, "softmax_forward", operands, width)
+            self.softmax.run(&self.gpu, stream, shape, "softmax_forward", [x, 0, y])
         }
-    }
-
-    /// A block for each long row and sector of its columns, a warp for each short one, as `part_of`
-    /// in the kernels takes them.
-    unsafe fn softmax_of(
-        &self,
-        stream: &Arc<CudaStream>,
-        name: &'static str,
-        mut operands: Operands,
-        width: usize,
-    ) -> Result<(), JaggedError> {
-        const SECTOR_BYTES: usize = 32;
-        const WARPS: usize = 4;
-        // Wider accesses take so many registers that too few threads are there to wait for memory.
-        let vector = vector_of(self.element, width, 8);
-        let function = operator_of(&self.gpu, self.element, vector, name)?;
-        let most = SECTOR_BYTES / (vector * self.element.bytes());
-        let vectors = width / vector;
-        let parts = vectors.div_ceil(vectors.next_power_of_two().min(most));
-        operands.list = address(stream, &self.longest_first);
-        operands.mode = self.long_rows as i32;
-        let short_rows = self.rows - self.long_rows;
-        let blocks = self.long_rows * parts + (short_rows * parts).div_ceil(WARPS);
-        // SAFETY: the caller's promise.
-        unsafe { launch_of(stream, &function, &operands, blocks, 32 * WARPS as u32) }
     }
 
     /// [`crate::jagged_softmax_backward`]: `y`, `dy` and `dx` are `[T, width]`.
@@ -231,11 +180,11 @@ impl GpuOperators {
         dy: u64,
         dx: u64,
     ) -> Result<(), JaggedError> {
-        let operands = Operands { x: y, y: dy, out: dx, ..self.operands(stream, width)? };
+        let shape = (self.element, width);
         // SAFETY: the caller's promise.
         unsafe {
             self.clear(stream, dx, width)?;
-            self.softmax_of(stream, "softmax_backward", operands, width)
+            self.softmax.run(&self.gpu, stream, shape, "softmax_backward", [y, dy, dx])
         }
     }
 

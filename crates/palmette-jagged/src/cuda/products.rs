@@ -10,8 +10,9 @@ use cudarc::driver::{
 
 use super::compile::{Source, gpu_error};
 use super::device::{Gpu, driver};
+use super::hopper_products::{Form, HopperProduct};
 use super::launch::address;
-use super::options::GpuElement;
+use super::options::{GpuElement, GpuPath};
 use crate::{JaggedError, Offsets, product_offsets};
 
 /// The twin of `Task` in `kernels/products.cu`: an `[m, k] x [k, n]` product, or the part of one
@@ -51,10 +52,25 @@ unsafe impl DeviceRepr for Products {}
 /// A planned list of products `C_b = A_b B_b`, sums in f32.
 ///
 /// bf16 and f16 matrices whose rows are multiples of 16 bytes are multiplied by tensor
-/// cores, all others by ordinary ones. The plan holds the list of tiles; a call launches
+/// cores, all others by ordinary ones; Hopper has kernels of its own for jagged with dense and
+/// jagged with jagged up to 256 terms, where rows have 32 tokens in the mean. The plan holds the list of tiles; a call launches
 /// and allocates nothing. Addresses are multiples of 16 bytes.
 #[derive(Debug)]
 pub struct GpuProduct {
+    kernel: Kernel,
+    /// Bytes of the output that are zeroed first, because products do not cover it.
+    clear: usize,
+}
+
+#[derive(Debug)]
+enum Kernel {
+    Hopper(HopperProduct),
+    Tiles(Tiles),
+}
+
+/// Tiles of products, on any GPU.
+#[derive(Debug)]
+struct Tiles {
     function: CudaFunction,
     tasks: CudaSlice<Task>,
     /// Each block's first task, and the end.
@@ -62,8 +78,6 @@ pub struct GpuProduct {
     blocks: usize,
     shared_bytes: u32,
     tensor_cores: bool,
-    /// Bytes of the output that are zeroed first, because products do not cover it.
-    clear: usize,
 }
 
 impl Task {
@@ -97,18 +111,35 @@ fn small(size: usize) -> Result<i32, JaggedError> {
         .map_err(|_| gpu_error(format!("a matrix of {size} rows or columns is too large")))
 }
 
+/// The plan for Hopper where that is possible and no other path is asked for.
+fn hopper(
+    gpu: &Gpu,
+    element: GpuElement,
+    offsets: &Offsets,
+    sizes: [usize; 2],
+    form: Form,
+    path: Option<GpuPath>,
+) -> Result<Option<HopperProduct>, JaggedError> {
+    if path.is_some_and(|path| path != GpuPath::Wgmma) {
+        return Ok(None);
+    }
+    HopperProduct::new(gpu, element, offsets, sizes, form)
+}
+
 impl GpuProduct {
     fn new(
         gpu: &Gpu,
         element: GpuElement,
         problems: Vec<Task>,
         clear: usize,
+        path: Option<GpuPath>,
     ) -> Result<Self, JaggedError> {
         let work: Vec<&Task> = problems.iter().filter(|p| p.m > 0 && p.n > 0).collect();
         let a_transposed = work.iter().all(|p| p.a_i == 1) && work.iter().any(|p| p.a_l != 1);
         let b_transposed = work.iter().all(|p| p.b_l == 1) && work.iter().any(|p| p.b_j != 1);
         let whole = |values: [i64; 3]| values.iter().all(|value| value % 8 == 0);
         let tensor_cores = element != GpuElement::F32
+            && path != Some(GpuPath::Plain)
             && work.iter().all(|p| {
                 let (a_unit, a_pitch, a_row) =
                     if a_transposed { (p.a_i, p.a_l, p.m) } else { (p.a_l, p.a_i, p.k) };
@@ -120,6 +151,10 @@ impl GpuProduct {
                     && whole([p.b, i64::from(b_pitch), i64::from(b_row)])
                     && whole([p.c, i64::from(p.c_i), i64::from(p.n)])
             });
+        let found = if tensor_cores { GpuPath::Mma } else { GpuPath::Plain };
+        if let Some(path) = path.filter(|&path| path != found) {
+            return Err(gpu_error(format!("these products cannot take the path {path}")));
+        }
         let columns = if work.iter().all(|p| p.n <= 64) { 64 } else { 128 };
         let (tile_m, tile_n) = if tensor_cores { (128, columns) } else { (32, 32) };
         let mut definitions = vec![format!("ELEMENT={}", element.code())];
@@ -168,15 +203,15 @@ impl GpuProduct {
         let (mut tasks, first) = dealt(&tasks, blocks);
         tasks.resize(tasks.len().max(1), Task::default());
         let stream = gpu.stream();
-        Ok(Self {
+        let tiles = Tiles {
             function,
             tasks: stream.clone_htod(&tasks).map_err(driver)?,
             first: stream.clone_htod(&first).map_err(driver)?,
             blocks,
             shared_bytes,
             tensor_cores,
-            clear: clear * element.bytes(),
-        })
+        };
+        Ok(Self { kernel: Kernel::Tiles(tiles), clear: clear * element.bytes() })
     }
 
     /// [`crate::jagged_dense_bmm`]: `x [T, K]`, `y [B, K, M]` (or `[B, M, K]`), `z [T, M]`.
@@ -184,10 +219,27 @@ impl GpuProduct {
         gpu: &Gpu,
         element: GpuElement,
         offsets: &Offsets,
-        [k, columns]: [usize; 2],
+        sizes: [usize; 2],
         y_transposed: bool,
     ) -> Result<Self, JaggedError> {
+        Self::dense_by(gpu, element, offsets, sizes, y_transposed, None)
+    }
+
+    /// The same by a path; an error where that cannot run.
+    pub fn dense_by(
+        gpu: &Gpu,
+        element: GpuElement,
+        offsets: &Offsets,
+        [k, columns]: [usize; 2],
+        y_transposed: bool,
+        path: Option<GpuPath>,
+    ) -> Result<Self, JaggedError> {
         let (k_, m) = (small(k)?, small(columns)?);
+        let clear = if offsets.truncates() { offsets.total() * columns } else { 0 };
+        let form = Form::Dense { transposed: y_transposed };
+        if let Some(product) = hopper(gpu, element, offsets, [k, columns], form, path)? {
+            return Ok(Self { kernel: Kernel::Hopper(product), clear: clear * element.bytes() });
+        }
         let mut problems = Vec::with_capacity(offsets.rows());
         for b in 0..offsets.rows() {
             let start = offsets.range(b).start;
@@ -205,8 +257,7 @@ impl GpuProduct {
                 c_i: m,
             });
         }
-        let clear = if offsets.truncates() { offsets.total() * columns } else { 0 };
-        Self::new(gpu, element, problems, clear)
+        Self::new(gpu, element, problems, clear, path)
     }
 
     /// [`crate::jagged_jagged_bmm`]: `x [T, K]`, `y [T, M]`, `z [B, K, M]`, 0 for empty rows.
@@ -214,9 +265,24 @@ impl GpuProduct {
         gpu: &Gpu,
         element: GpuElement,
         offsets: &Offsets,
+        sizes: [usize; 2],
+    ) -> Result<Self, JaggedError> {
+        Self::jagged_by(gpu, element, offsets, sizes, None)
+    }
+
+    /// The same by a path; an error where that cannot run.
+    pub fn jagged_by(
+        gpu: &Gpu,
+        element: GpuElement,
+        offsets: &Offsets,
         [k, columns]: [usize; 2],
+        path: Option<GpuPath>,
     ) -> Result<Self, JaggedError> {
         let (k_, m) = (small(k)?, small(columns)?);
+        let form = Form::Jagged;
+        if let Some(product) = hopper(gpu, element, offsets, [k, columns], form, path)? {
+            return Ok(Self { kernel: Kernel::Hopper(product), clear: 0 });
+        }
         let mut problems = Vec::with_capacity(offsets.rows());
         for b in 0..offsets.rows() {
             let start = offsets.range(b).start;
@@ -234,7 +300,7 @@ impl GpuProduct {
                 c_i: m,
             });
         }
-        Self::new(gpu, element, problems, 0)
+        Self::new(gpu, element, problems, 0, path)
     }
 
     /// [`crate::jagged_jagged_bmm_jagged_out`]: `x [T1, K]`, `y [T2, K]`, `z` the matrices
@@ -264,7 +330,7 @@ impl GpuProduct {
                 c_i: n,
             });
         }
-        Self::new(gpu, element, problems, 0)
+        Self::new(gpu, element, problems, 0, None)
     }
 
     /// [`crate::array_jagged_bmm`]: matrices `[M_b, N_b]` of `rows` and `columns`, or their
@@ -297,7 +363,7 @@ impl GpuProduct {
             });
         }
         let clear = if out.truncates() { out.total() * k } else { 0 };
-        Self::new(gpu, element, problems, clear)
+        Self::new(gpu, element, problems, clear, None)
     }
 
     /// [`crate::batched_dense_vec_jagged_2d_mul`] (`VectorProduct::Output`: `v`, `a` to `out`)
@@ -353,19 +419,24 @@ impl GpuProduct {
             VectorProduct::Matrices if offsets.truncates() => offsets.total() * heads * d,
             VectorProduct::Matrices => 0,
         };
-        Self::new(gpu, element, problems, clear)
+        Self::new(gpu, element, problems, clear, None)
     }
 
-    /// Whether tensor cores multiply.
-    pub fn uses_tensor_cores(&self) -> bool {
-        self.tensor_cores
+    /// The family of kernels that multiplies.
+    pub fn path(&self) -> GpuPath {
+        match &self.kernel {
+            Kernel::Hopper(_) => GpuPath::Wgmma,
+            Kernel::Tiles(tiles) if tiles.tensor_cores => GpuPath::Mma,
+            Kernel::Tiles(_) => GpuPath::Plain,
+        }
     }
 
     /// Writes the output from the left and the right operand.
     ///
     /// # Safety
     /// Addresses are device memory of the sizes of the CPU operator's buffers, valid until
-    /// the stream has run the kernel, and no other stream writes them meanwhile.
+    /// the stream has run the kernel, and no other stream writes them meanwhile. Calls of one
+    /// plan follow each other, as on one stream: on Hopper it counts the tasks handed out.
     pub unsafe fn run(
         &self,
         stream: &Arc<CudaStream>,
@@ -377,6 +448,19 @@ impl GpuProduct {
             // SAFETY: the caller's promise about the buffer's size.
             unsafe { memset_d8_async(c, 0, self.clear, stream.cu_stream()) }.map_err(driver)?;
         }
+        match &self.kernel {
+            // SAFETY: the caller's promise.
+            Kernel::Hopper(product) => unsafe { product.run(stream, [a, b, c]) },
+            // SAFETY: as above.
+            Kernel::Tiles(tiles) => unsafe { tiles.run(stream, [a, b, c]) },
+        }
+    }
+}
+
+impl Tiles {
+    /// # Safety
+    /// As for [`GpuProduct::run`].
+    unsafe fn run(&self, stream: &Arc<CudaStream>, [a, b, c]: [u64; 3]) -> Result<(), JaggedError> {
         if self.blocks == 0 {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! Tile shapes of the Hopper kernels, and which kernels exist.
 
 use super::compile::Source;
-use super::options::{BackwardMode, GpuOptions, GpuPath};
+use super::options::{BackwardMode, GpuElement, GpuOptions, GpuPath};
 
 /// The shape of the Hopper forward kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -321,8 +321,12 @@ pub(super) fn kernels_of(
 }
 
 /// The small operators' sources with the definitions they are used with.
-fn operators(element: u32) -> Vec<(Source, Vec<String>)> {
+pub(super) fn operators(arch: &str, element: GpuElement) -> Vec<(Source, Vec<String>)> {
     let mut kernels = Vec::new();
+    if arch.starts_with("sm_90") && element != GpuElement::F32 {
+        kernels = super::hopper_products::usual(element);
+    }
+    let element = element.code();
     let mut add = |source, values: &[(&str, u32)]| {
         let mut definitions = vec![format!("ELEMENT={element}")];
         definitions.extend(values.iter().map(|(name, value)| format!("{name}={value}")));
@@ -331,6 +335,10 @@ fn operators(element: u32) -> Vec<(Source, Vec<String>)> {
     let widest = if element == 0 { 4 } else { 8 };
     for vector in [8, 4, 2, 1].into_iter().filter(|&vector| vector <= widest) {
         add(Source::Operators, &[("VECTOR", vector)]);
+        for shape in super::softmax::Shape::all(arch) {
+            let shape = shape.definitions().map(|(name, value)| (name, value as u32));
+            add(Source::Softmax, &[&[("VECTOR", vector)], &shape[..]].concat());
+        }
     }
     add(Source::Products, &[("PLAIN", 1)]);
     for which in 0..if element == 0 { 0 } else { 8 } {
@@ -344,7 +352,8 @@ fn operators(element: u32) -> Vec<(Source, Vec<String>)> {
 
 /// Every source with the definitions it is used with at the usual head dimensions.
 pub(super) fn every_kernel(arch: &str) -> Vec<(Source, Vec<String>)> {
-    let mut kernels: Vec<_> = (0..3).flat_map(operators).collect();
+    let elements = [GpuElement::F32, GpuElement::Bf16, GpuElement::F16];
+    let mut kernels: Vec<_> = elements.into_iter().flat_map(|e| operators(arch, e)).collect();
     for element in 0..3 {
         for head_dim in [16, 32, 64, 96, 128, 192, 256] {
             if element > 0 {

@@ -79,6 +79,20 @@ DEVICE float log2_fast(float x) {
   return r;
 }
 
+// From Hopper on a kernel may start before the one before it in the stream has ended: waits until
+// its results are there. Nothing that another kernel writes may be touched before.
+DEVICE void wait_for_stream() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The next kernel in the stream may start once every block has said so.
+DEVICE void start_next() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // One row of the batch as an operator sees it.
 struct Row {
   long long start_q, start_k;

@@ -50,7 +50,8 @@ DEVICE u64 descriptor(u32 address, u32 leading) {
 }
 
 // D [64, N] += A [64, 16] B [16, N]. `shared`: A and B K-major in shared memory;
-// `registers`: A as this warpgroup's fragments, B MN-major in shared memory.
+// `registers`: A as this warpgroup's fragments, B MN-major in shared memory; `columns`: A K-major,
+// B MN-major, both in shared memory.
 #define F4(d, o) "+f"(d[o]), "+f"(d[o + 1]), "+f"(d[o + 2]), "+f"(d[o + 3])
 #define F16(d, o) F4(d, o), F4(d, o + 4), F4(d, o + 8), F4(d, o + 12)
 #define F32(d, o) F16(d, o), F16(d, o + 16)
@@ -84,6 +85,11 @@ template <> struct Product<32> {
   }
 };
 template <> struct Product<64> {
+  static DEVICE void columns(float* d, u64 a, u64 b, int add) {
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16." TYPES
+                 " {" REGISTERS_32 "}, %32, %33, p, 1, 1, 0, 1;}"
+                 : F32(d, 0) : "l"(a), "l"(b), "r"(add));
+  }
   static DEVICE void transposed(float* d, u64 a, u64 b, int add) {
     asm volatile("{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16." TYPES
                  " {" REGISTERS_32 "}, %32, %33, p, 1, 1, 1, 1;}"
@@ -113,6 +119,16 @@ template <> struct Product<80> {
   }
 };
 template <> struct Product<128> {
+  static DEVICE void columns(float* d, u64 a, u64 b, int add) {
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16." TYPES
+                 " {" REGISTERS_64 "}, %64, %65, p, 1, 1, 0, 1;}"
+                 : F32(d, 0), F32(d, 32) : "l"(a), "l"(b), "r"(add));
+  }
+  static DEVICE void transposed(float* d, u64 a, u64 b, int add) {
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16." TYPES
+                 " {" REGISTERS_64 "}, %64, %65, p, 1, 1, 1, 1;}"
+                 : F32(d, 0), F32(d, 32) : "l"(a), "l"(b), "r"(add));
+  }
   static DEVICE void shared(float* d, u64 a, u64 b, int add) {
     asm volatile("{.reg .pred p; setp.ne.b32 p, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16." TYPES
                  " {" REGISTERS_64 "}, %64, %65, p, 1, 1, 0, 0;}"
