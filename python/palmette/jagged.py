@@ -87,31 +87,48 @@ def _rows_of(offsets: bytes, max_len: int, truncate: bool) -> "_native.Rows":
     return _native.Rows(_buffer(held), max_len, truncate)
 
 
+# Plans count the tasks that a call has handed out: streams, whose calls may overlap, have plans
+# of their own. A place is a GPU and a stream of it.
 @functools.lru_cache(maxsize=64)
 def _gpu_attention(
-    ordinal: int, element: str, shape: tuple, rows_q: tuple, rows_k: tuple, bias: Optional[tuple], fast: bool, path: str
+    place: Tuple[int, int],
+    element: str,
+    shape: tuple,
+    rows_q: tuple,
+    rows_k: tuple,
+    bias: Optional[tuple],
+    fast: bool,
+    path: str,
 ) -> "_native.GpuAttentionPlan":
     rows = (_rows_of(*rows_q), _rows_of(*rows_k))
-    return _native.GpuAttentionPlan(ordinal, element, _native.Attention(*shape), rows, bias, fast, path)
+    return _native.GpuAttentionPlan(place, element, _native.Attention(*shape), rows, bias, fast, path)
 
 
 @functools.lru_cache(maxsize=64)
-def _gpu_hstu(ordinal: int, element: str, shape: tuple, rows: tuple) -> "_native.GpuHstuPlan":
-    return _native.GpuHstuPlan(ordinal, element, _hstu_shape(shape), _rows_of(*rows))
+def _gpu_hstu(place: Tuple[int, int], element: str, shape: tuple, rows: tuple) -> "_native.GpuHstuPlan":
+    return _native.GpuHstuPlan(place, element, _hstu_shape(shape), _rows_of(*rows))
 
 
 @functools.lru_cache(maxsize=64)
-def _gpu_operators(ordinal: int, element: str, rows: tuple) -> "_native.GpuOperatorsPlan":
-    return _native.GpuOperatorsPlan(ordinal, element, _rows_of(*rows))
+def _gpu_operators(place: Tuple[int, int], element: str, rows: tuple) -> "_native.GpuOperatorsPlan":
+    return _native.GpuOperatorsPlan(place, element, _rows_of(*rows))
 
 
-# A plan for Hopper counts the tasks that a call has handed out: streams, whose calls may overlap,
-# have plans of their own.
 @functools.lru_cache(maxsize=64)
 def _gpu_product(
-    ordinal: int, element: str, rows: tuple, kind: str, sizes: tuple, stream: int
+    place: Tuple[int, int], element: str, rows: tuple, kind: str, sizes: tuple
 ) -> "_native.GpuProductPlan":
-    return _native.GpuProductPlan(ordinal, element, _rows_of(*rows), kind, sizes)
+    return _native.GpuProductPlan(place, element, _rows_of(*rows), kind, sizes)
+
+
+_captured: set = set()
+
+
+def _kept(plan):
+    """The plan; a captured graph reads its lists whenever it is replayed, so then it stays for good."""
+    if torch.cuda.is_current_stream_capturing():
+        _captured.add(plan)
+    return plan
 
 
 def _element(x: Tensor) -> str:
@@ -128,8 +145,8 @@ def _buffer(x: Tensor) -> Tuple[int, int]:
     return (x.data_ptr(), x.numel())
 
 
-def _stream(x: Tensor) -> int:
-    return torch.cuda.current_stream(x.device).cuda_stream
+def _place(x: Tensor) -> Tuple[int, int]:
+    return _ordinal(x), torch.cuda.current_stream(x.device).cuda_stream
 
 
 def _shape(name: str, x: Tensor, expected: tuple, like: Tensor) -> None:
@@ -182,9 +199,11 @@ def _attention(
     shape = _attention_shape(q, k, left, right, scale)
     if q.is_cuda:
         bias_shape = None if bias is None else tuple(bias.shape)
-        plan = _gpu_attention(_ordinal(q), _element(q), shape, rows_q, rows_k, bias_shape, fast, path)
+        plan = _kept(
+            _gpu_attention(_place(q), _element(q), shape, rows_q, rows_k, bias_shape, fast, path)
+        )
         at_bias = 0 if bias is None else bias.data_ptr()
-        plan.forward(_stream(q), [q.data_ptr(), k.data_ptr(), v.data_ptr(), at_bias, out.data_ptr(), lse.data_ptr()])
+        plan.forward([q.data_ptr(), k.data_ptr(), v.data_ptr(), at_bias, out.data_ptr(), lse.data_ptr()])
     else:
         buffer = None if bias is None else (_buffer(bias), tuple(bias.shape))
         rows = (_rows_of(*rows_q), _rows_of(*rows_k))
@@ -229,14 +248,16 @@ def _attention_backward(
     shape = _attention_shape(q, k, left, right, scale)
     if q.is_cuda:
         bias_shape = None if bias is None else tuple(bias.shape)
-        plan = _gpu_attention(_ordinal(q), _element(q), shape, rows_q, rows_k, bias_shape, fast, path)
+        plan = _kept(
+            _gpu_attention(_place(q), _element(q), shape, rows_q, rows_k, bias_shape, fast, path)
+        )
         delta = torch.empty_like(lse)
         workspace = torch.empty(plan.workspace_bytes, dtype=torch.uint8, device=q.device)
         at_bias, at_d_bias = (0, 0) if bias is None else (bias.data_ptr(), d_bias.data_ptr())
         forward = [q.data_ptr(), k.data_ptr(), v.data_ptr(), at_bias, out.data_ptr(), lse.data_ptr()]
         written = [delta, dq, dk, dv]
         addresses = [d_out.data_ptr(), *(x.data_ptr() for x in written), at_d_bias, workspace.data_ptr()]
-        plan.backward(_stream(q), forward, addresses)
+        plan.backward(forward, addresses)
     else:
         buffer = None if bias is None else (_buffer(bias), tuple(bias.shape))
         rows = (_rows_of(*rows_q), _rows_of(*rows_k))
@@ -355,7 +376,7 @@ def attention_path(q: Tensor, k: Tensor, rows: Rows, *, bias_shape: Optional[tup
         return "cpu"
     key = (_bytes(rows.offsets), rows.max_len, rows.truncate)
     shape = _attention_shape(q, k, -1, -1, q.shape[2] ** -0.5)
-    return _gpu_attention(_ordinal(q), _element(q), shape, key, key, bias_shape, False, "auto").path
+    return _gpu_attention(_place(q), _element(q), shape, key, key, bias_shape, False, "auto").path
 
 
 def pooled_attention(
@@ -425,8 +446,8 @@ def _hstu(
     shape = _hstu_key(q, v, alpha, norm, contextual, targets, max_attention, min_full_attention)
     rows = (_bytes(offsets), max_len, truncate)
     if q.is_cuda:
-        plan = _gpu_hstu(_ordinal(q), _element(q), shape, rows)
-        plan.forward(_stream(q), [q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr()])
+        plan = _kept(_gpu_hstu(_place(q), _element(q), shape, rows))
+        plan.forward([q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr()])
     else:
         operands = (_buffer(q), _buffer(k), _buffer(v))
         _native.hstu_forward(_element(q), _hstu_shape(shape), _rows_of(*rows), operands, _buffer(out))
@@ -464,8 +485,8 @@ def _hstu_backward(
     shape = _hstu_key(q, v, alpha, norm, contextual, targets, max_attention, min_full_attention)
     rows = (_bytes(offsets), max_len, truncate)
     if q.is_cuda:
-        plan = _gpu_hstu(_ordinal(q), _element(q), shape, rows)
-        plan.backward(_stream(q), [x.data_ptr() for x in (q, k, v, d_out, dq, dk, dv)])
+        plan = _kept(_gpu_hstu(_place(q), _element(q), shape, rows))
+        plan.backward([x.data_ptr() for x in (q, k, v, d_out, dq, dk, dv)])
     else:
         _native.hstu_backward(
             _element(q),
@@ -534,8 +555,8 @@ def _softmax(x: Tensor, offsets: Tensor, max_len: int, truncate: bool) -> Tensor
     x = _packed(x)
     out, width, rows = torch.empty_like(x), _width(x), (_bytes(offsets), max_len, truncate)
     if x.is_cuda:
-        plan = _gpu_operators(_ordinal(x), _element(x), rows)
-        plan.softmax(_stream(x), width, x.data_ptr(), out.data_ptr())
+        plan = _kept(_gpu_operators(_place(x), _element(x), rows))
+        plan.softmax(width, x.data_ptr(), out.data_ptr())
     else:
         _native.softmax(_element(x), _rows_of(*rows), width, _buffer(x), _buffer(out))
     return out
@@ -558,8 +579,8 @@ def _softmax_backward(dy: Tensor, y: Tensor, offsets: Tensor, max_len: int, trun
     dy, y = _packed(dy), _packed(y)
     dx, width, rows = torch.empty_like(y), _width(y), (_bytes(offsets), max_len, truncate)
     if y.is_cuda:
-        plan = _gpu_operators(_ordinal(y), _element(y), rows)
-        plan.softmax_backward(_stream(y), width, y.data_ptr(), dy.data_ptr(), dx.data_ptr())
+        plan = _kept(_gpu_operators(_place(y), _element(y), rows))
+        plan.softmax_backward(width, y.data_ptr(), dy.data_ptr(), dx.data_ptr())
     else:
         _native.softmax_backward(_element(y), _rows_of(*rows), width, _buffer(y), _buffer(dy), _buffer(dx))
     return dx
@@ -600,8 +621,8 @@ def _dense_bmm(x: Tensor, y: Tensor, transposed: bool, offsets: Tensor, max_len:
     z, rows = x.new_empty((x.shape[0], m)), (_bytes(offsets), max_len, truncate)
     if x.is_cuda:
         kind = "dense transposed" if transposed else "dense"
-        plan = _gpu_product(_ordinal(x), _element(x), rows, kind, (k, m), _stream(x))
-        plan.run(_stream(x), x.data_ptr(), y.data_ptr(), z.data_ptr())
+        plan = _kept(_gpu_product(_place(x), _element(x), rows, kind, (k, m)))
+        plan.run(x.data_ptr(), y.data_ptr(), z.data_ptr())
     else:
         _native.dense_bmm(_element(x), _rows_of(*rows), (k, m), transposed, _buffer(x), _buffer(y), _buffer(z))
     return z
@@ -618,8 +639,8 @@ def _jagged_bmm(x: Tensor, y: Tensor, offsets: Tensor, max_len: int, truncate: b
     sizes, rows = (x.shape[1], y.shape[1]), (_bytes(offsets), max_len, truncate)
     z = x.new_empty((offsets.numel() - 1, *sizes))
     if x.is_cuda:
-        plan = _gpu_product(_ordinal(x), _element(x), rows, "jagged", sizes, _stream(x))
-        plan.run(_stream(x), x.data_ptr(), y.data_ptr(), z.data_ptr())
+        plan = _kept(_gpu_product(_place(x), _element(x), rows, "jagged", sizes))
+        plan.run(x.data_ptr(), y.data_ptr(), z.data_ptr())
     else:
         _native.jagged_bmm(_element(x), _rows_of(*rows), sizes, _buffer(x), _buffer(y), _buffer(z))
     return z
@@ -681,8 +702,8 @@ def _to_padded(x: Tensor, padding: float, offsets: Tensor, max_len: int, truncat
     width, rows = _width(x), (_bytes(offsets), max_len, truncate)
     dense = x.new_empty((offsets.numel() - 1, max_len, *x.shape[1:]))
     if x.is_cuda:
-        plan = _gpu_operators(_ordinal(x), _element(x), rows)
-        plan.to_padded(_stream(x), width, x.data_ptr(), padding, dense.data_ptr())
+        plan = _kept(_gpu_operators(_place(x), _element(x), rows))
+        plan.to_padded(width, x.data_ptr(), padding, dense.data_ptr())
     else:
         _native.to_padded(_element(x), _rows_of(*rows), width, _buffer(x), padding, _buffer(dense))
     return dense
@@ -699,8 +720,8 @@ def _from_padded(dense: Tensor, total: int, offsets: Tensor, max_len: int, trunc
     x = dense.new_empty((total, *dense.shape[2:]))
     width, rows = _width(x), (_bytes(offsets), max_len, truncate)
     if dense.is_cuda:
-        plan = _gpu_operators(_ordinal(dense), _element(dense), rows)
-        plan.to_jagged(_stream(dense), width, dense.data_ptr(), x.data_ptr())
+        plan = _kept(_gpu_operators(_place(dense), _element(dense), rows))
+        plan.to_jagged(width, dense.data_ptr(), x.data_ptr())
     else:
         _native.from_padded(_element(dense), _rows_of(*rows), width, _buffer(dense), _buffer(x))
     return x

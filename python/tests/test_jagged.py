@@ -301,10 +301,52 @@ class Interplay(Case):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             out = jagged.attention(held, held, held, rows)
+        # More plans than are kept, one after another without waiting for the GPU.
+        for length in range(1, 100):
+            other = jagged.Rows.from_lengths([length, 2 * length])
+            y = random(other.total, 4, 64, device="cuda", dtype=torch.bfloat16)
+            jagged.attention(y, y, y, other)
         held.copy_(x)
         graph.replay()
         torch.cuda.synchronize()
         self.assertTrue(torch.equal(out, expected))
+
+    @unittest.skipUnless(torch.cuda.is_available(), "no CUDA GPU")
+    def test_plans_are_made_while_a_graph_is_captured(self):
+        rows = jagged.Rows.from_lengths([70, 0, 333, 5])
+        x = random(rows.total, 64, device="cuda", dtype=torch.bfloat16)
+        weights = random(4, 64, 64, device="cuda", dtype=torch.bfloat16)
+        calls = {
+            "softmax": lambda x: jagged.softmax(x, rows),
+            "dense_bmm": lambda x: jagged.dense_bmm(x, weights, rows),
+            "jagged_bmm": lambda x: jagged.jagged_bmm(x, x, rows),
+            "to_padded": lambda x: jagged.to_padded(x, rows),
+        }
+        for name, call in calls.items():
+            with self.subTest(name):
+                held = torch.zeros_like(x)
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    out = call(held)
+                held.copy_(x)
+                for _ in range(2):
+                    graph.replay()
+                torch.cuda.synchronize()
+                self.assertTrue(torch.equal(out, call(x)))
+
+    @unittest.skipUnless(torch.cuda.is_available(), "no CUDA GPU")
+    def test_streams_do_not_disturb_each_other(self):
+        rows = jagged.Rows.from_lengths([900, 64, 700, 1, 512] * 20)
+        x = random(rows.total, 4, 64, device="cuda", dtype=torch.bfloat16)
+        expected = jagged.attention(x, x, x, rows)
+        streams = [torch.cuda.Stream() for _ in range(4)]
+        torch.cuda.synchronize()
+        found = []
+        for turn in range(40):
+            with torch.cuda.stream(streams[turn % 4]):
+                found.append(jagged.attention(x, x, x, rows))
+        torch.cuda.synchronize()
+        self.assertTrue(all(torch.equal(out, expected) for out in found))
 
     def test_errors_name_what_is_wrong(self):
         rows = jagged.Rows.from_lengths([3, 0, 5])

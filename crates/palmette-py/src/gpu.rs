@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use palmette_jagged::cuda::{
-    BackwardBuffers, BackwardMode, ForwardBuffers, Gpu, GpuAttention, GpuElement, GpuHstu,
-    GpuOperators, GpuOptions, GpuPath, GpuProduct, HstuBuffers,
+    BackwardBuffers, BackwardMode, CudaStream, ForwardBuffers, Gpu, GpuAttention, GpuElement,
+    GpuHstu, GpuOperators, GpuOptions, GpuPath, GpuProduct, HstuBuffers,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -47,13 +47,51 @@ fn path_of(name: &str) -> PyResult<Option<GpuPath>> {
     }
 }
 
+/// The GPU and the stream of PyTorch's that a plan is for. Plans count tasks on the device, so that
+/// calls that may overlap have plans of their own.
+///
+/// It is the first field of every plan and so goes first: what the plan frees on the GPU's own
+/// stream then waits for the calls that are still queued.
+struct Place {
+    gpu: Arc<Gpu>,
+    stream: u64,
+}
+
+impl Place {
+    fn new((ordinal, stream): (usize, u64)) -> PyResult<Self> {
+        Ok(Self { gpu: gpu(ordinal)?, stream })
+    }
+
+    /// Plans, also while a graph is captured.
+    fn plan<P, E>(&self, make: impl FnOnce(&Arc<Gpu>) -> Result<P, E>) -> Result<P, E> {
+        self.gpu.beside_capture(|| make(&self.gpu))
+    }
+
+    /// The stream.
+    ///
+    /// # Safety
+    /// PyTorch keeps its streams for the life of the process.
+    unsafe fn stream(&self) -> PyResult<Arc<CudaStream>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.gpu.borrow_stream(self.stream) }.map_err(exception)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // SAFETY: as above. Without an answer of the driver there is nothing to wait for.
+        let _ = unsafe { self.stream() }.map(|stream| self.gpu.stream().join(&stream));
+    }
+}
+
 // In every call below addresses are those of tensors that the Python caller holds, has
 // checked to be contiguous, on the plan's device and of its type and sizes, and orders on
-// the stream it names, which PyTorch keeps alive.
+// the plan's stream.
 
 /// Attention planned for rows of queries and keys.
 #[pyclass(frozen, module = "palmette._native")]
 pub struct GpuAttentionPlan {
+    place: Place,
     plan: GpuAttention,
 }
 
@@ -61,7 +99,7 @@ pub struct GpuAttentionPlan {
 impl GpuAttentionPlan {
     #[new]
     fn new(
-        ordinal: usize,
+        place: (usize, u64),
         element: &str,
         attention: &Attention,
         rows: (PyRef<'_, Rows>, PyRef<'_, Rows>),
@@ -71,10 +109,11 @@ impl GpuAttentionPlan {
     ) -> PyResult<Self> {
         let mode = if fast { BackwardMode::Fast } else { BackwardMode::Deterministic };
         let options = GpuOptions { path: path_of(path)?, mode, bias, ..GpuOptions::default() };
-        let (gpu, element) = (gpu(ordinal)?, element_of(element)?);
+        let (place, element) = (Place::new(place)?, element_of(element)?);
         let (q, k) = (&rows.0.offsets, &rows.1.offsets);
-        let plan = GpuAttention::new(&gpu, attention.attention, element, q, k, options);
-        Ok(Self { plan: plan.map_err(exception)? })
+        let make = |gpu: &_| GpuAttention::new(gpu, attention.attention, element, q, k, options);
+        let plan = place.plan(make).map_err(exception)?;
+        Ok(Self { place, plan })
     }
 
     /// The family of kernels that forward takes.
@@ -96,22 +135,22 @@ impl GpuAttentionPlan {
     }
 
     /// Addresses of q, k, v, bias (or 0), output, log-sum-exp.
-    fn forward(&self, stream: u64, buffers: [u64; 6]) -> PyResult<()> {
+    fn forward(&self, buffers: [u64; 6]) -> PyResult<()> {
         // SAFETY: see above.
         unsafe {
-            let stream = self.plan.gpu().borrow_stream(stream).map_err(exception)?;
+            let stream = self.place.stream()?;
             self.plan.forward(&stream, &forward_buffers(buffers)).map_err(exception)
         }
     }
 
     /// Those of forward, then the output's gradient, delta, dq, dk, dv, dbias and workspace (or 0).
-    fn backward(&self, stream: u64, forward: [u64; 6], buffers: [u64; 7]) -> PyResult<()> {
+    fn backward(&self, forward: [u64; 6], buffers: [u64; 7]) -> PyResult<()> {
         let [d_output, delta, dq, dk, dv, dbias, workspace] = buffers;
         let forward = forward_buffers(forward);
         let buffers = BackwardBuffers { forward, d_output, delta, dq, dk, dv, dbias, workspace };
         // SAFETY: see above.
         unsafe {
-            let stream = self.plan.gpu().borrow_stream(stream).map_err(exception)?;
+            let stream = self.place.stream()?;
             self.plan.backward(&stream, &buffers).map_err(exception)
         }
     }
@@ -124,38 +163,39 @@ fn forward_buffers([q, k, v, bias, output, lse]: [u64; 6]) -> ForwardBuffers {
 /// HSTU attention planned for rows.
 #[pyclass(frozen, module = "palmette._native")]
 pub struct GpuHstuPlan {
-    gpu: Arc<Gpu>,
+    place: Place,
     plan: GpuHstu,
 }
 
 #[pymethods]
 impl GpuHstuPlan {
     #[new]
-    fn new(ordinal: usize, element: &str, hstu: &Hstu, rows: &Rows) -> PyResult<Self> {
-        let gpu = gpu(ordinal)?;
+    fn new(place: (usize, u64), element: &str, hstu: &Hstu, rows: &Rows) -> PyResult<Self> {
+        let place = Place::new(place)?;
         let hstu = hstu.attention().map_err(exception)?;
-        let plan = GpuHstu::new(&gpu, &hstu, element_of(element)?, &rows.offsets);
-        Ok(Self { plan: plan.map_err(exception)?, gpu })
+        let element = element_of(element)?;
+        let plan = place.plan(|gpu| GpuHstu::new(gpu, &hstu, element, &rows.offsets));
+        Ok(Self { plan: plan.map_err(exception)?, place })
     }
 
     /// Addresses of q, k, v and the output.
-    fn forward(&self, stream: u64, buffers: [u64; 4]) -> PyResult<()> {
+    fn forward(&self, buffers: [u64; 4]) -> PyResult<()> {
         let [q, k, v, output] = buffers;
         let buffers = HstuBuffers { q, k, v, output, ..HstuBuffers::default() };
         // SAFETY: see above.
         unsafe {
-            let stream = self.gpu.borrow_stream(stream).map_err(exception)?;
+            let stream = self.place.stream()?;
             self.plan.forward(&stream, &buffers).map_err(exception)
         }
     }
 
     /// Addresses of q, k, v, the output's gradient, dq, dk and dv.
-    fn backward(&self, stream: u64, buffers: [u64; 7]) -> PyResult<()> {
+    fn backward(&self, buffers: [u64; 7]) -> PyResult<()> {
         let [q, k, v, d_output, dq, dk, dv] = buffers;
         let buffers = HstuBuffers { q, k, v, output: 0, d_output, dq, dk, dv };
         // SAFETY: see above.
         unsafe {
-            let stream = self.gpu.borrow_stream(stream).map_err(exception)?;
+            let stream = self.place.stream()?;
             self.plan.backward(&stream, &buffers).map_err(exception)
         }
     }
@@ -164,65 +204,52 @@ impl GpuHstuPlan {
 /// Softmax and padding over one set of rows.
 #[pyclass(frozen, module = "palmette._native")]
 pub struct GpuOperatorsPlan {
-    gpu: Arc<Gpu>,
+    place: Place,
     plan: GpuOperators,
 }
 
 #[pymethods]
 impl GpuOperatorsPlan {
     #[new]
-    fn new(ordinal: usize, element: &str, rows: &Rows) -> PyResult<Self> {
-        let gpu = gpu(ordinal)?;
-        let plan = GpuOperators::new(&gpu, element_of(element)?, &rows.offsets);
-        Ok(Self { plan: plan.map_err(exception)?, gpu })
+    fn new(place: (usize, u64), element: &str, rows: &Rows) -> PyResult<Self> {
+        let place = Place::new(place)?;
+        let element = element_of(element)?;
+        let plan = place.plan(|gpu| GpuOperators::new(gpu, element, &rows.offsets));
+        Ok(Self { plan: plan.map_err(exception)?, place })
     }
 
     /// `x` and `out` are `[T, width]`.
-    fn softmax(&self, stream: u64, width: usize, x: u64, out: u64) -> PyResult<()> {
+    fn softmax(&self, width: usize, x: u64, out: u64) -> PyResult<()> {
         // SAFETY: see above.
         unsafe {
-            let stream = self.gpu.borrow_stream(stream).map_err(exception)?;
+            let stream = self.place.stream()?;
             self.plan.softmax(&stream, width, x, out).map_err(exception)
         }
     }
 
     /// The output, its gradient and the input's gradient, `[T, width]` each.
-    fn softmax_backward(
-        &self,
-        stream: u64,
-        width: usize,
-        y: u64,
-        dy: u64,
-        dx: u64,
-    ) -> PyResult<()> {
+    fn softmax_backward(&self, width: usize, y: u64, dy: u64, dx: u64) -> PyResult<()> {
         // SAFETY: see above.
         unsafe {
-            let stream = self.gpu.borrow_stream(stream).map_err(exception)?;
+            let stream = self.place.stream()?;
             self.plan.softmax_backward(&stream, width, y, dy, dx).map_err(exception)
         }
     }
 
     /// `[T, width]` to `[B, N, width]`.
-    fn to_padded(
-        &self,
-        stream: u64,
-        width: usize,
-        x: u64,
-        padding: f32,
-        dense: u64,
-    ) -> PyResult<()> {
+    fn to_padded(&self, width: usize, x: u64, padding: f32, dense: u64) -> PyResult<()> {
         // SAFETY: see above.
         unsafe {
-            let stream = self.gpu.borrow_stream(stream).map_err(exception)?;
+            let stream = self.place.stream()?;
             self.plan.to_padded(&stream, width, x, padding, dense).map_err(exception)
         }
     }
 
     /// `[B, N, width]` to `[T, width]`.
-    fn to_jagged(&self, stream: u64, width: usize, dense: u64, x: u64) -> PyResult<()> {
+    fn to_jagged(&self, width: usize, dense: u64, x: u64) -> PyResult<()> {
         // SAFETY: see above.
         unsafe {
-            let stream = self.gpu.borrow_stream(stream).map_err(exception)?;
+            let stream = self.place.stream()?;
             self.plan.to_jagged(&stream, width, dense, x).map_err(exception)
         }
     }
@@ -231,7 +258,7 @@ impl GpuOperatorsPlan {
 /// A batched product planned for rows.
 #[pyclass(frozen, module = "palmette._native")]
 pub struct GpuProductPlan {
-    gpu: Arc<Gpu>,
+    place: Place,
     plan: GpuProduct,
 }
 
@@ -240,27 +267,29 @@ impl GpuProductPlan {
     /// `kind` is `dense`, `dense transposed` or `jagged`; `sizes` are `K` and `M`.
     #[new]
     fn new(
-        ordinal: usize,
+        place: (usize, u64),
         element: &str,
         rows: &Rows,
         kind: &str,
         sizes: [usize; 2],
     ) -> PyResult<Self> {
-        let (gpu, element) = (gpu(ordinal)?, element_of(element)?);
+        let (place, element) = (Place::new(place)?, element_of(element)?);
+        let (offsets, is_transposed) = (&rows.offsets, kind == "dense transposed");
         let plan = match kind {
-            "dense" => GpuProduct::dense(&gpu, element, &rows.offsets, sizes, false),
-            "dense transposed" => GpuProduct::dense(&gpu, element, &rows.offsets, sizes, true),
-            "jagged" => GpuProduct::jagged(&gpu, element, &rows.offsets, sizes),
+            "dense" | "dense transposed" => {
+                place.plan(|gpu| GpuProduct::dense(gpu, element, offsets, sizes, is_transposed))
+            }
+            "jagged" => place.plan(|gpu| GpuProduct::jagged(gpu, element, offsets, sizes)),
             other => return Err(PyValueError::new_err(format!("no product is called {other:?}"))),
         };
-        Ok(Self { plan: plan.map_err(exception)?, gpu })
+        Ok(Self { plan: plan.map_err(exception)?, place })
     }
 
     /// Addresses of the left and right operand and of the output.
-    fn run(&self, stream: u64, a: u64, b: u64, c: u64) -> PyResult<()> {
+    fn run(&self, a: u64, b: u64, c: u64) -> PyResult<()> {
         // SAFETY: see above.
         unsafe {
-            let stream = self.gpu.borrow_stream(stream).map_err(exception)?;
+            let stream = self.place.stream()?;
             self.plan.run(&stream, a, b, c).map_err(exception)
         }
     }

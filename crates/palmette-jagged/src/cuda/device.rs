@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute_enum, is_culib_present};
+use cudarc::driver::sys::{
+    CUdevice_attribute, CUfunction_attribute_enum, CUstreamCaptureMode,
+    cuThreadExchangeStreamCaptureMode, is_culib_present,
+};
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError};
 use cudarc::nvrtc::Ptx;
 
@@ -25,6 +28,25 @@ pub struct Gpu {
 
 pub(super) fn driver(error: DriverError) -> JaggedError {
     gpu_error(format!("the CUDA driver answered: {error}"))
+}
+
+/// The calling thread's capture mode, put back when this goes.
+struct CaptureMode(CUstreamCaptureMode);
+
+impl CaptureMode {
+    fn relaxed() -> Self {
+        let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: changes a flag of this thread; a driver that refuses leaves it as it was.
+        let _ = unsafe { cuThreadExchangeStreamCaptureMode(&mut mode) };
+        Self(mode)
+    }
+}
+
+impl Drop for CaptureMode {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        let _ = unsafe { cuThreadExchangeStreamCaptureMode(&mut self.0) };
+    }
 }
 
 impl Gpu {
@@ -52,6 +74,14 @@ impl Gpu {
         let processors = context.attribute(attribute).map_err(driver)? as u32;
         let loaded = Mutex::new(HashMap::new());
         Ok(Arc::new(Self { context, stream, capability, processors, loaded }))
+    }
+
+    /// Makes a plan while this thread captures a graph: allocations, uploads and the loading of
+    /// kernels, which a capture refuses, go to a stream of their own and are no part of the graph.
+    /// The plan must live as long as the graph, whose kernels read its lists.
+    pub fn beside_capture<T>(&self, make: impl FnOnce() -> T) -> T {
+        let _mode = CaptureMode::relaxed();
+        make()
     }
 
     /// The context, for buffers.
@@ -110,6 +140,7 @@ impl Gpu {
         if let Some(function) = loaded.get(&key) {
             return Ok(function.clone());
         }
+        let _mode = CaptureMode::relaxed();
         let binary = compile_cached(source, &self.arch(), &key.1)?;
         let module = self.context.load_module(Ptx::from_binary(binary)).map_err(driver)?;
         let function = module.load_function(name).map_err(driver)?;

@@ -23,6 +23,7 @@ mod tiles;
 
 pub use attention::GpuAttention;
 pub use compile::{Compiled, compile_report, precompile};
+pub use cudarc::driver::CudaStream;
 pub use device::Gpu;
 pub use hstu::{GpuHstu, HstuBuffers};
 pub use operators::GpuOperators;
