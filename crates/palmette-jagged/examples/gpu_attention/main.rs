@@ -9,6 +9,7 @@
 //! gpu_attention operators [--only WORD]  compare the small operators, pooled and HSTU forms
 //! gpu_attention small FILE...          time the small operators
 //! gpu_attention bench FILE...         time the workloads whose row lengths (i32) the files hold
+//! gpu_attention fast FILE...          of those, only the fast mode's backward
 //! ```
 
 mod bench;
@@ -38,8 +39,9 @@ fn main() -> ExitCode {
         ["operators", ref rest @ ..] => operators::check(after(rest, "--only")),
         ["small", ref files @ ..] => small::bench(files),
         ["bench", ref files @ ..] => bench::bench(files),
+        ["fast", ref files @ ..] => bench::fast(files),
         _ => {
-            Err("usage: gpu_attention compile [ARCH] | check [--require wgmma] [--only WORD] | operators [--only WORD] | small FILE.. | bench FILE..."
+            Err("usage: gpu_attention compile [ARCH] | check [--require wgmma] [--only WORD] | operators [--only WORD] | small FILE.. | bench FILE... | fast FILE..."
                 .into())
         }
     };
@@ -62,7 +64,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn compile(arch: &str, word: &str) -> Outcome {
     for compiled in palmette_jagged::cuda::compile_report(arch, word)? {
-        let serialized = compiled.report.matches("C7512").count();
+        let serialized = compiled.report.matches("instructions are serialized").count();
         println!(
             "{} ({} bytes){}",
             compiled.name,
