@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::CudaStream;
 use cudarc::driver::result::memset_d8_async;
 use cudarc::driver::sys::CUevent_flags;
+use cudarc::driver::{CudaSlice, CudaStream};
 use half::bf16;
 use palmette_jagged::cuda::{
     BackwardBuffers, BackwardMode, BackwardTile, FastTile, ForwardBuffers, ForwardTile, Gpu,
@@ -82,17 +82,21 @@ fn queries_tiles(d: usize) -> Vec<BackwardTile> {
     })
 }
 
-/// Tile, groups, stages, blocks, queries of a share, late, registers.
-type FastShape = (u32, u32, u32, u32, u32, bool, (u32, u32));
+/// Tile, groups, stages, blocks, registers.
+type FastShape = (u32, u32, u32, u32, (u32, u32));
 
 fn fast_tiles(d: usize) -> Vec<FastTile> {
     let shapes: &[FastShape] = if d == 64 {
-        &[(64, 1, 2, 2, 64, false, (216, 40)), (128, 2, 2, 1, 64, true, (240, 24))]
+        &[(64, 1, 2, 2, (216, 40)), (128, 2, 2, 1, (240, 24))]
     } else {
-        &[(64, 2, 3, 1, 64, true, (240, 24)), (80, 2, 2, 1, 80, true, (240, 24))]
+        &[(80, 2, 2, 1, (240, 24))]
     };
-    let tile = |&(tile, groups, stages, blocks, queries_each, late, registers): &FastShape| {
-        FastTile { tile, groups, stages, blocks, queries_each, late, registers }
+    let tile = |&(tile, groups, stages, blocks, registers): &FastShape| FastTile {
+        tile,
+        groups,
+        stages,
+        blocks,
+        registers,
     };
     shapes.iter().map(tile).collect()
 }
@@ -161,65 +165,100 @@ fn time(
     Ok((ms[ms.len() / 2], ms[0]))
 }
 
-pub fn bench(files: &[&str]) -> Outcome {
-    let gpu = Gpu::new(0)?;
-    let s = gpu.stream().clone();
-    println!("device {} capability {:?}", gpu.context().name()?, gpu.capability());
-    let mut rng = stream(1, "jagged/gpu/bench", 0);
-    let pool: Vec<bf16> = (0..1 << 22).map(|_| bf16::from_f64(rng.normal())).collect();
-    let pool = s.clone_htod(&bf16::to_bytes(&pool))?;
-    let mut table = String::new();
-    for file in files {
+/// A workload's buffers on the device.
+struct Workload {
+    offsets: Offsets,
+    /// Bytes of an operand.
+    size: usize,
+    /// q, k, v, dO, output, dq, dk, dv.
+    operands: [Buffer; 8],
+    _scratch: [Buffer; 3],
+    forward: ForwardBuffers,
+    backward: BackwardBuffers,
+}
+
+impl Workload {
+    /// Rows of the lengths in `file`, with numbers of `pool`.
+    fn new(
+        s: &Arc<CudaStream>,
+        pool: &CudaSlice<u8>,
+        file: &str,
+        d: usize,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let bytes = std::fs::read(file)?;
         let (chunks, _) = bytes.as_chunks::<4>();
         let lengths: Vec<i32> = chunks.iter().map(|&chunk| i32::from_le_bytes(chunk)).collect();
         let offsets = Offsets::from_lengths(&lengths)?;
+        let size = offsets.total() * HEADS * d * 2;
+        let buffer = |shift: usize| Buffer::repeated(s, pool, shift * 16, size);
+        let small = || Buffer::repeated(s, pool, 0, offsets.total() * HEADS * 4);
+        let operands = [
+            buffer(0)?,
+            buffer(77_777)?,
+            buffer(155_555)?,
+            buffer(233_333)?,
+            buffer(0)?,
+            buffer(0)?,
+            buffer(0)?,
+            buffer(0)?,
+        ];
+        // Blocks of 64 queries: up to 63 more a row, and columns in panels of 64.
+        let sums = (offsets.total() + 64 * offsets.rows()) * HEADS * d * 4;
+        let scratch = [small()?, small()?, Buffer::repeated(s, pool, 0, sums)?];
+        let [q, k, v, d_output, output, dq, dk, dv] = operands.each_ref().map(|x| x.address);
+        let [lse, delta, workspace] = scratch.each_ref().map(|x| x.address);
+        let forward = ForwardBuffers { q, k, v, bias: 0, output, lse };
+        let backward =
+            BackwardBuffers { forward, d_output, delta, dq, dk, dv, dbias: 0, workspace };
+        Ok(Self { offsets, size, operands, _scratch: scratch, forward, backward })
+    }
+
+    fn sample(
+        &self,
+        attention: &Attention,
+        s: &Arc<CudaStream>,
+    ) -> Result<Sample, Box<dyn std::error::Error>> {
+        let [q, k, v, g, ..] = &self.operands;
+        Sample::new(attention, &self.offsets, s, [q, k, v, g])
+    }
+}
+
+/// Random numbers that every operand is cut from.
+fn pool(s: &Arc<CudaStream>) -> Result<CudaSlice<u8>, Box<dyn std::error::Error>> {
+    let mut rng = stream(1, "jagged/gpu/bench", 0);
+    let pool: Vec<bf16> = (0..1 << 22).map(|_| bf16::from_f64(rng.normal())).collect();
+    Ok(s.clone_htod(&bf16::to_bytes(&pool))?)
+}
+
+pub fn bench(files: &[&str]) -> Outcome {
+    let gpu = Gpu::new(0)?;
+    let s = gpu.stream().clone();
+    println!("device {} capability {:?}", gpu.context().name()?, gpu.capability());
+    let pool = pool(&s)?;
+    let mut table = String::new();
+    for file in files {
         for d in [64, 128] {
-            let n = offsets.total() * HEADS * d * 2;
-            let buffer = |shift: usize| Buffer::repeated(&s, &pool, shift * 16, n);
-            let small = || Buffer::repeated(&s, &pool, 0, offsets.total() * HEADS * 4);
-            let (q, k, v, g) = (buffer(0)?, buffer(77_777)?, buffer(155_555)?, buffer(233_333)?);
-            let (o, dq, dk, dv) = (buffer(0)?, buffer(0)?, buffer(0)?, buffer(0)?);
-            let (lse, delta) = (small()?, small()?);
-            // Blocks of 64 queries: up to 63 more a row, and columns in panels of 64.
-            let sums = (offsets.total() + 64 * offsets.rows()) * HEADS * d * 4;
-            let workspace = Buffer::repeated(&s, &pool, 0, sums)?;
-            let forward = ForwardBuffers {
-                q: q.address,
-                k: k.address,
-                v: v.address,
-                bias: 0,
-                output: o.address,
-                lse: lse.address,
-            };
-            let backward = BackwardBuffers {
-                forward,
-                d_output: g.address,
-                delta: delta.address,
-                dq: dq.address,
-                dk: dk.address,
-                dv: dv.address,
-                dbias: 0,
-                workspace: workspace.address,
-            };
+            let workload = Workload::new(&s, &pool, file, d)?;
+            let Workload { offsets, forward, backward, size, .. } = &workload;
+            let [_, _, _, _, o, dq, dk, dv] = &workload.operands;
             let attention = Attention::new(HEADS, HEADS, d, Mask::Full)?;
-            let flops = attention.forward_flops(&offsets, &offsets);
+            let flops = attention.forward_flops(offsets, offsets);
             let plan = |attention, options| {
-                GpuAttention::new(&gpu, attention, GpuElement::Bf16, &offsets, &offsets, options)
+                GpuAttention::new(&gpu, attention, GpuElement::Bf16, offsets, offsets, options)
             };
             // SAFETY: all buffers have the workload's sizes and outlive the timings.
             let run_forward =
-                |plan: &GpuAttention| time(&gpu, &s, || Ok(unsafe { plan.forward(&s, &forward) }?));
+                |plan: &GpuAttention| time(&gpu, &s, || Ok(unsafe { plan.forward(&s, forward) }?));
             // SAFETY: as above.
             let run_backward = |plan: &GpuAttention| {
-                time(&gpu, &s, || Ok(unsafe { plan.backward(&s, &backward) }?))
+                time(&gpu, &s, || Ok(unsafe { plan.backward(&s, backward) }?))
             };
-            let sample = Sample::new(&attention, &offsets, &s, [&q, &k, &v, &g])?;
+            let sample = workload.sample(&attention, &s)?;
             let poison = |buffers: &[&Buffer]| -> Outcome {
                 // All bits set is a NaN.
                 for buffer in buffers {
-                    // SAFETY: the buffer has `n` bytes.
-                    unsafe { memset_d8_async(buffer.address, 0xff, n, s.cu_stream()) }?;
+                    // SAFETY: the buffer has `size` bytes.
+                    unsafe { memset_d8_async(buffer.address, 0xff, *size, s.cu_stream()) }?;
                 }
                 Ok(())
             };
@@ -227,13 +266,13 @@ pub fn bench(files: &[&str]) -> Outcome {
             for tile in forward_tiles(d) {
                 let plan =
                     plan(attention, GpuOptions { forward: Some(tile), ..Default::default() })?;
-                poison(&[&o])?;
+                poison(&[o])?;
                 let (median, minimum) = run_forward(&plan)?;
                 println!(
                     "{file} D{d} forward {}: {median:.3} ms, min {minimum:.3}, {:.0} TFLOP/s, error {:.1e}",
                     show(&tile),
                     flops / median / 1e9,
-                    sample.error(&s, 0, &o)?
+                    sample.error(&s, 0, o)?
                 );
                 if median < best.0 {
                     best = (median, tile);
@@ -243,13 +282,13 @@ pub fn bench(files: &[&str]) -> Outcome {
             let mut best_backward = f64::MAX;
             for tile in keys_tiles(d) {
                 let attempt = GpuOptions { backward_keys: Some(tile), ..options };
-                poison(&[&dq, &dk, &dv])?;
+                poison(&[dq, dk, dv])?;
                 let (median, minimum) = run_backward(&plan(attention, attempt)?)?;
                 println!(
                     "{file} D{d} backward keys {}: {median:.3} ms, min {minimum:.3}, errors {:.1e} {:.1e}",
                     show(&tile),
-                    sample.error(&s, 2, &dk)?,
-                    sample.error(&s, 3, &dv)?
+                    sample.error(&s, 2, dk)?,
+                    sample.error(&s, 3, dv)?
                 );
                 if median < best_backward {
                     (best_backward, options) = (median, attempt);
@@ -257,12 +296,12 @@ pub fn bench(files: &[&str]) -> Outcome {
             }
             for tile in queries_tiles(d) {
                 let attempt = GpuOptions { backward_queries: Some(tile), ..options };
-                poison(&[&dq, &dk, &dv])?;
+                poison(&[dq, dk, dv])?;
                 let (median, minimum) = run_backward(&plan(attention, attempt)?)?;
                 println!(
                     "{file} D{d} backward queries {}: {median:.3} ms, min {minimum:.3}, error {:.1e}",
                     show(&tile),
-                    sample.error(&s, 1, &dq)?
+                    sample.error(&s, 1, dq)?
                 );
                 if median < best_backward {
                     (best_backward, options) = (median, attempt);
@@ -272,16 +311,15 @@ pub fn bench(files: &[&str]) -> Outcome {
             let mut best_fast = f64::MAX;
             for tile in fast_tiles(d) {
                 let attempt = GpuOptions { fast: Some(tile), ..fast_options };
-                poison(&[&dq, &dk, &dv])?;
+                poison(&[dq, dk, dv])?;
                 let plan = plan(attention, attempt)?;
                 let (median, minimum) = run_backward(&plan)?;
                 println!(
-                    "{file} D{d} backward fast {}{}: {median:.3} ms, min {minimum:.3}, errors {:.1e} {:.1e} {:.1e}, workspace {} MiB",
+                    "{file} D{d} backward fast {}: {median:.3} ms, min {minimum:.3}, errors {:.1e} {:.1e} {:.1e}, workspace {} MiB",
                     show(&tile),
-                    if tile.late { " late" } else { "" },
-                    sample.error(&s, 1, &dq)?,
-                    sample.error(&s, 2, &dk)?,
-                    sample.error(&s, 3, &dv)?,
+                    sample.error(&s, 1, dq)?,
+                    sample.error(&s, 2, dk)?,
+                    sample.error(&s, 3, dv)?,
                     plan.workspace_bytes() >> 20
                 );
                 if median < best_fast {
@@ -292,8 +330,8 @@ pub fn bench(files: &[&str]) -> Outcome {
             let (fast_both, fast_minimum) = time(&gpu, &s, || {
                 // SAFETY: as above.
                 unsafe {
-                    fast.forward(&s, &forward)?;
-                    fast.backward(&s, &backward)?;
+                    fast.forward(&s, forward)?;
+                    fast.backward(&s, backward)?;
                 }
                 Ok(())
             })?;
@@ -301,8 +339,8 @@ pub fn bench(files: &[&str]) -> Outcome {
             let (both, both_minimum) = time(&gpu, &s, || {
                 // SAFETY: as above.
                 unsafe {
-                    full.forward(&s, &forward)?;
-                    full.backward(&s, &backward)?;
+                    full.forward(&s, forward)?;
+                    full.backward(&s, backward)?;
                 }
                 Ok(())
             })?;
@@ -311,15 +349,26 @@ pub fn bench(files: &[&str]) -> Outcome {
             let portable = plan(attention, portable)?;
             let (mma_forward, _) = run_forward(&portable)?;
             let (mma_backward, _) = run_backward(&portable)?;
-            let causal = plan(Attention::new(HEADS, HEADS, d, Mask::Causal)?, options)?;
-            let (causal_forward, _) = run_forward(&causal)?;
-            let (causal_backward, _) = run_backward(&causal)?;
+            // A card near its power limit slows down, so the masks take turns.
+            let causal = Attention::new(HEADS, HEADS, d, Mask::Causal)?;
+            let plans = [plan(attention, Default::default())?, plan(causal, Default::default())?];
+            let mut ratios = Vec::new();
+            let (mut causal_forward, mut causal_backward) = (0.0, 0.0);
+            for _ in 0..5 {
+                causal_backward = run_backward(&plans[1])?.0;
+                let (of_full, _) = run_forward(&plans[0])?;
+                causal_forward = run_forward(&plans[1])?.0;
+                ratios.push(causal_forward / of_full);
+            }
+            ratios.sort_by(f64::total_cmp);
             let line = format!(
                 "{file} D{d}: forward {:.3} ({:.0} TFLOP/s) both {both:.3} (min {both_minimum:.3}, {:.0} TFLOP/s at 3.5x) fast {fast_both:.3} (min {fast_minimum:.3}) \
-                 causal {causal_forward:.3} + {causal_backward:.3}, mma {mma_forward:.3} + {mma_backward:.3}\n    {:?}\n",
+                 causal {causal_forward:.3} + {causal_backward:.3} ({:.3} to {:.3} of full forward), mma {mma_forward:.3} + {mma_backward:.3}\n    {:?}\n",
                 best.0,
                 flops / best.0 / 1e9,
                 3.5 * flops / both / 1e9,
+                ratios[0],
+                ratios[ratios.len() - 1],
                 options
             );
             print!("{line}");
@@ -327,6 +376,40 @@ pub fn bench(files: &[&str]) -> Outcome {
         }
     }
     println!("\n{table}");
+    Ok(())
+}
+
+/// Times the fast mode's backward, and forward with it, with the shapes that plans choose.
+pub fn fast(files: &[&str]) -> Outcome {
+    let gpu = Gpu::new(0)?;
+    let s = gpu.stream().clone();
+    let pool = pool(&s)?;
+    for file in files {
+        for d in [64, 128] {
+            let workload = Workload::new(&s, &pool, file, d)?;
+            let Workload { offsets, forward, backward, .. } = &workload;
+            let attention = Attention::new(HEADS, HEADS, d, Mask::Full)?;
+            let options = GpuOptions { mode: BackwardMode::Fast, ..GpuOptions::default() };
+            let element = GpuElement::Bf16;
+            let plan = GpuAttention::new(&gpu, attention, element, offsets, offsets, options)?;
+            // SAFETY: all buffers have the workload's sizes and outlive the timings.
+            unsafe { plan.forward(&s, forward) }?;
+            // SAFETY: as above.
+            let alone = time(&gpu, &s, || Ok(unsafe { plan.backward(&s, backward) }?))?;
+            let both = time(&gpu, &s, || {
+                // SAFETY: as above.
+                unsafe {
+                    plan.forward(&s, forward)?;
+                    plan.backward(&s, backward)?;
+                }
+                Ok(())
+            })?;
+            println!(
+                "{file} D{d}: backward {:.3} ms, min {:.3}, both {:.3}, min {:.3}",
+                alone.0, alone.1, both.0, both.1
+            );
+        }
+    }
     Ok(())
 }
 

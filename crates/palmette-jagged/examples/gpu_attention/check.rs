@@ -172,6 +172,8 @@ fn cases() -> Vec<Case> {
             None,
             1.0,
         );
+        // Rows that the fast mode takes in its larger tiles.
+        add("long", mask, [1, 1, 64], rows(&[641, 700]), rows(&[641, 700]), None, 1.0);
         let cut = |offsets: &[i64]| Offsets::new(offsets, 70, Overflow::Truncate);
         if let Ok(cut) = cut(&[0, 100, 100, 165, 300]) {
             add("cut", mask, [2, 2, 64], cut.clone(), cut, None, 1.0);

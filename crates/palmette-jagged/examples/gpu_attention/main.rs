@@ -9,6 +9,7 @@
 //! gpu_attention operators [--only WORD]  compare the small operators, pooled and HSTU forms
 //! gpu_attention small [--only WORD] FILE...   time the small operators, or those with WORD in their name
 //! gpu_attention bench FILE...         time the workloads whose row lengths (i32) the files hold
+//! gpu_attention fast FILE...          of those, only the fast mode's backward
 //! ```
 
 mod bench;
@@ -39,8 +40,9 @@ fn main() -> ExitCode {
         ["small", "--only", word, ref files @ ..] => small::bench(word, files),
         ["small", ref files @ ..] => small::bench("", files),
         ["bench", ref files @ ..] => bench::bench(files),
+        ["fast", ref files @ ..] => bench::fast(files),
         _ => {
-            Err("usage: gpu_attention compile [ARCH] | check [--require wgmma] [--only WORD] | operators [--only WORD] | small [--only WORD] FILE... | bench FILE..."
+            Err("usage: gpu_attention compile [ARCH] | check [--require wgmma] [--only WORD] | operators [--only WORD] | small [--only WORD] FILE... | bench FILE... | fast FILE..."
                 .into())
         }
     };
@@ -63,7 +65,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn compile(arch: &str, word: &str) -> Outcome {
     for compiled in palmette_jagged::cuda::compile_report(arch, word)? {
-        let serialized = compiled.report.matches("C7512").count();
+        let serialized = compiled.report.matches("instructions are serialized").count();
         println!(
             "{} ({} bytes){}",
             compiled.name,

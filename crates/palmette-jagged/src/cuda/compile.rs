@@ -258,18 +258,12 @@ mod tests {
                 if line.contains("registers") {
                     println!("{}: {line}", compiled.name);
                 }
-                // The fast backward of wide heads keeps two numbers that no loop changes on the
-                // stack: its tiles of 80 queries still measured faster than those of 64, which
-                // spill nothing.
-                let wide = *source == Source::HopperBackwardFast
-                    && definitions.contains(&"HEAD_DIM=128".to_string());
-                let allowed = if wide { " 8 bytes spill stores" } else { " 0 bytes spill stores" };
-                let spills = line.contains("bytes spill")
-                    && !line.contains(" 0 bytes spill stores")
-                    && !line.contains(allowed);
+                let spills =
+                    line.contains("bytes spill") && !line.contains(" 0 bytes spill stores");
                 assert!(!spills, "{}: {line}", compiled.name);
             }
-            assert!(!compiled.report.contains("C7512"), "{} is serialised", compiled.name);
+            let serialised = compiled.report.contains("instructions are serialized");
+            assert!(!serialised, "{} is serialised", compiled.name);
         });
     }
 

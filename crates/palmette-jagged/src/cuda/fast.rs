@@ -35,7 +35,7 @@ impl Fast {
     ) -> Result<Self, JaggedError> {
         let mean = offsets_k.total() / offsets_k.rows().max(1);
         let tile = tile.unwrap_or(FastTile::best(d, mean));
-        if !tile.divides(d) || !registers_fit(tile.groups, tile.blocks, Some(tile.registers)) {
+        if !tile.fits(d) || !registers_fit(tile.groups, tile.blocks, Some(tile.registers)) {
             return Err(gpu_error("the fast backward's tile does not fit its warpgroups"));
         }
         let stream = gpu.stream();

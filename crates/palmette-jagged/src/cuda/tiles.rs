@@ -40,7 +40,8 @@ pub struct BackwardTile {
 /// The shape of the Hopper kernel of the fast backward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FastTile {
-    /// Queries of a streamed tile: 64, 80 or 128.
+    /// Queries of a streamed tile: 64, 80 or 128. Warpgroups share the gradient of these queries:
+    /// 64 columns of all or some of them each.
     pub tile: u32,
     /// Warpgroups of 64 keys that stay in place.
     pub groups: u32,
@@ -48,10 +49,6 @@ pub struct FastTile {
     pub stages: u32,
     /// Blocks on a multiprocessor.
     pub blocks: u32,
-    /// Queries of a warpgroup's share of the queries' gradient: 32, 64 or 80.
-    pub queries_each: u32,
-    /// Whether the scores' gradients are made before the values' product starts.
-    pub late: bool,
     /// Registers a thread of consumers and producers.
     pub registers: (u32, u32),
 }
@@ -214,26 +211,22 @@ impl BackwardTile {
 impl FastTile {
     /// The shape that measured best for a head dimension and the rows' mean length.
     pub fn best(head_dim: usize, mean: usize) -> Self {
-        let tile = |tile, groups, blocks, queries_each, late, registers| Self {
-            tile,
-            groups,
-            stages: 2,
-            blocks,
-            queries_each,
-            late,
-            registers,
-        };
+        let tile =
+            |tile, groups, blocks, registers| Self { tile, groups, stages: 2, blocks, registers };
         match padded(head_dim) {
-            64 if mean <= 600 => tile(64, 1, 2, 64, false, (216, 40)),
-            64 => tile(128, 2, 1, 64, true, (240, 24)),
-            _ => tile(80, 2, 1, 80, true, (240, 24)),
+            64 if mean <= 200 => tile(64, 1, 2, (216, 40)),
+            64 => tile(128, 2, 1, (240, 24)),
+            _ => tile(80, 2, 1, (240, 24)),
         }
     }
 
-    /// Whether warpgroups can share the gradient of a tile's queries evenly.
-    pub(super) fn divides(&self, head_dim: usize) -> bool {
-        let units = padded(head_dim) / 64 * self.tile / self.queries_each.max(1);
-        self.groups > 0 && units > 0 && units.is_multiple_of(self.groups)
+    /// Whether warpgroups can share the gradient of a tile's queries evenly, and a share has room
+    /// for the warpgroup's rows of dK.
+    pub(super) fn fits(&self, head_dim: usize) -> bool {
+        let width = padded(head_dim);
+        let share = width / 64 * self.tile / self.groups.max(1);
+        let even = share * self.groups == width / 64 * self.tile && share.is_multiple_of(8);
+        even && share <= self.tile && width / 2 + 4 <= share
     }
 
     /// Keys of a block.
@@ -248,8 +241,9 @@ impl FastTile {
     pub(super) fn shared_bytes(&self, head_dim: usize) -> u32 {
         let width = padded(head_dim);
         let operands = 4 * width * (self.rows() + self.stages * self.tile);
-        let gradients = 2 * 2 * self.rows() * self.tile.next_multiple_of(64);
-        1024 + operands + gradients
+        let gradients = 2 * 2 * self.rows() * self.tile;
+        let shares = 4 * width * self.tile;
+        1024 + operands + gradients + shares
     }
 
     pub(super) fn definitions(&self, element: u32, head_dim: usize) -> Vec<String> {
@@ -259,9 +253,8 @@ impl FastTile {
             ("GROUPS", self.groups),
             ("STAGES", self.stages),
             ("BLOCKS", self.blocks),
-            ("QUERIES_EACH", self.queries_each),
-            ("LATE", u32::from(self.late)),
             ("FOR_KEYS", 1),
+            ("FAST", 1),
         ];
         shape(&mut definitions, &values, Some(self.registers));
         definitions

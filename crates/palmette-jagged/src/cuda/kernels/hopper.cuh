@@ -48,6 +48,12 @@ DEVICE void group_barrier(int group) { asm volatile("bar.sync %0, 128;" ::"r"(gr
 DEVICE u64 descriptor(u32 address, u32 leading) {
   return (u64)((address & 0x3FFFF) >> 4) | ((u64)(leading >> 4) << 16) | ((u64)(1024 >> 4) << 32) | (1ull << 62);
 }
+// The same in two steps, for loops: the half of a descriptor that depends on the address, made
+// once, and the descriptor `bytes` further on, which is one addition.
+DEVICE u32 matrix(u32 address, u32 leading) { return address >> 4 | (leading >> 4) << 16; }
+DEVICE u64 further(u32 matrix, u32 bytes) { return (u64)(1024 >> 4 | 1u << 30) << 32 | (matrix + (bytes >> 4)); }
+// The warpgroup of a thread, as a number that the compiler knows to be the same in a warp.
+DEVICE int own_group() { return __shfl_sync(~0u, threadIdx.x / 128, 0); }
 
 // D [64, N] += A [64, 16] B [16, N]. `shared`: A and B K-major in shared memory;
 // `registers`: A as this warpgroup's fragments, B MN-major in shared memory; `columns`: A K-major,
@@ -74,16 +80,8 @@ DEVICE u64 descriptor(u32 address, u32 leading) {
   "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95," \
   "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111," \
   "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
-// `transposed`: A MN-major, B MN-major, both in shared memory.
-#define REGISTERS_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+// `transposed`: A MN-major, B K-major, both in shared memory.
 template <int N> struct Product;
-template <> struct Product<32> {
-  static DEVICE void transposed(float* d, u64 a, u64 b, int add) {
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %18, 0; wgmma.mma_async.sync.aligned.m64n32k16." TYPES
-                 " {" REGISTERS_16 "}, %16, %17, p, 1, 1, 1, 1;}"
-                 : F16(d, 0) : "l"(a), "l"(b), "r"(add));
-  }
-};
 template <> struct Product<64> {
   static DEVICE void columns(float* d, u64 a, u64 b, int add) {
     asm volatile("{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16." TYPES
@@ -92,7 +90,7 @@ template <> struct Product<64> {
   }
   static DEVICE void transposed(float* d, u64 a, u64 b, int add) {
     asm volatile("{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16." TYPES
-                 " {" REGISTERS_32 "}, %32, %33, p, 1, 1, 1, 1;}"
+                 " {" REGISTERS_32 "}, %32, %33, p, 1, 1, 1, 0;}"
                  : F32(d, 0) : "l"(a), "l"(b), "r"(add));
   }
   static DEVICE void shared(float* d, u64 a, u64 b, int add) {
@@ -109,7 +107,7 @@ template <> struct Product<64> {
 template <> struct Product<80> {
   static DEVICE void transposed(float* d, u64 a, u64 b, int add) {
     asm volatile("{.reg .pred p; setp.ne.b32 p, %42, 0; wgmma.mma_async.sync.aligned.m64n80k16." TYPES
-                 " {" REGISTERS_40 "}, %40, %41, p, 1, 1, 1, 1;}"
+                 " {" REGISTERS_40 "}, %40, %41, p, 1, 1, 1, 0;}"
                  : F40(d) : "l"(a), "l"(b), "r"(add));
   }
   static DEVICE void shared(float* d, u64 a, u64 b, int add) {

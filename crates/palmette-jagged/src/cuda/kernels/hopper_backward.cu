@@ -54,8 +54,8 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* tile_bytes, cons
       barrier_wait(full + 8 * stage, ring);
       if (at + TILE > length) {
         char* rows = tile_bytes + stage * 2 * A_BYTES;
-        clear_rows(rows, length - at, t);
-        clear_rows(rows + A_BYTES, length - at, t);
+        clear_rows(rows, A_PANEL, length - at, TILE, t);
+        clear_rows(rows + A_BYTES, A_PANEL, length - at, TILE, t);
         fence_async();
         group_barrier(group);
       }
@@ -146,7 +146,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
 #endif
     if (threadIdx.x < CONSUMERS + 32)
-      produce(a, &map_x, &map_y, &map_a, &map_b, start, start + 2 * X_BYTES, statistics, b, &work);
+      produce(a, &map_x, &map_y, &map_a, &map_b, start, start + 2 * X_BYTES, statistics, b, 0, &work);
   } else {
 #if CONSUMER_REGISTERS
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));

@@ -4,50 +4,115 @@
 //   S^T = K Q^T, dP^T = V dO^T, dV += P^T dO, dK += dS^T Q, dQ^T = K^T dS^T.
 // The last product sums over the block's keys only, so its result is added to f32 sums in
 // device memory, in whatever order blocks finish: results can differ in their last bits from
-// run to run. (Adding through the copy engine measured up to a tenth slower.) The sums lie in blocks of 64 queries and 64 columns in
-// the order of the product's fragments; finish_queries (support.cu) puts them in order.
+// run to run. It goes there through shared memory, from where a warp of its own has the copy
+// engine add it, while the warpgroups go on.
+//
+// The sums: for each head and row as many panels as a head has 64 columns, in each of those
+// eight queries after eight queries, in the order of the product's fragments;
+// finish_queries (support.cu) puts them in order.
 
-// The warpgroups share dQ of a tile: QUERIES_EACH queries by 64 columns at a time.
-const int UNITS = PANELS * TILE / QUERIES_EACH, EACH = UNITS / GROUPS;
-const u32 DS_PANEL = ROWS * 128, DS_BYTES = DS_PANEL * ((TILE + 63) / 64);
-static_assert(UNITS % GROUPS == 0, "warpgroups share dQ evenly");
+// The warpgroups share dQ of a tile: SHARE queries by 64 columns each.
+const int SHARE = PANELS * TILE / GROUPS;
+static_assert(PANELS * TILE % GROUPS == 0 && SHARE <= TILE && SHARE % 8 == 0, "warpgroups share dQ evenly");
+const u32 DS_PANEL = TILE * 128, DS_BYTES = DS_PANEL * GROUPS;
+const u32 SUMS_BYTES = SHARE * 64 * 4;
+// Rows of dK and dV pass through the same place; the pitch spreads them over the banks.
+const u32 PITCH = WIDTH * 2 + 16;
+static_assert(64 * PITCH <= SUMS_BYTES, "a warpgroup's rows of dK fit its place for dQ");
+
+struct SumsBarriers {
+  u64 y_empty, full[GROUPS], empty[GROUPS];
+};
+// What the copy engine adds for a warpgroup: `bytes` at `to`, or nothing more where that is 0.
+struct Addition {
+  float* to;
+  u32 bytes;
+};
 
 DEVICE void all_consumers() { asm volatile("bar.sync 8, %0;" ::"n"(CONSUMERS) : "memory"); }
+DEVICE void store_matrices(u32 to, u32 a, u32 b, u32 c, u32 d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(a), "r"(b), "r"(c),
+               "r"(d) : "memory");
+}
 
-// This warp's 16 rows of dS^T into the swizzled matrix [ROWS, TILE].
-DEVICE void store_gradients(u32 to, const u32* gradients, int row0, int lane) {
-  u32 row = to + (row0 + lane / 8 % 2 * 8 + lane % 8) * 128;
+// 16 queries of this warp's 16 rows of dS^T as columns of dS, a swizzled matrix [TILE, 64] a
+// warpgroup.
+DEVICE void store_gradients(u32 to, const u32* x, int warp, int lane) {
+  to += (lane / 16 * 8 + lane % 8) * 128 + ((warp * 2 + lane / 8 % 2 ^ lane % 8) << 4);
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x[0]),
+               "r"(x[1]), "r"(x[2]), "r"(x[3]) : "memory");
+}
+
+// This warp's 16 rows times `factor` to `out`, whose rows are `pitch` elements apart: the first
+// `count` of them, 16 bytes a lane. `at` is the warp's place in shared memory.
+DEVICE void store_rows(element* out, long long pitch, const float* sums, float factor, int count, char* at, int lane) {
+  u32 to = shared_address(at) + (lane / 8 % 2 * 8 + lane % 8) * PITCH + lane / 16 * 16;
 #pragma unroll
-  for (int j = 0; j < TILE / 8; j += 2) {
-    u32 chunk = j % 8 + lane / 16;
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::
-                 "r"(row + j / 8 * DS_PANEL + ((chunk ^ (lane % 8)) << 4)),
-                 "r"(gradients[j * 2]), "r"(gradients[j * 2 + 1]), "r"(gradients[j * 2 + 2]), "r"(gradients[j * 2 + 3])
-                 : "memory");
+  for (int j = 0; j < WIDTH / 8; j += 2) {
+    const float* x = sums + j * 4;
+    store_matrices(to + j * 16, pack(x[0] * factor, x[1] * factor), pack(x[2] * factor, x[3] * factor),
+                   pack(x[4] * factor, x[5] * factor), pack(x[6] * factor, x[7] * factor));
+  }
+  __syncwarp();
+#pragma unroll
+  for (int e = lane; e < 2 * D; e += 32) {
+    int row = e / (D / 8), chunk = e % (D / 8);
+    if (row < count) *(int4*)(out + row * pitch + chunk * 8) = *(const int4*)(at + row * PITCH + chunk * 16);
+  }
+  __syncwarp();
+}
+
+// A warp of the producers for each warpgroup: adds its shares of dQ to the sums.
+DEVICE void add_sums(u32 share, const Addition* addition, u32 full, u32 empty) {
+  for (u32 parity = 0;; parity ^= 1) {
+    barrier_wait(full, parity);
+    Addition next = *addition;
+    if (!next.to) break;
+    if (next.bytes) {
+      asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(next.to),
+                   "r"(share), "r"(next.bytes) : "memory");
+      asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
+    }
+    barrier_arrive(empty);
+  }
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+// Waits for a tile; its rows past the sequence belong to a neighbour.
+DEVICE void await_tile(u32 full, u32 ring, char* rows, int count, int group, int t) {
+  barrier_wait(full, ring);
+  if (count < TILE) {
+    clear_rows(rows, A_PANEL, count, TILE, t);
+    clear_rows(rows + A_BYTES, A_PANEL, count, TILE, t);
+    fence_async();
+    group_barrier(group);
   }
 }
 
-DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradient_tiles,
-                    const Statistics* statistics, u32 barriers, const Work* shared_work) {
+DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradient_tiles, u32 shares,
+                    const Statistics* statistics, Addition* additions, u32 barriers, u32 sums_barriers,
+                    const Work* shared_work) {
   const u32 block_full = barriers, block_empty = barriers + 8, full = barriers + 16, empty = full + 8 * STAGES;
-  int group = threadIdx.x / 128, t = threadIdx.x % 128, lane = t % 32;
-  u32 parity = 0, stage = 0, ring = 0, turn = 0;
+  const int group = own_group(), t = threadIdx.x % 128, lane = t % 32, warp = t / 32;
+  const u32 y_empty = sums_barriers, sums_full = y_empty + 8 + 8 * group, sums_empty = sums_full + 8 * GROUPS;
+  u32 parity = 0, stage = 0, ring = 0, turn = 0, sums_parity = 1;
   const float scale_log2 = a.scale * LOG2E;
   const u32 own_x = x + group * 64 * 128;
+  const u32 share = shares + group * SUMS_BYTES;
+  char* own_rows = bytes + (share - x) + warp * 16 * PITCH;
+  const int panel = group % PANELS, share0 = group / PANELS * SHARE;
   for (;; parity ^= 1) {
     barrier_wait(block_full, parity);
     Work w = *shared_work;
-    if (w.head < 0) return;
+    if (w.head < 0) break;
     int own0 = w.row0 + group * 64, own1 = min(own0 + 64, w.rows);
-    int own = own0 + t / 32 * 16 + lane / 4;
+    int own = own0 + warp * 16 + lane / 4;
     // dQ sums over all keys of the block: those past the row must not bring in a neighbour's NaN.
     bool cut = own0 + 64 > w.rows;
     if (cut) {
-      int from = max(w.rows - w.row0, group * 64), chunks = (group * 64 + 64 - from) * 8;
-      for (int e = t; e < chunks * PANELS; e += 128) {
-        char* at = bytes + e / chunks * X_PANEL + from * 128 + e % chunks * 16;
-        *(int4*)at = *(int4*)(at + X_BYTES) = make_int4(0, 0, 0, 0);
-      }
+      int from = max(w.rows - w.row0, group * 64);
+      clear_rows(bytes, X_PANEL, from, group * 64 + 64, t);
+      clear_rows(bytes + X_BYTES, X_PANEL, from, group * 64 + 64, t);
       fence_async();
       group_barrier(group);
     }
@@ -55,130 +120,140 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
 #pragma unroll
     for (int e = 0; e < WIDTH / 2; e++) dk[e] = dv[e] = 0.f;
 
-    int steps = w.end > w.first ? (w.end - w.first + TILE - 1) / TILE * w.members : 0, at = w.first, member = 0;
+    int steps = w.end > w.first ? (w.end - w.first + TILE - 1) / TILE * w.members : 0, at = w.first;
+    const long long head_sums = (long long)a.query_blocks * PANELS * 4096;
+    float* sums = a.dq_sums + w.head * a.group * head_sums +
+                  ((long long)w.first_sums * PANELS + (long long)w.blocks * panel) * 4096 + share0 * 64;
     for (int left = steps; left > 0; left--, turn ^= 1) {
       u32 tile = tiles + stage * 2 * A_BYTES, own_gradients = gradient_tiles + turn * DS_BYTES;
-      barrier_wait(full + 8 * stage, ring);
-      if (at + TILE > w.row.n_q) {
-        char* rows = bytes + (tile - x);
-        clear_rows(rows, w.row.n_q - at, t);
-        clear_rows(rows + A_BYTES, w.row.n_q - at, t);
-        fence_async();
-        group_barrier(group);
-      }
+      await_tile(full + 8 * stage, ring, bytes + (tile - x), w.row.n_q - at, group, t);
       u32 gradients[TILE / 4];
       {
         float s[TILE / 2], dp[TILE / 2];
-        u32 weights[TILE / 4];
         product_fence();
         scores(s, own_x, tile);
         product_commit();
         scores(dp, own_x + X_BYTES, tile + A_BYTES);
         product_commit();
         product_wait<1>();
-        const Statistics& columns = statistics[stage];
-        weights_tile<TILE, true>(s, scale_log2, nullptr, columns.lse, lane);
+        weights_tile<TILE, true>(s, scale_log2, nullptr, statistics[stage].lse, lane);
         int near = own0 - (at + TILE - 1), far = own0 + 63 - at;
-        if (far - w.row.shift > a.right || near - w.row.shift < -a.left || cut)
-          mask_weights<TILE, true>(s, a, w.row, own, at, cut ? w.rows : 1 << 30, lane);
-        // With LATE the gradients are made first, which takes fewer registers; otherwise dV runs
-        // beside that.
-        if (LATE) {
-          product_wait<0>();
-          gradients_tile<TILE, true>(gradients, s, dp, nullptr, columns.delta, lane);
-        }
+        if (far - w.row.shift > a.right || near - w.row.shift < -a.left) {
+          mask_weights<TILE, true>(s, a, w.row, own, at, w.rows, lane);
+        } else if (cut) {
 #pragma unroll
-        for (int e = 0; e < TILE / 4; e++) weights[e] = pack(s[e * 2], s[e * 2 + 1]);
-        product_fence();
-        weighted(dv, weights, tile + A_BYTES);
-        product_commit();
-        if (!LATE) {
-          product_wait<1>();
-          gradients_tile<TILE, true>(gradients, s, dp, nullptr, columns.delta, lane);
+          for (int e = 0; e < TILE / 2; e++)
+            if (own + e / 2 % 2 * 8 >= w.rows) s[e] = 0.f;
         }
+        product_wait<0>();
+        if (left == 1) release(y_empty);
+        float2 delta[TILE / 8];
+#pragma unroll
+        for (int j = 0; j < TILE / 8; j++) delta[j] = *(const float2*)(statistics[stage].delta + j * 8 + (lane & 3) * 2);
+        // Sixteen queries after the other, so that dV's product begins early. Their gradients
+        // leave the registers before it does, or the assembler finds too few.
+        u32 right_side = matrix(tile + A_BYTES, A_PANEL), weights[TILE / 4];
+#pragma unroll
+        for (int step = 0; step < TILE / 16; step++) {
+#pragma unroll
+          for (int e = step * 4; e < step * 4 + 4; e++)
+            gradients[e] = pack(s[e * 2] * (dp[e * 2] - delta[e / 2].x), s[e * 2 + 1] * (dp[e * 2 + 1] - delta[e / 2].y));
+          store_gradients(own_gradients + group * DS_PANEL + step * 2048, gradients + step * 4, warp, lane);
+#pragma unroll
+          for (int e = step * 4; e < step * 4 + 4; e++) weights[e] = pack(s[e * 2], s[e * 2 + 1]);
+          product_fence();
+          Product<WIDTH>::registers(dv, weights + step * 4, further(right_side, step * 2048), 1);
+        }
+        product_commit();
       }
-      store_gradients(own_gradients, gradients, group * 64 + t / 32 * 16, lane);
       fence_async();
       all_consumers();
-      // dQ first: it is added to device memory while dK's product runs.
-      int head = w.head * a.group + member;
-      long long blocks = head * (long long)a.query_blocks + a.first_block[w.b];
-#pragma unroll
-      for (int i = 0; i < EACH; i++) {
-        int unit = group + i * GROUPS, panel = unit % PANELS, query = unit / PANELS * QUERIES_EACH;
-        u32 left_side = x + panel * X_PANEL;
-        u32 right_side = own_gradients + query / 64 * DS_PANEL + query % 64 * 2;
-        float dq[QUERIES_EACH / 2];
+      // dQ first: it goes its way while dK's product runs.
+      {
+        u32 left_side = matrix(x + panel * X_PANEL, X_PANEL), right_side = matrix(own_gradients + share0 * 128, 16);
+        float dq[SHARE / 2];
         product_fence();
 #pragma unroll
         for (int step = 0; step < ROWS / 16; step++)
-          Product<QUERIES_EACH>::transposed(dq, descriptor(left_side + step * 2048, X_PANEL),
-                                            descriptor(right_side + step * 2048, DS_PANEL), step > 0);
+          Product<SHARE>::transposed(dq, further(left_side, step * 2048),
+                                     further(right_side, step / 4 * DS_PANEL + step % 4 * 32), step > 0);
         product_commit();
-        if (i == EACH - 1) {
-          weighted(dk, gradients, tile);
-          product_commit();
-          product_wait<1>();
-        } else {
-          product_wait<0>();
-        }
-        float* sums = a.dq_sums + ((blocks + at / 64) * PANELS + panel) * 4096 + t * 4;
-        query += TILE % 64 ? at % 64 : 0;
+        weighted(dk, gradients, tile);
+        product_commit();
+        product_wait<1>();
+        if (left == 1) release(block_empty);
+        barrier_wait(sums_empty, sums_parity);
+        sums_parity ^= 1;
+        float4* to = (float4*)(bytes + (share - x)) + t;
 #pragma unroll
-        for (int c = 0; c < QUERIES_EACH / 8; c++) {
-          // Eight queries lie within one block of 64.
-          int q = query + c * 8, from = q / 64 * PANELS * 4096 + q % 64 * 64;
-          if (at / 64 * 64 + q < w.row.n_q)
-            asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(sums + from), "f"(dq[c * 4]),
-                         "f"(dq[c * 4 + 1]), "f"(dq[c * 4 + 2]), "f"(dq[c * 4 + 3]) : "memory");
+        for (int c = 0; c < SHARE / 8; c++) to[c * 128] = make_float4(dq[c * 4], dq[c * 4 + 1], dq[c * 4 + 2], dq[c * 4 + 3]);
+        if (t == 0) {
+          int count = min(w.row.n_q - at - share0, SHARE);
+          additions[group] = {sums + at * 64, count > 0 ? (count + 7) / 8 * 2048u : 0};
         }
+        fence_async();
+        release(sums_full);
       }
       product_wait<0>();
       release(empty + 8 * stage);
       if (++stage == STAGES) stage = 0, ring ^= 1;
       at += TILE;
-      if (at >= w.end) at = w.first, member++;
+      if (at >= w.end) at = w.first, sums += head_sums;
     }
-    release(block_empty);
-#pragma unroll
-    for (int e = 0; e < 2; e++) {
-      if (own + e * 8 >= own1) continue;
-      int heads = a.heads / a.group;
-      store<D>(a.dk, dk, w.row.start_k + own + e * 8, heads, w.head, lane, e, a.scale);
-      store<D>(a.dv, dv, w.row.start_k + own + e * 8, heads, w.head, lane, e, 1.f);
-    }
+    if (steps == 0) release(y_empty), release(block_empty);
+    // The place is free when the last share of dQ has left it.
+    barrier_wait(sums_empty, sums_parity);
+    int heads = a.heads / a.group, count = own1 - own0 - warp * 16;
+    long long first = ((w.row.start_k + own0 + warp * 16) * heads + w.head) * D;
+    store_rows((element*)a.dk + first, heads * D, dk, a.scale, count, own_rows, lane);
+    store_rows((element*)a.dv + first, heads * D, dv, 1.f, count, own_rows, lane);
   }
+  // Nothing more to add.
+  barrier_wait(sums_empty, sums_parity);
+  if (t == 0) additions[group] = {nullptr, 0};
+  release(sums_full);
 }
 
 const int THREADS = CONSUMERS + 128;
+static_assert(GROUPS <= 3, "a warp of the producers for each warpgroup");
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     hopper_backward_fast(Arguments a, const __grid_constant__ TensorMap map_x, const __grid_constant__ TensorMap map_y,
                          const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b) {
   extern __shared__ char bytes[];
   __shared__ Barriers barriers;
+  __shared__ SumsBarriers sums_barriers;
   __shared__ Statistics statistics[STAGES];
   __shared__ Work work;
+  __shared__ Addition additions[GROUPS];
   // The swizzle's pattern repeats every 1024 bytes.
   u32 start = (shared_address(bytes) + 1023) & ~1023u;
-  u32 b = shared_address(&barriers);
+  u32 b = shared_address(&barriers), s = shared_address(&sums_barriers);
   if (threadIdx.x == 0) {
     barrier_init(b, 1);
     barrier_init(b + 8, 4 * GROUPS);
-    for (int s = 0; s < STAGES; s++) {
-      barrier_init(b + 16 + 8 * s, 32);  // every lane that writes statistics arrives
-      barrier_init(b + 16 + 8 * (STAGES + s), 4 * GROUPS);
+    for (int i = 0; i < STAGES; i++) {
+      barrier_init(b + 16 + 8 * i, 32);  // every lane that writes statistics arrives
+      barrier_init(b + 16 + 8 * (STAGES + i), 4 * GROUPS);
     }
+    barrier_init(s, 4 * GROUPS);
+    for (int g = 0; g < GROUPS; g++) barrier_init(s + 8 + 8 * g, 4), barrier_init(s + 8 + 8 * (GROUPS + g), 1);
     fence_barrier_init();
   }
   __syncthreads();
-  u32 tiles = start + 2 * X_BYTES, gradients = tiles + STAGES * 2 * A_BYTES;
+  u32 tiles = start + 2 * X_BYTES, gradients = tiles + STAGES * 2 * A_BYTES, shares = gradients + 2 * DS_BYTES;
   if (threadIdx.x >= CONSUMERS) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
-    if (threadIdx.x < CONSUMERS + 32)
-      produce(a, &map_x, &map_y, &map_a, &map_b, start, tiles, statistics, b, &work);
+    int warp = __shfl_sync(~0u, (threadIdx.x - CONSUMERS) / 32, 0);
+    if (warp == 0) {
+      produce(a, &map_x, &map_y, &map_a, &map_b, start, tiles, statistics, b, s, &work);
+    } else if (warp <= GROUPS && threadIdx.x % 32 == 0) {
+      int g = warp - 1;
+      add_sums(shares + g * SUMS_BYTES, additions + g, s + 8 + 8 * g, s + 8 + 8 * (GROUPS + g));
+    }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
-    consume(a, start, tiles, bytes + (start - shared_address(bytes)), gradients, statistics, b, &work);
+    consume(a, start, tiles, bytes + (start - shared_address(bytes)), gradients, shares, statistics, additions, b, s,
+            &work);
   }
 }

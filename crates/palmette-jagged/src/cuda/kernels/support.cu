@@ -24,19 +24,19 @@ extern "C" __global__ void fill_lse(Arguments a) {
   if (x < a.tokens_q * a.heads) a.lse[x] = NEG_INFINITY;
 }
 
-// The fast backward's sums, 64 queries by 64 columns in the order of a product's fragments
-// (its rows are dQ's columns), to dQ: a block of 64 queries and a head each.
+// The fast backward's sums (hopper_backward_fast.cu), in the order of a product's fragments whose
+// rows are dQ's columns, to dQ: a block of 64 queries and a head each.
 extern "C" __global__ void __launch_bounds__(256) finish_queries(Arguments a) {
   const int WIDTH = D <= 64 ? 64 : 128, PANELS = WIDTH / 64;
   __shared__ float tile[64][WIDTH + 1];
   int2 task = a.tasks[blockIdx.x / a.heads];
   int h = blockIdx.x % a.heads, t = threadIdx.x;
   Row r = row_of(a, task.x);
-  long long block = h * (long long)a.query_blocks + a.first_block[task.x] + task.y;
-  const float4* sums = (const float4*)(a.dq_sums + block * PANELS * 4096);
+  int first = a.first_block[task.x], blocks = a.first_block[task.x + 1] - first;
+  const float4* sums = (const float4*)a.dq_sums + (h * (long long)a.query_blocks + first) * PANELS * 1024 + task.y * 1024;
 #pragma unroll
   for (int e = t; e < PANELS * 1024; e += 256) {
-    float4 x = sums[e];
+    float4 x = sums[(long long)(e / 1024) * blocks * 1024 + e % 1024];
     int lane = e % 32, c = e / 1024 * 64 + e / 32 % 4 * 16 + lane / 4, q = e % 1024 / 128 * 8 + lane % 4 * 2;
     tile[q][c] = x.x;
     tile[q + 1][c] = x.y;
