@@ -121,13 +121,16 @@ def _gpu_product(
     return _native.GpuProductPlan(place, element, _rows_of(*rows), kind, sizes)
 
 
-_captured: set = set()
+_captured: list = []
 
 
-def _kept(plan):
-    """The plan; a captured graph reads its lists whenever it is replayed, so then it stays for good."""
-    if torch.cuda.is_current_stream_capturing():
-        _captured.add(plan)
+def _planned(plans, *key):
+    """The plan of a call. One that a graph captures has a plan of its own for good: replays read
+    its lists and count in it, and an older plan must not be given up while something is captured."""
+    if not torch.cuda.is_current_stream_capturing():
+        return plans(*key)
+    plan = plans.__wrapped__(*key)
+    _captured.append(plan)
     return plan
 
 
@@ -199,8 +202,8 @@ def _attention(
     shape = _attention_shape(q, k, left, right, scale)
     if q.is_cuda:
         bias_shape = None if bias is None else tuple(bias.shape)
-        plan = _kept(
-            _gpu_attention(_place(q), _element(q), shape, rows_q, rows_k, bias_shape, fast, path)
+        plan = _planned(
+            _gpu_attention, _place(q), _element(q), shape, rows_q, rows_k, bias_shape, fast, path
         )
         at_bias = 0 if bias is None else bias.data_ptr()
         plan.forward([q.data_ptr(), k.data_ptr(), v.data_ptr(), at_bias, out.data_ptr(), lse.data_ptr()])
@@ -248,8 +251,8 @@ def _attention_backward(
     shape = _attention_shape(q, k, left, right, scale)
     if q.is_cuda:
         bias_shape = None if bias is None else tuple(bias.shape)
-        plan = _kept(
-            _gpu_attention(_place(q), _element(q), shape, rows_q, rows_k, bias_shape, fast, path)
+        plan = _planned(
+            _gpu_attention, _place(q), _element(q), shape, rows_q, rows_k, bias_shape, fast, path
         )
         delta = torch.empty_like(lse)
         workspace = torch.empty(plan.workspace_bytes, dtype=torch.uint8, device=q.device)
@@ -446,7 +449,7 @@ def _hstu(
     shape = _hstu_key(q, v, alpha, norm, contextual, targets, max_attention, min_full_attention)
     rows = (_bytes(offsets), max_len, truncate)
     if q.is_cuda:
-        plan = _kept(_gpu_hstu(_place(q), _element(q), shape, rows))
+        plan = _planned(_gpu_hstu, _place(q), _element(q), shape, rows)
         plan.forward([q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr()])
     else:
         operands = (_buffer(q), _buffer(k), _buffer(v))
@@ -485,7 +488,7 @@ def _hstu_backward(
     shape = _hstu_key(q, v, alpha, norm, contextual, targets, max_attention, min_full_attention)
     rows = (_bytes(offsets), max_len, truncate)
     if q.is_cuda:
-        plan = _kept(_gpu_hstu(_place(q), _element(q), shape, rows))
+        plan = _planned(_gpu_hstu, _place(q), _element(q), shape, rows)
         plan.backward([x.data_ptr() for x in (q, k, v, d_out, dq, dk, dv)])
     else:
         _native.hstu_backward(
@@ -555,7 +558,7 @@ def _softmax(x: Tensor, offsets: Tensor, max_len: int, truncate: bool) -> Tensor
     x = _packed(x)
     out, width, rows = torch.empty_like(x), _width(x), (_bytes(offsets), max_len, truncate)
     if x.is_cuda:
-        plan = _kept(_gpu_operators(_place(x), _element(x), rows))
+        plan = _planned(_gpu_operators, _place(x), _element(x), rows)
         plan.softmax(width, x.data_ptr(), out.data_ptr())
     else:
         _native.softmax(_element(x), _rows_of(*rows), width, _buffer(x), _buffer(out))
@@ -579,7 +582,7 @@ def _softmax_backward(dy: Tensor, y: Tensor, offsets: Tensor, max_len: int, trun
     dy, y = _packed(dy), _packed(y)
     dx, width, rows = torch.empty_like(y), _width(y), (_bytes(offsets), max_len, truncate)
     if y.is_cuda:
-        plan = _kept(_gpu_operators(_place(y), _element(y), rows))
+        plan = _planned(_gpu_operators, _place(y), _element(y), rows)
         plan.softmax_backward(width, y.data_ptr(), dy.data_ptr(), dx.data_ptr())
     else:
         _native.softmax_backward(_element(y), _rows_of(*rows), width, _buffer(y), _buffer(dy), _buffer(dx))
@@ -621,7 +624,7 @@ def _dense_bmm(x: Tensor, y: Tensor, transposed: bool, offsets: Tensor, max_len:
     z, rows = x.new_empty((x.shape[0], m)), (_bytes(offsets), max_len, truncate)
     if x.is_cuda:
         kind = "dense transposed" if transposed else "dense"
-        plan = _kept(_gpu_product(_place(x), _element(x), rows, kind, (k, m)))
+        plan = _planned(_gpu_product, _place(x), _element(x), rows, kind, (k, m))
         plan.run(x.data_ptr(), y.data_ptr(), z.data_ptr())
     else:
         _native.dense_bmm(_element(x), _rows_of(*rows), (k, m), transposed, _buffer(x), _buffer(y), _buffer(z))
@@ -639,7 +642,7 @@ def _jagged_bmm(x: Tensor, y: Tensor, offsets: Tensor, max_len: int, truncate: b
     sizes, rows = (x.shape[1], y.shape[1]), (_bytes(offsets), max_len, truncate)
     z = x.new_empty((offsets.numel() - 1, *sizes))
     if x.is_cuda:
-        plan = _kept(_gpu_product(_place(x), _element(x), rows, "jagged", sizes))
+        plan = _planned(_gpu_product, _place(x), _element(x), rows, "jagged", sizes)
         plan.run(x.data_ptr(), y.data_ptr(), z.data_ptr())
     else:
         _native.jagged_bmm(_element(x), _rows_of(*rows), sizes, _buffer(x), _buffer(y), _buffer(z))
@@ -702,7 +705,7 @@ def _to_padded(x: Tensor, padding: float, offsets: Tensor, max_len: int, truncat
     width, rows = _width(x), (_bytes(offsets), max_len, truncate)
     dense = x.new_empty((offsets.numel() - 1, max_len, *x.shape[1:]))
     if x.is_cuda:
-        plan = _kept(_gpu_operators(_place(x), _element(x), rows))
+        plan = _planned(_gpu_operators, _place(x), _element(x), rows)
         plan.to_padded(width, x.data_ptr(), padding, dense.data_ptr())
     else:
         _native.to_padded(_element(x), _rows_of(*rows), width, _buffer(x), padding, _buffer(dense))
@@ -720,7 +723,7 @@ def _from_padded(dense: Tensor, total: int, offsets: Tensor, max_len: int, trunc
     x = dense.new_empty((total, *dense.shape[2:]))
     width, rows = _width(x), (_bytes(offsets), max_len, truncate)
     if dense.is_cuda:
-        plan = _kept(_gpu_operators(_place(dense), _element(dense), rows))
+        plan = _planned(_gpu_operators, _place(dense), _element(dense), rows)
         plan.to_jagged(width, dense.data_ptr(), x.data_ptr())
     else:
         _native.from_padded(_element(dense), _rows_of(*rows), width, _buffer(dense), _buffer(x))

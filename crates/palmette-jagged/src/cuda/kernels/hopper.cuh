@@ -80,7 +80,7 @@ DEVICE int own_group() { return __shfl_sync(~0u, threadIdx.x / 128, 0); }
   "%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95," \
   "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111," \
   "%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
-// `transposed`: A MN-major, B K-major, both in shared memory.
+// `transposed`: A and B MN-major in shared memory; `left_transposed`: A MN-major, B K-major there.
 template <int N> struct Product;
 template <> struct Product<64> {
   static DEVICE void columns(float* d, u64 a, u64 b, int add) {
@@ -89,6 +89,11 @@ template <> struct Product<64> {
                  : F32(d, 0) : "l"(a), "l"(b), "r"(add));
   }
   static DEVICE void transposed(float* d, u64 a, u64 b, int add) {
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16." TYPES
+                 " {" REGISTERS_32 "}, %32, %33, p, 1, 1, 1, 1;}"
+                 : F32(d, 0) : "l"(a), "l"(b), "r"(add));
+  }
+  static DEVICE void left_transposed(float* d, u64 a, u64 b, int add) {
     asm volatile("{.reg .pred p; setp.ne.b32 p, %34, 0; wgmma.mma_async.sync.aligned.m64n64k16." TYPES
                  " {" REGISTERS_32 "}, %32, %33, p, 1, 1, 1, 0;}"
                  : F32(d, 0) : "l"(a), "l"(b), "r"(add));
@@ -105,7 +110,7 @@ template <> struct Product<64> {
   }
 };
 template <> struct Product<80> {
-  static DEVICE void transposed(float* d, u64 a, u64 b, int add) {
+  static DEVICE void left_transposed(float* d, u64 a, u64 b, int add) {
     asm volatile("{.reg .pred p; setp.ne.b32 p, %42, 0; wgmma.mma_async.sync.aligned.m64n80k16." TYPES
                  " {" REGISTERS_40 "}, %40, %41, p, 1, 1, 1, 0;}"
                  : F40(d) : "l"(a), "l"(b), "r"(add));

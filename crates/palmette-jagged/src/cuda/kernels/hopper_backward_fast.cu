@@ -175,8 +175,8 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
         product_fence();
 #pragma unroll
         for (int step = 0; step < ROWS / 16; step++)
-          Product<SHARE>::transposed(dq, further(left_side, step * 2048),
-                                     further(right_side, step / 4 * DS_PANEL + step % 4 * 32), step > 0);
+          Product<SHARE>::left_transposed(dq, further(left_side, step * 2048),
+                                          further(right_side, step / 4 * DS_PANEL + step % 4 * 32), step > 0);
         product_commit();
         weighted(dk, gradients, tile);
         product_commit();
