@@ -17,6 +17,8 @@ use crate::{Batch, Real};
 pub(crate) struct Chunk<'a, T> {
     pub program: &'a Program,
     pub params: &'a ParamStore<T>,
+    /// The parameters of heads: the same store, or one of their own.
+    pub heads: &'a ParamStore<T>,
     pub tables: &'a Tables<T>,
     pub batch: &'a Batch<'a, T>,
     pub values: *mut T,
@@ -109,10 +111,16 @@ impl<T: Real> Chunk<'_, T> {
     /// A weight slice as a row-major matrix.
     #[inline(always)]
     pub fn weight(&self, id: SliceId) -> Strided<*const T> {
+        self.weight_in(self.params, id)
+    }
+
+    /// A weight slice of the parameters in `store`.
+    #[inline(always)]
+    pub fn weight_in(&self, store: &ParamStore<T>, id: SliceId) -> Strided<*const T> {
         let slice = self.program.weight_slice(id);
-        let spec = self.params.layout().spec(slice.param);
+        let spec = store.layout().spec(slice.param);
         debug_assert!(slice.rows <= spec.rows && slice.cols <= spec.cols);
-        let pointer = self.params.values.as_slice()[spec.offset..].as_ptr();
+        let pointer = store.values.as_slice()[spec.offset..].as_ptr();
         Strided::row_major(pointer, spec.stride)
     }
 
@@ -186,9 +194,15 @@ impl<T: Real> Chunk<'_, T> {
     /// The weights of a one-row slice.
     #[inline(always)]
     pub fn vector(&self, id: SliceId) -> &[T] {
+        self.vector_in(self.params, id)
+    }
+
+    /// The weights of a one-row slice of the parameters in `store`.
+    #[inline(always)]
+    pub fn vector_in<'s>(&self, store: &'s ParamStore<T>, id: SliceId) -> &'s [T] {
         let slice = self.program.weight_slice(id);
-        let spec = self.params.layout().spec(slice.param);
-        &self.params.values.as_slice()[spec.offset..spec.offset + slice.cols]
+        let spec = store.layout().spec(slice.param);
+        &store.values.as_slice()[spec.offset..spec.offset + slice.cols]
     }
 
     /// This chunk's partial sums for a slice.

@@ -6,8 +6,9 @@
 //! the last, so that a training step over fresh paths allocates nothing.
 
 use crate::EngineError;
-use crate::ops::Op;
+use crate::ops::{Head, Op};
 use crate::params::ParamId;
+use crate::sharing::{Ends, Known};
 
 /// A virtual buffer of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +146,10 @@ pub struct Program {
     placed_lists: Vec<(usize, usize)>,
     /// Scratch that depends on the lists.
     list_scratch_len: usize,
-    pub(crate) first_head_slice: usize,
+    /// Where the pools ended after the last operator.
+    pub(crate) ends: Ends,
+    /// The operators so far, where equal ones are not to be added again.
+    pub(crate) known: Option<Known>,
     pub(crate) seen: Vec<bool>,
 }
 
@@ -165,7 +169,8 @@ impl Program {
         self.partial_len = 0;
         self.grad_len = 0;
         self.scratch_len = 0;
-        self.first_head_slice = 0;
+        self.ends = Ends::default();
+        self.known = None;
         self.arena_len = 0;
         self.panels_len = [0; 2];
         self.placed = None;
@@ -185,6 +190,11 @@ impl Program {
     /// Operators, in order.
     pub fn ops(&self) -> &[Op] {
         &self.ops
+    }
+
+    /// The heads, in order.
+    pub(crate) fn heads(&self) -> impl DoubleEndedIterator<Item = &Head> {
+        self.ops.iter().filter_map(|op| if let Op::Head(head) = op { Some(head) } else { None })
     }
 
     /// What `buffer` holds.

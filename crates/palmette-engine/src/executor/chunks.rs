@@ -7,12 +7,14 @@ use super::{Batch, CHUNK_ROWS, Executor, Model, Shared, Trainable};
 use crate::Real;
 use crate::chunk::{Chunk, slice_mut};
 use crate::clock::{Clock, kind};
-use crate::ops::Op;
+use crate::ops::Head;
+use crate::params::ParamStore;
 use crate::program::Program;
 
-/// All operators on one chunk; returns its part of the loss.
+/// All operators on one chunk, which leaves its part of each head's loss.
 pub struct RunChunk<'a, 'c, T> {
     chunk: &'a Chunk<'c, T>,
+    losses: &'a mut [f64],
     mode: Mode,
     weight_sum: f64,
     clock: &'a Clock,
@@ -26,37 +28,37 @@ pub(super) enum Mode {
 }
 
 impl<T: Real> WithSimd for RunChunk<'_, '_, T> {
-    type Output = f64;
+    type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> f64 {
+    fn with_simd<S: Simd>(self, simd: S) {
         let ops = &self.chunk.program.ops;
         for op in ops {
             let start = self.clock.start();
             op.forward(simd, self.chunk);
             self.clock.stop(start, kind(op.work()));
         }
-        let Mode::Gradients(trainable) = self.mode else { return 0.0 };
-        let loss = logit_gradients(self.chunk, self.weight_sum);
-        match (trainable, ops.last()) {
-            (Trainable::Head, Some(Op::Head(head))) => head.weight_partials(self.chunk),
-            _ => {
-                for op in ops.iter().rev() {
-                    let start = self.clock.start();
-                    op.backward(simd, self.chunk);
-                    self.clock.stop(start, kind(op.work()));
-                }
+        let Mode::Gradients(trainable) = self.mode else { return };
+        for (head, loss) in self.chunk.program.heads().zip(self.losses) {
+            *loss = logit_gradients(self.chunk, head, self.weight_sum);
+            if trainable == Trainable::Head {
+                head.weight_partials(self.chunk);
             }
         }
-        loss
+        if trainable != Trainable::Head {
+            for op in ops.iter().rev() {
+                let start = self.clock.start();
+                op.backward(simd, self.chunk);
+                self.clock.stop(start, kind(op.work()));
+            }
+        }
     }
 }
 
 /// Mean binary cross-entropy with logits: `loss = sum_r w_r (softplus(z_r) - y_r z_r) / sum w`,
 /// `dz_r = w_r (sigmoid(z_r) - y_r) / sum w`. Returns this chunk's part of the sum.
 #[inline(always)]
-fn logit_gradients<T: Real>(chunk: &Chunk<'_, T>, weight_sum: f64) -> f64 {
-    let Some(Op::Head(head)) = chunk.program.ops.last() else { return 0.0 };
+fn logit_gradients<T: Real>(chunk: &Chunk<'_, T>, head: &Head, weight_sum: f64) -> f64 {
     let (z, stride) = chunk.rows_of(head.out);
     let (dz, _) = chunk.row_grads_of(head.out);
     let mut loss = 0.0;
@@ -80,6 +82,7 @@ impl<T: Real> Executor<T> {
     pub(super) fn run_chunks(
         &mut self,
         model: &Model<T>,
+        heads: &ParamStore<T>,
         program: &Program,
         batch: &Batch<'_, T>,
         mode: Mode,
@@ -95,7 +98,7 @@ impl<T: Real> Executor<T> {
         let backward = matches!(mode, Mode::Gradients(t) if t != Trainable::Head);
         let panels = self.panel_arenas(backward);
         let (arch, clock, precision) = (self.arch, &self.clock, self.precision);
-        let run = |(c, loss): (usize, &mut f64)| {
+        let run = |(c, losses): (usize, &mut [f64])| {
             let first = c * CHUNK_ROWS;
             // SAFETY: chunk `c` alone uses these partial sums and this scratch.
             let (partials, scratch) = unsafe {
@@ -108,6 +111,7 @@ impl<T: Real> Executor<T> {
             let chunk = Chunk {
                 program,
                 params: &model.params,
+                heads,
                 tables: &model.tables,
                 batch,
                 values: values.get(),
@@ -119,21 +123,26 @@ impl<T: Real> Executor<T> {
                 precision,
                 panels: panels.get(),
             };
-            *loss = T::run_chunk(arch, RunChunk { chunk: &chunk, mode, weight_sum, clock });
+            T::run_chunk(arch, RunChunk { chunk: &chunk, losses, mode, weight_sum, clock });
         };
-        match &mut self.losses[..] {
+        let per_chunk = self.losses.len() / self.chunks.max(1);
+        match self.chunks {
             // Handing one chunk to another thread takes a tenth of a small prediction's time.
-            [loss] => run((0, loss)),
-            losses => losses.par_iter_mut().enumerate().with_max_len(1).for_each(run),
+            1 => run((0, &mut self.losses)),
+            _ => {
+                let losses = self.losses.par_chunks_mut(per_chunk.max(1));
+                losses.enumerate().with_max_len(1).for_each(run);
+            }
         }
         weight_sum
     }
 
+    /// Logits of all heads, `[heads, rows]`.
     pub(super) fn read_logits(&mut self, program: &Program, rows: usize) {
         self.logits.clear();
-        if let Some(Op::Head(head)) = program.ops.last() {
+        let values = self.values.as_slice();
+        for head in program.heads() {
             let buffer = program.buffer(head.out);
-            let values = self.values.as_slice();
             self.logits.extend((0..rows).map(|r| values[buffer.offset + r * buffer.stride]));
         }
     }

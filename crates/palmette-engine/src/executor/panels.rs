@@ -50,7 +50,7 @@ impl<T: Real> Executor<T> {
         program: &Program,
         backward: bool,
     ) -> Result<(), EngineError> {
-        if self.losses.len() < 2 {
+        if self.chunks < 2 {
             return Ok(());
         }
         let [weights, buffers] = program.panels_len;
@@ -103,7 +103,7 @@ impl<T: Real> Executor<T> {
     /// Where chunks and tiles find panels.
     pub(super) fn panel_arenas(&mut self, backward: bool) -> SharedPanels<T> {
         let none = std::ptr::null_mut();
-        let exist = self.losses.len() > 1;
+        let exist = self.chunks > 1;
         let [weights, values, grads] = self
             .panels
             .each_mut()
