@@ -10,7 +10,7 @@ use crate::nasrec::{Network, Path};
 const WORTH: u64 = 20;
 
 /// Bytes that the arenas of a group may take, unless one candidate alone takes more.
-pub const GROUP_BYTES: u64 = 512 << 20;
+const GROUP_BYTES: u64 = 512 << 20;
 
 /// Groups of at most `most` candidates that share what they compute alike while they are scored,
 /// as indices into `paths`, each ascending; the group of the first candidate comes first, and so
@@ -29,7 +29,7 @@ pub fn groups(
     let mut program = Program::new();
     let mut macs_of = |members: &[usize]| {
         network.build_group(members.iter().map(|&i| paths[i]), &mut program);
-        (program.macs(), group_bytes(&program, batch_rows))
+        (program.macs(), group_bytes(&program, batch_rows, PREDICT_ROWS))
     };
     let mut found: Vec<(u64, Vec<usize>)> = Vec::new();
     for index in order {
@@ -52,8 +52,9 @@ pub fn groups(
     groups
 }
 
-/// Bytes of the arenas of a group while its heads are tuned and its logits computed.
-pub fn group_bytes(program: &Program, batch_rows: usize) -> u64 {
+/// Bytes of the arenas of a group while its heads are tuned on batches of `batch_rows` rows, and
+/// while its logits are computed, `scored_rows` at a time.
+pub fn group_bytes(program: &Program, batch_rows: usize, scored_rows: usize) -> u64 {
     let bytes = |rows| program.footprint(rows).of_prediction();
-    bytes(batch_rows).max(bytes(PREDICT_ROWS))
+    bytes(batch_rows).max(bytes(scored_rows))
 }

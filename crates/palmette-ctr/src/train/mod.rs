@@ -17,7 +17,7 @@ mod standalone;
 mod supernet;
 
 pub use batches::{Batches, Order};
-pub use groups::{GROUP_BYTES, group_bytes, groups};
+pub use groups::{group_bytes, groups};
 pub use numbers::{Keeping, Numbers, Products, Storage, TableState};
 pub use progress::TrainingProgress;
 pub use ranking::{RankingSettings, RankingWeights, Scores, SubnetRanker};
