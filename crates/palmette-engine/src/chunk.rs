@@ -12,8 +12,8 @@ use crate::{Batch, Real};
 /// Rows `first .. first + rows` of the batch, and where their numbers are.
 ///
 /// Chunks of one step run on different threads and share the arenas through
-/// raw pointers; each touches only its own rows, its own partial sums and its
-/// own scratch, which is what makes the accesses of operators sound.
+/// raw pointers; each touches only its own rows (or the arenas of its thread), its own partial sums
+/// and its own scratch, which is what makes the accesses of operators sound.
 pub(crate) struct Chunk<'a, T> {
     pub program: &'a Program,
     pub params: &'a ParamStore<T>,
@@ -26,6 +26,8 @@ pub(crate) struct Chunk<'a, T> {
     pub partials: *mut T,
     pub scratch: *mut T,
     pub first: usize,
+    /// Row of the buffers where the chunk's rows begin: `first`, or 0 where it has arenas of its own.
+    pub at: usize,
     pub rows: usize,
     pub precision: Precision,
     pub panels: PanelArenas<T>,
@@ -46,7 +48,7 @@ impl<T: Real> Chunk<'_, T> {
     pub fn rows_of(&self, id: BufferId) -> (*mut T, usize) {
         let b = self.program.buffer(id);
         // SAFETY: `place` reserved `rows * stride` elements at `offset`.
-        (unsafe { self.values.add(b.offset + self.first * b.stride) }, b.stride)
+        (unsafe { self.values.add(b.offset + self.at * b.stride) }, b.stride)
     }
 
     /// Gradients of a rows buffer.
@@ -54,7 +56,7 @@ impl<T: Real> Chunk<'_, T> {
     pub fn row_grads_of(&self, id: BufferId) -> (*mut T, usize) {
         let b = self.program.buffer(id);
         // SAFETY: the gradient arena has the layout of the values.
-        (unsafe { self.grads.add(b.offset + self.first * b.stride) }, b.stride)
+        (unsafe { self.grads.add(b.offset + self.at * b.stride) }, b.stride)
     }
 
     /// The first vector of channels of this chunk in a field, or in a list.
@@ -62,7 +64,7 @@ impl<T: Real> Chunk<'_, T> {
     pub fn first_vector(&self, extent: Extent) -> usize {
         match extent {
             Extent::Jagged { list, .. } => self.batch.lists[list].offsets[self.first],
-            _ => self.first,
+            _ => self.at,
         }
     }
 

@@ -19,6 +19,9 @@ pub(crate) fn check_forward<T: Real>(
     program: &Program,
     batch: &Batch<'_, T>,
 ) -> Result<(), EngineError> {
+    if program.is_shared() && !batch.lists.is_empty() {
+        return Err(EngineError::Unfit("a shared program reads no lists".into()));
+    }
     let mut of_heads = program.heads().map(|head| head.slices.range()).peekable();
     for (place, slice) in program.slices.iter().enumerate() {
         while of_heads.next_if(|range| range.end <= place).is_some() {}
@@ -197,6 +200,9 @@ impl Uses {
             check_length(batch, "weights", batch.rows, batch.weights.len())?;
         }
         let heads_only = trainable == Trainable::Head;
+        if program.is_shared() && !heads_only {
+            return Err(EngineError::Unfit("of a shared program heads alone are trained".into()));
+        }
         let all = (!heads_only).then_some(0..program.slices.len());
         let heads = program.heads().filter(|_| heads_only).map(|head| head.slices.range());
         self.named.clear();

@@ -55,6 +55,49 @@ pub(crate) struct Buffer {
     pub panels: usize,
 }
 
+impl Buffer {
+    /// Chooses the stride for `rows` rows; returns the buffer's elements, or nothing where they
+    /// cannot be addressed.
+    fn set_stride(&mut self, rows: usize, lists: &[(usize, usize)]) -> Option<usize> {
+        match self.extent {
+            Extent::Rows { width } => {
+                self.stride = crate::params::padded(width);
+                (width <= LARGEST_EXTENT).then(|| rows.checked_mul(self.stride)).flatten()
+            }
+            Extent::Fields { fields, dim } => {
+                // An odd number of cache lines from field to field: the fields of one row
+                // then spread over all sets of the first-level cache.
+                let lines = rows.checked_mul(dim).map(|elements| elements.div_ceil(16));
+                let stride = lines.and_then(|lines| (lines | 1).checked_mul(16));
+                self.stride = stride.unwrap_or(usize::MAX);
+                (fields.max(dim) <= LARGEST_EXTENT)
+                    .then(|| fields.checked_mul(self.stride))
+                    .flatten()
+            }
+            Extent::Jagged { list, dim } => {
+                // Whole cache lines, so that the next buffer starts on one.
+                let values = lists.get(list).map_or(0, |list| list.0);
+                let elements = values.checked_mul(dim).filter(|_| dim <= LARGEST_EXTENT);
+                let elements = elements.and_then(|n| n.checked_next_multiple_of(16));
+                self.stride = elements.unwrap_or(usize::MAX);
+                elements
+            }
+        }
+    }
+
+    /// Elements of `rows` rows; a list counts as if it had no values.
+    pub(crate) fn elements(&self, rows: usize) -> u64 {
+        let rows = rows as u64;
+        match self.extent {
+            Extent::Rows { width } => rows * crate::params::padded(width) as u64,
+            Extent::Fields { fields, dim } => {
+                fields as u64 * ((rows * dim as u64).div_ceil(16) | 1) * 16
+            }
+            Extent::Jagged { .. } => 0,
+        }
+    }
+}
+
 /// One use of a buffer by an operator.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Input {
@@ -101,6 +144,8 @@ pub(crate) struct WeightSlice {
     pub source: GradSource,
     /// Where the panels of its transpose and its own lie, for a fully connected layer's weights.
     pub panels: [usize; 2],
+    /// Whether they are laid out for this slice, and not for an earlier one of the same weights.
+    pub packs: bool,
 }
 
 /// Index of a [`WeightSlice`].
@@ -148,6 +193,8 @@ pub struct Program {
     list_scratch_len: usize,
     /// Where the pools ended after the last operator.
     pub(crate) ends: Ends,
+    /// Buffers that there were after each operator.
+    pub(crate) buffers_after: Vec<u32>,
     /// The operators so far, where equal ones are not to be added again.
     pub(crate) known: Option<Known>,
     pub(crate) seen: Vec<bool>,
@@ -170,6 +217,7 @@ impl Program {
         self.grad_len = 0;
         self.scratch_len = 0;
         self.ends = Ends::default();
+        self.buffers_after.clear();
         self.known = None;
         self.arena_len = 0;
         self.panels_len = [0; 2];
@@ -306,6 +354,7 @@ impl Program {
             grad_stride,
             source,
             panels: [0; 2],
+            packs: true,
         });
         self.grad_len += (rows * grad_stride).next_multiple_of(16);
         id
@@ -335,36 +384,13 @@ impl Program {
         let mut offset = 0usize;
         for buffer in &mut self.buffers {
             buffer.offset = offset;
-            let end = match buffer.extent {
-                Extent::Rows { width } => {
-                    buffer.stride = crate::params::padded(width);
-                    (width <= LARGEST_EXTENT).then(|| rows.checked_mul(buffer.stride)).flatten()
-                }
-                Extent::Fields { fields, dim } => {
-                    // An odd number of cache lines from field to field: the fields of one row
-                    // then spread over all sets of the first-level cache.
-                    let lines = rows.checked_mul(dim).map(|elements| elements.div_ceil(16));
-                    let stride = lines.and_then(|lines| (lines | 1).checked_mul(16));
-                    buffer.stride = stride.unwrap_or(usize::MAX);
-                    (fields.max(dim) <= LARGEST_EXTENT)
-                        .then(|| fields.checked_mul(buffer.stride))
-                        .flatten()
-                }
-                Extent::Jagged { list, dim } => {
-                    // Whole cache lines, so that the next buffer starts on one.
-                    let values = lists.get(list).map_or(0, |list| list.0);
-                    let elements = values.checked_mul(dim).filter(|_| dim <= LARGEST_EXTENT);
-                    let elements = elements.and_then(|n| n.checked_next_multiple_of(16));
-                    buffer.stride = elements.unwrap_or(usize::MAX);
-                    elements
-                }
-            }
-            .and_then(|elements| elements.checked_add(offset));
+            let elements = buffer.set_stride(rows, lists);
+            let end = elements.and_then(|elements| elements.checked_add(offset));
             offset = end.ok_or_else(|| {
                 EngineError::Unfit(format!("{rows} rows of {:?} have no address", buffer.extent))
             })?;
         }
-        self.arena_len = offset;
+        self.arena_len = if self.is_shared() { self.place_compactly(rows) } else { offset };
         self.seen.clear();
         self.seen.resize(self.buffers.len(), false);
         for op in self.ops.iter().rev() {

@@ -34,9 +34,13 @@ impl Program {
     ///
     /// So several networks over the same inputs become one program that runs what they have in
     /// common once. Each still has a head of its own. Parameters then may occur in several
-    /// operators, and such programs train nothing but their heads
-    /// ([`Executor::tune_heads`](crate::Executor::tune_heads)).
+    /// operators, and outputs are forgotten once they were read: such programs train nothing but
+    /// their heads ([`Executor::tune_heads`](crate::Executor::tune_heads)), and read no lists.
+    ///
+    /// # Panics
+    /// When the program has operators already.
     pub fn share(&mut self) {
+        assert!(self.ops.is_empty(), "a program is shared from its first operator on");
         self.known = Some(Known::default());
         self.ends = self.ends();
     }
@@ -56,7 +60,62 @@ impl Program {
         }
         self.ops.push(op);
         self.ends = self.ends();
+        self.buffers_after.push(self.buffers.len() as u32);
         out
+    }
+
+    /// Whether equal operators are shared.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.known.is_some()
+    }
+
+    /// Gives the buffers of a shared program places that others take again as soon as no operator
+    /// reads them any more; only logits stay. Returns the elements of the arena.
+    ///
+    /// Such programs run forward only, a chunk at a time, so what a chunk needs at once stays in
+    /// the cache however many networks there are.
+    pub(crate) fn place_compactly(&mut self, rows: usize) -> usize {
+        let (offsets, len) = self.compact_places(rows);
+        for (buffer, offset) in self.buffers.iter_mut().zip(offsets) {
+            buffer.offset = offset;
+        }
+        len
+    }
+
+    /// The places of [`Program::place_compactly`], and where the last one ends: the first gap that
+    /// is large enough.
+    pub(crate) fn compact_places(&self, rows: usize) -> (Vec<usize>, usize) {
+        let mut last_use = vec![0; self.buffers.len()];
+        for (index, op) in self.ops.iter().enumerate() {
+            for input in &self.inputs[op.inputs().range()] {
+                last_use[input.buffer.0 as usize] = index;
+            }
+            if let Op::Head(head) = op {
+                last_use[head.out.0 as usize] = usize::MAX;
+            }
+        }
+        let mut offsets = vec![0; self.buffers.len()];
+        // Taken places in ascending order: start, end, last use.
+        let mut taken: Vec<(usize, usize, usize)> = Vec::new();
+        let (mut len, mut first) = (0, 0);
+        for (index, &after) in self.buffers_after.iter().enumerate() {
+            for buffer in first..after as usize {
+                let elements = self.buffers[buffer].elements(rows) as usize;
+                let (mut place, mut start) = (0, 0);
+                for &(from, to, _) in &taken {
+                    if from - start >= elements {
+                        break;
+                    }
+                    (place, start) = (place + 1, to);
+                }
+                taken.insert(place, (start, start + elements, last_use[buffer]));
+                offsets[buffer] = start;
+                len = len.max(start + elements);
+            }
+            first = after as usize;
+            taken.retain(|&(_, _, last)| last > index);
+        }
+        (offsets, len)
     }
 
     fn ends(&self) -> Ends {

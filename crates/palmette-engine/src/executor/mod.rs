@@ -140,8 +140,9 @@ pub struct Executor<T> {
     /// Panels of weights, values and gradients.
     panels: [Zeroed<T>; 3],
     layouts: Vec<panels::Layout>,
-    /// Chunks of the present batch.
+    /// Chunks of the present batch, and how many run at a time.
     chunks: usize,
+    threads: usize,
     /// What each chunk adds to the loss of each head, `[chunks, heads]`.
     losses: Vec<f64>,
     tiles: Vec<Tile>,
@@ -200,6 +201,7 @@ impl<T: Real> Executor<T> {
             panels: [empty(), empty(), empty()],
             layouts: Vec::new(),
             chunks: 0,
+            threads: 0,
             losses: Vec::new(),
             tiles: Vec::new(),
             head_tiles: Vec::new(),
@@ -262,7 +264,6 @@ impl<T: Real> Executor<T> {
         self.prepare(model, heads, program, batch)?;
         self.lay_out_weights(model, program, false)?;
         self.run_chunks(model, heads, program, batch, Mode::Forward);
-        self.read_logits(program, batch.rows);
         Ok(())
     }
 
@@ -369,17 +370,26 @@ impl<T: Real> Executor<T> {
     ) -> Result<(), EngineError> {
         check_forward(model, heads, program, batch)?;
         let lists = || batch.lists.iter().map(JaggedIds::extent);
-        if !program.is_placed(batch.rows, lists()) {
-            program.place_lists(batch.rows, lists())?;
-        }
         let chunks = batch.rows.div_ceil(CHUNK_ROWS);
-        self.chunks = chunks;
-        self.values.reserve(program.arena_len)?;
-        self.grads.reserve(program.arena_len)?;
+        let threads = chunks.min(rayon::current_num_threads());
+        // Outputs of the whole batch, or of a chunk for each thread; scratch of each chunk, or thread.
+        let (rows, arenas, scratches) = match program.is_shared() {
+            true => (batch.rows.min(CHUNK_ROWS), threads, threads),
+            false => (batch.rows, 1, chunks),
+        };
+        if !program.is_placed(rows, lists()) {
+            program.place_lists(rows, lists())?;
+        }
+        (self.chunks, self.threads) = (chunks, threads);
+        self.values.reserve(arenas * program.arena_len)?;
+        self.grads.reserve(arenas * program.arena_len)?;
         self.partials.reserve(chunks * program.partial_len)?;
-        self.scratch.reserve(chunks * program.scratch())?;
+        self.scratch.reserve(scratches * program.scratch())?;
+        let heads = program.heads().count();
         self.losses.clear();
-        self.losses.resize(chunks * program.heads().count().max(1), 0.0);
+        self.losses.resize(chunks * heads, 0.0);
+        self.logits.clear();
+        self.logits.resize(heads * batch.rows, T::ZERO);
         Ok(())
     }
 

@@ -65,6 +65,9 @@ impl<T: Real> Executor<T> {
             let uses = &program.inputs[op.inputs.range()];
             for (input, &slice) in uses.iter().zip(program.weights(op.weights)) {
                 let (_, rows, cols) = program.slice(slice);
+                if !program.weight_slice(slice).packs {
+                    continue;
+                }
                 for (direction, columns) in [(FORWARD, rows), (BACKWARD, cols)] {
                     if direction == FORWARD || backward && input.grad {
                         let firsts = (0..columns).step_by(GROUP * COLUMNS);

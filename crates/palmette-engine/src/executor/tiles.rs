@@ -247,6 +247,7 @@ impl<T: Real> Executor<T> {
                     partials: partials.get(),
                     scratch: std::ptr::null_mut(),
                     first: 0,
+                    at: 0,
                     rows: batch.rows,
                     precision,
                     panels: panels.get(),
