@@ -134,4 +134,37 @@ mod tests {
             assert_eq!(footprint.gradients, footprint.values - input, "{rows}");
         }
     }
+
+    /// Of a shared program each thread has one chunk of what is still read, and a logit more costs
+    /// its place alone.
+    #[test]
+    fn a_shared_program_holds_one_chunk_a_thread() {
+        let mut layout = ParamLayout::default();
+        let w: Vec<_> =
+            (0..40).map(|i| layout.matrix(format!("w{i}"), 64, 64, Init::Constant(0.0))).collect();
+        let build = |program: &mut Program| {
+            let mut x = program.dense_input(64);
+            for &w in &w {
+                x = program.linear(&[(x, w)], 64, crate::Epilogue::default());
+            }
+            program.head(&[(x, HeadInput::Weight(w[0]))], None);
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        pool.install(|| {
+            for (rows, arenas, chunk) in [(7, 1, 7), (128, 1, 128), (300, 3, 128), (2000, 3, 128)] {
+                let mut program = Program::new();
+                program.share();
+                build(&mut program);
+                let one = program.footprint(rows).values;
+                program.place(rows.min(128)).unwrap();
+                assert_eq!(one, 4 * arenas * program.arena_len as u64, "{rows}");
+                assert_eq!(program.footprint(rows).gradients, 0);
+                // Two layers are held at a time, whatever their number, and the logit.
+                assert_eq!(one, 4 * arenas * chunk * (64 + 64 + 16), "{rows}");
+                build(&mut program);
+                let two = program.footprint(rows).values;
+                assert_eq!(two, one + 4 * arenas * chunk * 16, "{rows}");
+            }
+        });
+    }
 }

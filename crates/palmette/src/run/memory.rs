@@ -111,36 +111,29 @@ impl Run<'_, '_> {
     /// Bytes of the arenas of the largest of the candidates that are scored, by random ones, or of
     /// the largest group that is scored together.
     fn scoring(&self, plan: &Plan, network: &Network, at_a_time: usize) -> u64 {
-        let ranking = &self.context.config.search.ranking;
+        let search = &self.context.config.search;
+        let (weights, rows) = (search.ranking.weights, search.ranking.batch_size);
         let scored_rows = plan.validation_rows.min(PREDICT_ROWS);
-        let mut program = Program::new();
-        let mut most = 0;
         let genotypes = self.random_genotypes(plan.evaluations.min(PATHS as usize));
-        for genotype in &genotypes {
-            let path = self.space.nasrec().path(genotype);
-            let tuned = match ranking.weights {
-                RankingWeights::Shared => {
-                    network.build(&path, &mut program);
-                    program.footprint(ranking.batch_size).of_prediction()
-                }
-                RankingWeights::Fresh => {
-                    Network::standalone(&path, self.shape, false).build(&path, &mut program);
-                    program.footprint(ranking.batch_size).of_step()
-                }
+        let mut program = Program::new();
+        if weights == RankingWeights::Fresh {
+            let bytes = |genotype: &Genotype| {
+                let path = self.space.nasrec().path(genotype);
+                Network::standalone(&path, self.shape, false).build(&path, &mut program);
+                let trained = program.footprint(rows).of_step();
+                trained.max(program.footprint(scored_rows).of_prediction())
             };
-            let scored = program.footprint(scored_rows);
-            most = most.max(tuned).max(scored.of_prediction());
+            return genotypes.iter().map(bytes).max().unwrap_or(0);
         }
-        if ranking.weights == RankingWeights::Shared {
-            let siblings = siblings(&self.context.config.search.strategy, plan.evaluations);
-            let families = self.families(&genotypes, siblings);
-            for family in &families {
-                let paths: Vec<&Path> = family.iter().collect();
-                let rows = ranking.batch_size;
-                for group in groups(network, &paths, rows, siblings.div_ceil(at_a_time)) {
-                    network.build_group(group.iter().map(|&i| paths[i]), &mut program);
-                    most = most.max(group_bytes(&program, rows, scored_rows));
-                }
+        let siblings = siblings(&search.strategy, plan.evaluations);
+        let mut families = self.families(&genotypes, siblings);
+        families.extend(genotypes.iter().map(|g| vec![self.space.nasrec().path(g)]));
+        let mut most = 0;
+        for family in &families {
+            let paths: Vec<&Path> = family.iter().collect();
+            for group in groups(network, &paths, rows, siblings.div_ceil(at_a_time)) {
+                network.build_group(group.iter().map(|&i| paths[i]), &mut program);
+                most = most.max(group_bytes(&program, rows, scored_rows));
             }
         }
         most
