@@ -40,8 +40,8 @@ fn a_group_that_was_cut_goes_on_to_the_same_scores() {
     let whole = place.read("runs/whole/journal.jsonl");
     let lines: Vec<&str> = whole.lines().collect();
     let is_score = |line: &&str| line.contains("\"event\":\"score\"");
-    let first = lines.iter().position(|line| is_score(line)).unwrap();
-    assert!(lines[first..first + 13].iter().all(|line| is_score(line)), "scores lie together");
+    let first = lines.iter().position(is_score).unwrap();
+    assert!(lines[first..first + 13].iter().all(is_score), "scores lie together");
     for kept in [1, 2, 6, 8] {
         let run = format!("cut-{kept}");
         succeed(&search(&place, &run, &[SIBLINGS, &threads].concat()));
