@@ -7,7 +7,7 @@
 
 use crate::ops::*;
 use crate::params::ParamId;
-use crate::program::{BufferId, Extent, NormSlices, Program, SliceId};
+use crate::program::{BufferId, Extent, NormSlices, Program, SliceId, Span};
 
 /// What follows the products of [`Program::linear`] and [`Program::field_mix`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,22 +116,19 @@ impl Program {
     /// The batch's dense values, `[rows, width]`.
     pub fn dense_input(&mut self, width: usize) -> BufferId {
         let out = self.add_buffer(Extent::Rows { width }, false);
-        self.ops.push(Op::DenseInput(DenseInput { out }));
-        out
+        self.push(Op::DenseInput(DenseInput { out }), out)
     }
 
     /// Rows of tables `first_table ..`, one a field of the batch, `[fields, rows, dim]`.
     pub fn embedding(&mut self, first_table: usize, fields: usize, dim: usize) -> BufferId {
         let out = self.add_buffer(Extent::Fields { fields, dim }, true);
-        self.ops.push(Op::Embedding(Embedding { out, first_table, dim }));
-        out
+        self.push(Op::Embedding(Embedding { out, first_table, dim }), out)
     }
 
     /// Rows of one table for the values of a list, `[values, dim]`; see [`JaggedEmbedding`].
     pub fn jagged_embedding(&mut self, list: usize, table: usize, dim: usize) -> BufferId {
         let out = self.add_buffer(Extent::Jagged { list, dim }, true);
-        self.ops.push(Op::JaggedEmbedding(JaggedEmbedding { out, list, table, dim }));
-        out
+        self.push(Op::JaggedEmbedding(JaggedEmbedding { out, list, table, dim }), out)
     }
 
     /// The values of a list as one field; see [`Pool`].
@@ -141,8 +138,7 @@ impl Program {
         let needs_grad = self.trains(x);
         let inputs = self.add_inputs([x]);
         let out = self.add_buffer(Extent::Fields { fields: 1, dim }, needs_grad);
-        self.ops.push(Op::Pool(Pool { inputs, out, list, dim, pooling }));
-        out
+        self.push(Op::Pool(Pool { inputs, out, list, dim, pooling }), out)
     }
 
     /// Attention of fields over the values of a list; see [`TargetAttention`].
@@ -164,15 +160,10 @@ impl Program {
         let inputs = self.add_inputs([targets, keys, values]);
         let out = self.add_buffer(Extent::Fields { fields, dim }, true);
         let stats = self.add_buffer(Extent::Fields { fields, dim: 2 * heads }, false);
-        self.ops.push(Op::TargetAttention(TargetAttention {
-            inputs,
+        self.push(
+            Op::TargetAttention(TargetAttention { inputs, out, stats, list, dim, heads }),
             out,
-            stats,
-            list,
-            dim,
-            heads,
-        }));
-        out
+        )
     }
 
     /// Self-attention inside each row of a list; see [`JaggedAttention`].
@@ -191,16 +182,10 @@ impl Program {
         let inputs = self.add_inputs([q, k, v]);
         let out = self.add_buffer(Extent::Jagged { list, dim }, true);
         let stats = self.add_buffer(Extent::Jagged { list, dim: 2 * heads }, false);
-        self.ops.push(Op::JaggedAttention(JaggedAttention {
-            inputs,
+        self.push(
+            Op::JaggedAttention(JaggedAttention { inputs, out, stats, list, dim, heads, causal }),
             out,
-            stats,
-            list,
-            dim,
-            heads,
-            causal,
-        }));
-        out
+        )
     }
 
     /// A fully connected layer over `sources` (buffer, weight block); see [`Linear`].
@@ -220,29 +205,19 @@ impl Program {
         };
         let bias = epilogue.bias.map(|b| self.vector(b, width));
         let norm = self.norm(epilogue.norm, width, Extent::Rows { width: 2 });
-        self.ops.push(Op::Linear(Linear {
-            inputs,
-            weights,
+        self.push(
+            Op::Linear(Linear { inputs, weights, out, pre, bias, norm, relu: epilogue.relu }),
             out,
-            pre,
-            bias,
-            norm,
-            relu: epilogue.relu,
-        }));
-        out
+        )
     }
 
-    fn add_weights(
-        &mut self,
-        sources: &[(BufferId, ParamId)],
-        width: usize,
-    ) -> crate::program::Span {
+    fn add_weights(&mut self, sources: &[(BufferId, ParamId)], width: usize) -> Span {
         let start = self.weights.len() as u32;
         for (j, &(buffer, param)) in sources.iter().enumerate() {
             let slice = self.add_slice(param, width, self.width(buffer), false, j as u32);
             self.weights.push(slice);
         }
-        crate::program::Span { start, len: sources.len() as u32 }
+        Span { start, len: sources.len() as u32 }
     }
 
     /// A layer that mixes the field axis of `sources`; see [`FieldMix`].
@@ -264,17 +239,19 @@ impl Program {
         };
         let bias = epilogue.bias.map(|b| self.vector(b, fields));
         let norm = self.norm(epilogue.norm, fields, Extent::Fields { fields: 2, dim });
-        self.ops.push(Op::FieldMix(FieldMix {
-            inputs,
-            weights,
+        self.push(
+            Op::FieldMix(FieldMix {
+                inputs,
+                weights,
+                out,
+                pre,
+                bias,
+                norm,
+                relu: epilogue.relu,
+                dim,
+            }),
             out,
-            pre,
-            bias,
-            norm,
-            relu: epilogue.relu,
-            dim,
-        }));
-        out
+        )
     }
 
     /// A linear map of the channels; see [`RowMap`].
@@ -299,8 +276,7 @@ impl Program {
         };
         let out = self.add_buffer(extent, true);
         let bias = bias.map(|b| self.vector(b, dim_out));
-        self.ops.push(Op::RowMap(RowMap { inputs, weight, out, bias, relu, dim_in, dim_out }));
-        out
+        self.push(Op::RowMap(RowMap { inputs, weight, out, bias, relu, dim_in, dim_out }), out)
     }
 
     /// Dot products of all pairs of an optional vector and fields; see [`Gram`].
@@ -314,8 +290,7 @@ impl Program {
         let inputs = self.add_inputs(vector.into_iter().chain(fields.iter().copied()));
         let out = self.add_buffer(Extent::Rows { width: vectors * (vectors - 1) / 2 }, true);
         self.scratch_len = self.scratch_len.max(Gram::scratch_len(vectors, dim));
-        self.ops.push(Op::Gram(Gram { inputs, has_vector: vector.is_some(), out, dim, vectors }));
-        out
+        self.push(Op::Gram(Gram { inputs, has_vector: vector.is_some(), out, dim, vectors }), out)
     }
 
     /// `sigmoid(u) * x`, continued with zeros to `width`; see [`Gate`].
@@ -323,8 +298,7 @@ impl Program {
         self.assert_rows("a gate", [u, x]);
         let inputs = self.add_inputs([u, x]);
         let out = self.add_buffer(Extent::Rows { width }, true);
-        self.ops.push(Op::Gate(Gate { inputs, out }));
-        out
+        self.push(Op::Gate(Gate { inputs, out }), out)
     }
 
     /// Sum of buffers, as wide as the widest; see [`Add`].
@@ -338,8 +312,7 @@ impl Program {
         }
         let inputs = self.add_inputs(terms.iter().copied());
         let out = self.add_buffer(extent, needs_grad);
-        self.ops.push(Op::Add(Add { inputs, out, relu }));
-        out
+        self.push(Op::Add(Add { inputs, out, relu }), out)
     }
 
     /// Element-wise product of two buffers of one shape; see [`Multiply`].
@@ -349,8 +322,7 @@ impl Program {
         let extent = self.extent(a);
         let inputs = self.add_inputs([a, b]);
         let out = self.add_buffer(extent, needs_grad);
-        self.ops.push(Op::Multiply(Multiply { inputs, out }));
-        out
+        self.push(Op::Multiply(Multiply { inputs, out }), out)
     }
 
     /// Multi-head attention over the fields; see [`AttentionCore`].
@@ -370,8 +342,7 @@ impl Program {
         let out = self.add_buffer(extent, true);
         let stats = self.add_buffer(Extent::Fields { fields, dim: 2 * heads }, false);
         self.scratch_len = self.scratch_len.max(AttentionCore::scratch_len(fields, dim, heads));
-        self.ops.push(Op::Attention(AttentionCore { inputs, out, stats, dim, heads }));
-        out
+        self.push(Op::Attention(AttentionCore { inputs, out, stats, dim, heads }), out)
     }
 
     /// `norm(a + b)` over the channels; see [`AddNorm`].
@@ -397,8 +368,7 @@ impl Program {
             shift: self.vector(shift, dim),
             stats: self.add_buffer(stats, false),
         };
-        self.ops.push(Op::AddNorm(AddNorm { inputs, out, pre, norm, dim }));
-        out
+        self.push(Op::AddNorm(AddNorm { inputs, out, pre, norm, dim }), out)
     }
 
     /// Reads a vector as fields of `dim` channels; see [`FieldsFromRows`].
@@ -409,8 +379,7 @@ impl Program {
         let needs_grad = self.trains(x);
         let inputs = self.add_inputs([x]);
         let out = self.add_buffer(Extent::Fields { fields, dim }, needs_grad);
-        self.ops.push(Op::FieldsFromRows(FieldsFromRows { inputs, out, dim }));
-        out
+        self.push(Op::FieldsFromRows(FieldsFromRows { inputs, out, dim }), out)
     }
 
     /// Flattens fields; see [`RowsFromFields`].
@@ -420,8 +389,7 @@ impl Program {
         let width = self.width(x) * dim;
         let inputs = self.add_inputs([x]);
         let out = self.add_buffer(Extent::Rows { width }, needs_grad);
-        self.ops.push(Op::RowsFromFields(RowsFromFields { inputs, out, dim }));
-        out
+        self.push(Op::RowsFromFields(RowsFromFields { inputs, out, dim }), out)
     }
 
     /// The factorisation machine's pair term; see [`FactorizationMachine`].
@@ -431,8 +399,7 @@ impl Program {
         let inputs = self.add_inputs(fields.iter().copied());
         let out = self.add_buffer(Extent::Rows { width: dim }, true);
         let sums = self.add_buffer(Extent::Rows { width: dim }, false);
-        self.ops.push(Op::FactorizationMachine(FactorizationMachine { inputs, out, sums, dim }));
-        out
+        self.push(Op::FactorizationMachine(FactorizationMachine { inputs, out, sums, dim }), out)
     }
 
     /// Sums over the channels; see [`FieldSums`].
@@ -442,8 +409,7 @@ impl Program {
         let width = self.width(x);
         let inputs = self.add_inputs([x]);
         let out = self.add_buffer(Extent::Rows { width }, needs_grad);
-        self.ops.push(Op::FieldSums(FieldSums { inputs, out, dim }));
-        out
+        self.push(Op::FieldSums(FieldSums { inputs, out, dim }), out)
     }
 
     /// Products of all pairs of fields; see [`Outer`].
@@ -453,25 +419,22 @@ impl Program {
         let fields = self.width(x) * self.width(y);
         let inputs = self.add_inputs([x, y]);
         let out = self.add_buffer(Extent::Fields { fields, dim }, true);
-        self.ops.push(Op::Outer(Outer { inputs, out, dim }));
-        out
+        self.push(Op::Outer(Outer { inputs, out, dim }), out)
     }
 
     /// Zeros, `[rows, width]`.
     pub fn zero_rows(&mut self, width: usize) -> BufferId {
         let out = self.add_buffer(Extent::Rows { width }, false);
-        self.ops.push(Op::Zeros(Zeros { out }));
-        out
+        self.push(Op::Zeros(Zeros { out }), out)
     }
 
     /// Zeros, `[fields, rows, dim]`.
     pub fn zero_fields(&mut self, fields: usize, dim: usize) -> BufferId {
         let out = self.add_buffer(Extent::Fields { fields, dim }, false);
-        self.ops.push(Op::Zeros(Zeros { out }));
-        out
+        self.push(Op::Zeros(Zeros { out }), out)
     }
 
-    /// The logit; must come last. See [`Head`].
+    /// The logit; must come last in a program that trains more than heads. See [`Head`].
     ///
     /// # Panics
     /// With more than eight inputs.
@@ -480,7 +443,7 @@ impl Program {
         // Before anything is added: a buffer of another program panics here.
         assert!(pieces.iter().all(|p| (p.0.0 as usize) < self.buffers.len()), "no such buffer");
         self.assert_no_list("the head", pieces.iter().map(|p| p.0));
-        self.first_head_slice = self.slices.len();
+        let first = self.slices.len();
         let inputs = self.add_inputs(pieces.iter().map(|p| p.0));
         let mut kinds = [None; 8];
         for (kind, &(buffer, piece)) in kinds.iter_mut().zip(pieces) {
@@ -497,8 +460,8 @@ impl Program {
             });
         }
         let bias = bias.map(|b| self.vector(b, 1));
+        let slices = Span { start: first as u32, len: (self.slices.len() - first) as u32 };
         let out = self.add_buffer(Extent::Rows { width: 1 }, true);
-        self.ops.push(Op::Head(Head { inputs, pieces: kinds, out, bias }));
-        out
+        self.push(Op::Head(Head { inputs, pieces: kinds, slices, out, bias }), out)
     }
 }

@@ -12,11 +12,13 @@ use crate::{Batch, Real};
 /// Rows `first .. first + rows` of the batch, and where their numbers are.
 ///
 /// Chunks of one step run on different threads and share the arenas through
-/// raw pointers; each touches only its own rows, its own partial sums and its
-/// own scratch, which is what makes the accesses of operators sound.
+/// raw pointers; each touches only its own rows (or the arenas of its thread), its own partial sums
+/// and its own scratch, which is what makes the accesses of operators sound.
 pub(crate) struct Chunk<'a, T> {
     pub program: &'a Program,
     pub params: &'a ParamStore<T>,
+    /// The parameters of heads: the same store, or one of their own.
+    pub heads: &'a ParamStore<T>,
     pub tables: &'a Tables<T>,
     pub batch: &'a Batch<'a, T>,
     pub values: *mut T,
@@ -24,6 +26,8 @@ pub(crate) struct Chunk<'a, T> {
     pub partials: *mut T,
     pub scratch: *mut T,
     pub first: usize,
+    /// Row of the buffers where the chunk's rows begin: `first`, or 0 where it has arenas of its own.
+    pub at: usize,
     pub rows: usize,
     pub precision: Precision,
     pub panels: PanelArenas<T>,
@@ -44,7 +48,7 @@ impl<T: Real> Chunk<'_, T> {
     pub fn rows_of(&self, id: BufferId) -> (*mut T, usize) {
         let b = self.program.buffer(id);
         // SAFETY: `place` reserved `rows * stride` elements at `offset`.
-        (unsafe { self.values.add(b.offset + self.first * b.stride) }, b.stride)
+        (unsafe { self.values.add(b.offset + self.at * b.stride) }, b.stride)
     }
 
     /// Gradients of a rows buffer.
@@ -52,7 +56,7 @@ impl<T: Real> Chunk<'_, T> {
     pub fn row_grads_of(&self, id: BufferId) -> (*mut T, usize) {
         let b = self.program.buffer(id);
         // SAFETY: the gradient arena has the layout of the values.
-        (unsafe { self.grads.add(b.offset + self.first * b.stride) }, b.stride)
+        (unsafe { self.grads.add(b.offset + self.at * b.stride) }, b.stride)
     }
 
     /// The first vector of channels of this chunk in a field, or in a list.
@@ -60,7 +64,7 @@ impl<T: Real> Chunk<'_, T> {
     pub fn first_vector(&self, extent: Extent) -> usize {
         match extent {
             Extent::Jagged { list, .. } => self.batch.lists[list].offsets[self.first],
-            _ => self.first,
+            _ => self.at,
         }
     }
 
@@ -109,10 +113,16 @@ impl<T: Real> Chunk<'_, T> {
     /// A weight slice as a row-major matrix.
     #[inline(always)]
     pub fn weight(&self, id: SliceId) -> Strided<*const T> {
+        self.weight_in(self.params, id)
+    }
+
+    /// A weight slice of the parameters in `store`.
+    #[inline(always)]
+    pub fn weight_in(&self, store: &ParamStore<T>, id: SliceId) -> Strided<*const T> {
         let slice = self.program.weight_slice(id);
-        let spec = self.params.layout().spec(slice.param);
+        let spec = store.layout().spec(slice.param);
         debug_assert!(slice.rows <= spec.rows && slice.cols <= spec.cols);
-        let pointer = self.params.values.as_slice()[spec.offset..].as_ptr();
+        let pointer = store.values.as_slice()[spec.offset..].as_ptr();
         Strided::row_major(pointer, spec.stride)
     }
 
@@ -186,9 +196,15 @@ impl<T: Real> Chunk<'_, T> {
     /// The weights of a one-row slice.
     #[inline(always)]
     pub fn vector(&self, id: SliceId) -> &[T] {
+        self.vector_in(self.params, id)
+    }
+
+    /// The weights of a one-row slice of the parameters in `store`.
+    #[inline(always)]
+    pub fn vector_in<'s>(&self, store: &'s ParamStore<T>, id: SliceId) -> &'s [T] {
         let slice = self.program.weight_slice(id);
-        let spec = self.params.layout().spec(slice.param);
-        &self.params.values.as_slice()[spec.offset..spec.offset + slice.cols]
+        let spec = store.layout().spec(slice.param);
+        &store.values.as_slice()[spec.offset..spec.offset + slice.cols]
     }
 
     /// This chunk's partial sums for a slice.

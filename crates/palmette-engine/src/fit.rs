@@ -7,17 +7,26 @@
 use crate::executor::{Batch, Model, Trainable};
 use crate::ops::{Embedding, JaggedEmbedding, Op};
 use crate::optimizer::Optimizer;
+use crate::params::ParamStore;
 use crate::program::Program;
 use crate::{EngineError, Real};
 
-/// Fails unless every weight slice, table and array that `program` reads exists.
+/// Fails unless every weight slice, those of heads in `heads`, table and array that `program` reads
+/// exists.
 pub(crate) fn check_forward<T: Real>(
     model: &Model<T>,
+    heads: &ParamStore<T>,
     program: &Program,
     batch: &Batch<'_, T>,
 ) -> Result<(), EngineError> {
-    let layout = model.params.layout();
-    for slice in &program.slices {
+    if program.is_shared() && !batch.lists.is_empty() {
+        return Err(EngineError::Unfit("a shared program reads no lists".into()));
+    }
+    let mut of_heads = program.heads().map(|head| head.slices.range()).peekable();
+    for (place, slice) in program.slices.iter().enumerate() {
+        while of_heads.next_if(|range| range.end <= place).is_some() {}
+        let is_head = of_heads.peek().is_some_and(|range| range.start <= place);
+        let layout = if is_head { heads.layout() } else { model.params.layout() };
         let (index, count) = (slice.param.0 as usize, layout.iter().len());
         if index >= count {
             let reason = format!("the program reads parameter {index}, the model has {count}");
@@ -140,11 +149,25 @@ pub(crate) fn check_state<T: Real>(
     model: &Model<T>,
     optimizer: Optimizer,
 ) -> Result<(), EngineError> {
-    let found = model.params.state.len();
-    if found < optimizer.state_slots() {
-        return Err(state_is_missing(optimizer, found));
-    }
+    check_param_state(&model.params, optimizer)?;
     model.tables.tables.iter().try_for_each(|table| table.check_state(optimizer))
+}
+
+/// Fails unless `params` keep the state that `optimizer` needs.
+pub(crate) fn check_param_state<T: Real>(
+    params: &ParamStore<T>,
+    optimizer: Optimizer,
+) -> Result<(), EngineError> {
+    let found = params.state.len();
+    if found < optimizer.state_slots() { Err(state_is_missing(optimizer, found)) } else { Ok(()) }
+}
+
+/// Fails for a program with several heads, whose losses are not one.
+pub(crate) fn check_single_head(program: &Program) -> Result<(), EngineError> {
+    match program.heads().count() {
+        0 | 1 => Ok(()),
+        count => Err(EngineError::Unfit(format!("the program has {count} heads, not one"))),
+    }
 }
 
 /// The model was made for an optimiser with less state.
@@ -176,12 +199,14 @@ impl Uses {
         if !batch.weights.is_empty() {
             check_length(batch, "weights", batch.rows, batch.weights.len())?;
         }
-        let first = match trainable {
-            Trainable::Everything | Trainable::Network => 0,
-            Trainable::Head => program.first_head_slice,
-        };
+        let heads_only = trainable == Trainable::Head;
+        if program.is_shared() && !heads_only {
+            return Err(EngineError::Unfit("of a shared program heads alone are trained".into()));
+        }
+        let all = (!heads_only).then_some(0..program.slices.len());
+        let heads = program.heads().filter(|_| heads_only).map(|head| head.slices.range());
         self.named.clear();
-        for slice in program.slices.iter().skip(first) {
+        for slice in all.into_iter().chain(heads).flat_map(|range| &program.slices[range]) {
             if self.name(slice.param.0 as usize) {
                 let reason = format!("parameter {} occurs twice in the program", slice.param.0);
                 return Err(EngineError::Unfit(reason));

@@ -1,9 +1,11 @@
 //! What the arenas of a step hold, foretold from a program.
 
+use std::collections::HashSet;
+
 use crate::executor::CHUNK_ROWS;
 use crate::matmul::panels_len;
 use crate::ops::Op;
-use crate::program::{Extent, Program};
+use crate::program::Program;
 
 /// Bytes of the executor's arenas that a program's steps write, for f32.
 ///
@@ -43,32 +45,30 @@ const F32: u64 = size_of::<f32>() as u64;
 const TOUCHED_ROW: u64 = (size_of::<u64>() + size_of::<u32>()) as u64;
 
 impl Program {
-    /// The arenas of steps of `rows` rows; lists count as if they had no values.
+    /// The arenas of steps of `rows` rows; lists count as if they had no values. A shared program
+    /// has outputs of one chunk for each of the present threads.
     pub fn footprint(&self, rows: usize) -> Footprint {
-        let rows_wide = rows as u64;
         let chunks = rows.div_ceil(CHUNK_ROWS) as u64;
         let mut found = Footprint {
             weight_gradients: F32 * (self.grad_len as u64 + chunks * self.partial_len as u64),
-            scratch: F32 * chunks * self.scratch() as u64,
             ..Footprint::default()
         };
-        for buffer in &self.buffers {
-            let elements = match buffer.extent {
-                Extent::Rows { width } => rows_wide * crate::params::padded(width) as u64,
-                Extent::Fields { fields, dim } => {
-                    fields as u64 * ((rows_wide * dim as u64).div_ceil(16) | 1) * 16
-                }
-                Extent::Jagged { .. } => 0,
-            };
-            found.values += F32 * elements;
-            if buffer.needs_grad {
-                found.gradients += F32 * elements;
+        if self.is_shared() {
+            let arenas = chunks.min(rayon::current_num_threads() as u64);
+            found.values = F32 * arenas * self.compact_places(rows.min(CHUNK_ROWS)).1 as u64;
+            found.scratch = F32 * arenas * self.scratch() as u64;
+        } else {
+            found.scratch = F32 * chunks * self.scratch() as u64;
+            for buffer in &self.buffers {
+                let bytes = F32 * buffer.elements(rows);
+                found.values += bytes;
+                found.gradients += if buffer.needs_grad { bytes } else { 0 };
             }
         }
         for op in &self.ops {
             if let Op::Embedding(op) = op {
                 let row = TOUCHED_ROW + F32 * op.dim as u64;
-                found.weight_gradients += rows_wide * self.width(op.out) as u64 * row;
+                found.weight_gradients += rows as u64 * self.width(op.out) as u64 * row;
             }
         }
         // A batch of one chunk lays nothing out.
@@ -84,12 +84,15 @@ impl Program {
         // each is written here and there.
         const ARENAS: u64 = 2;
         let bytes = |terms, columns| F32 * panels_len(terms, columns) as u64;
-        let mut sources = Vec::new();
+        let (mut sources, mut weights) = (Vec::new(), HashSet::new());
         for op in &self.ops {
             let Op::Linear(op) = op else { continue };
             let uses = &self.inputs[op.inputs.range()];
             for (input, weight) in uses.iter().zip(&self.weights[op.weights.range()]) {
                 let (_, width, columns) = self.slice(*weight);
+                if self.is_shared() && !weights.insert(self.weight_slice(*weight).weights()) {
+                    continue;
+                }
                 found.forward_panels += bytes(columns, width);
                 if input.grad {
                     found.backward_panels += bytes(width, columns);
@@ -130,5 +133,39 @@ mod tests {
             let input = 4 * rows as u64 * 16;
             assert_eq!(footprint.gradients, footprint.values - input, "{rows}");
         }
+    }
+
+    /// Of a shared program each thread has one chunk of what is still read, and a logit more costs
+    /// its place alone.
+    #[test]
+    fn a_shared_program_holds_one_chunk_a_thread() {
+        let mut layout = ParamLayout::default();
+        let w: Vec<_> =
+            (0..40).map(|i| layout.matrix(format!("w{i}"), 64, 64, Init::Constant(0.0))).collect();
+        let build = |program: &mut Program| {
+            let mut x = program.dense_input(64);
+            for &w in &w {
+                x = program.linear(&[(x, w)], 64, crate::Epilogue::default());
+            }
+            program.head(&[(x, HeadInput::Weight(w[0]))], None);
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        pool.install(|| {
+            for (rows, arenas, chunk) in [(7, 1, 7), (128, 1, 128), (300, 3, 128), (2000, 3, 128)] {
+                let mut program = Program::new();
+                program.share();
+                build(&mut program);
+                let one = program.footprint(rows).values;
+                program.place(rows.min(128)).unwrap();
+                assert_eq!(one, 4 * arenas * program.arena_len as u64, "{rows}");
+                assert_eq!(program.footprint(rows).gradients, 0);
+                // Two layers are held at a time, whatever their number; at the end the last one
+                // and all logits.
+                assert_eq!(one, 4 * arenas * chunk * (64 + 64), "{rows}");
+                (1..10).for_each(|_| build(&mut program));
+                let ten = program.footprint(rows).values;
+                assert_eq!(ten, 4 * arenas * chunk * (64 + 10 * 16), "{rows}");
+            }
+        });
     }
 }

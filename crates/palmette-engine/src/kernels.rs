@@ -11,7 +11,7 @@ use crate::matmul::{LayOut, Precision, Product, Strided};
 /// What the executor asks of a number type; [`Real`](crate::Real)'s other sealed part.
 pub trait Kernels: Sized {
     /// Forward, loss and backward of one chunk.
-    fn run_chunk(arch: Arch, run: RunChunk<'_, '_, Self>) -> f64;
+    fn run_chunk(arch: Arch, run: RunChunk<'_, '_, Self>);
     /// One tile of a weight gradient and its sum of squares.
     fn run_tile(arch: Arch, run: RunTile<'_, '_, Self>) -> f64;
     /// The update of one tile.
@@ -39,8 +39,8 @@ pub trait Kernels: Sized {
 macro_rules! dispatched {
     () => {
         #[inline(never)]
-        fn run_chunk(arch: Arch, run: RunChunk<'_, '_, Self>) -> f64 {
-            arch.dispatch(run)
+        fn run_chunk(arch: Arch, run: RunChunk<'_, '_, Self>) {
+            arch.dispatch(run);
         }
         #[inline(never)]
         fn run_tile(arch: Arch, run: RunTile<'_, '_, Self>) -> f64 {

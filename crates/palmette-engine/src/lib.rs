@@ -71,6 +71,7 @@ mod panels;
 mod params;
 mod program;
 mod real;
+mod sharing;
 mod simd;
 mod state;
 mod tables;

@@ -9,9 +9,12 @@
 //! before the chunks run; x and the gradient of y over the whole batch (the gradient of W), of which
 //! each chunk lays out its own rows while they are in its cache.
 
+use std::collections::HashMap;
+
 use crate::matmul::panels_len;
 use crate::ops::Op;
-use crate::program::Program;
+use crate::params::ParamId;
+use crate::program::{Program, WeightSlice};
 
 /// Index of [`WeightSlice::panels`](crate::program::WeightSlice).
 pub(crate) const FORWARD: usize = 0;
@@ -20,6 +23,13 @@ pub(crate) const BACKWARD: usize = 1;
 
 /// No place yet.
 pub(crate) const NOWHERE: usize = usize::MAX;
+
+impl WeightSlice {
+    /// Which weights it is a slice of.
+    pub(crate) fn weights(&self) -> (ParamId, usize, usize) {
+        (self.param, self.rows, self.cols)
+    }
+}
 
 impl Program {
     /// Gives all factors of fully connected layers their places for `rows` rows.
@@ -33,6 +43,8 @@ impl Program {
         };
         self.buffers.iter_mut().for_each(|buffer| buffer.panels = NOWHERE);
         self.seen.fill(false);
+        let shared = self.is_shared();
+        let mut equal = HashMap::new();
         for op in &self.ops {
             let Op::Linear(op) = op else { continue };
             let uses = &mut self.inputs[op.inputs.range()];
@@ -40,8 +52,20 @@ impl Program {
             for (input, weight) in uses.iter_mut().zip(&self.weights[op.weights.range()]) {
                 let slice = &mut self.slices[weight.0 as usize];
                 width = slice.rows;
-                slice.panels[FORWARD] = take(&mut weights, slice.cols, width);
-                slice.panels[BACKWARD] = take(&mut weights, width, slice.cols);
+                let earlier = equal.get(&slice.weights()).copied();
+                slice.packs = earlier.is_none();
+                slice.panels = earlier.unwrap_or_else(|| {
+                    let forward = take(&mut weights, slice.cols, width);
+                    // The networks of a shared program run forward only.
+                    if shared {
+                        equal.insert(slice.weights(), [forward, NOWHERE]);
+                        return [forward, NOWHERE];
+                    }
+                    [forward, take(&mut weights, width, slice.cols)]
+                });
+                if shared {
+                    continue;
+                }
                 let source = input.buffer.0 as usize;
                 input.packs = !std::mem::replace(&mut self.seen[source], true);
                 // The output of an earlier layer has its place, in the other of two arenas.
@@ -49,10 +73,13 @@ impl Program {
                     self.buffers[source].panels = take(&mut buffers, rows, slice.cols);
                 }
             }
-            self.buffers[op.pre.0 as usize].panels = take(&mut buffers, rows, width);
+            if !shared {
+                self.buffers[op.pre.0 as usize].panels = take(&mut buffers, rows, width);
+            }
         }
         self.panels_len = [weights, buffers];
     }
+
     /// Numbers that a step keeps in panels beside weights, values and gradients, at most, for the
     /// rows that the program was last placed for. A batch of one chunk keeps none.
     pub fn panel_numbers(&self) -> usize {

@@ -6,8 +6,9 @@
 //! the last, so that a training step over fresh paths allocates nothing.
 
 use crate::EngineError;
-use crate::ops::Op;
+use crate::ops::{Head, Op};
 use crate::params::ParamId;
+use crate::sharing::{Ends, Known};
 
 /// A virtual buffer of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,49 @@ pub(crate) struct Buffer {
     pub read: bool,
     /// Where its panels lie, for a factor of a fully connected layer's weight gradient.
     pub panels: usize,
+}
+
+impl Buffer {
+    /// Chooses the stride for `rows` rows; returns the buffer's elements, or nothing where they
+    /// cannot be addressed.
+    fn set_stride(&mut self, rows: usize, lists: &[(usize, usize)]) -> Option<usize> {
+        match self.extent {
+            Extent::Rows { width } => {
+                self.stride = crate::params::padded(width);
+                (width <= LARGEST_EXTENT).then(|| rows.checked_mul(self.stride)).flatten()
+            }
+            Extent::Fields { fields, dim } => {
+                // An odd number of cache lines from field to field: the fields of one row
+                // then spread over all sets of the first-level cache.
+                let lines = rows.checked_mul(dim).map(|elements| elements.div_ceil(16));
+                let stride = lines.and_then(|lines| (lines | 1).checked_mul(16));
+                self.stride = stride.unwrap_or(usize::MAX);
+                (fields.max(dim) <= LARGEST_EXTENT)
+                    .then(|| fields.checked_mul(self.stride))
+                    .flatten()
+            }
+            Extent::Jagged { list, dim } => {
+                // Whole cache lines, so that the next buffer starts on one.
+                let values = lists.get(list).map_or(0, |list| list.0);
+                let elements = values.checked_mul(dim).filter(|_| dim <= LARGEST_EXTENT);
+                let elements = elements.and_then(|n| n.checked_next_multiple_of(16));
+                self.stride = elements.unwrap_or(usize::MAX);
+                elements
+            }
+        }
+    }
+
+    /// Elements of `rows` rows; a list counts as if it had no values.
+    pub(crate) fn elements(&self, rows: usize) -> u64 {
+        let rows = rows as u64;
+        match self.extent {
+            Extent::Rows { width } => rows * crate::params::padded(width) as u64,
+            Extent::Fields { fields, dim } => {
+                fields as u64 * ((rows * dim as u64).div_ceil(16) | 1) * 16
+            }
+            Extent::Jagged { .. } => 0,
+        }
+    }
 }
 
 /// One use of a buffer by an operator.
@@ -100,6 +144,8 @@ pub(crate) struct WeightSlice {
     pub source: GradSource,
     /// Where the panels of its transpose and its own lie, for a fully connected layer's weights.
     pub panels: [usize; 2],
+    /// Whether they are laid out for this slice, and not for an earlier one of the same weights.
+    pub packs: bool,
 }
 
 /// Index of a [`WeightSlice`].
@@ -145,7 +191,12 @@ pub struct Program {
     placed_lists: Vec<(usize, usize)>,
     /// Scratch that depends on the lists.
     list_scratch_len: usize,
-    pub(crate) first_head_slice: usize,
+    /// Where the pools ended after the last operator.
+    pub(crate) ends: Ends,
+    /// Buffers that there were after each operator.
+    pub(crate) buffers_after: Vec<u32>,
+    /// The operators so far, where equal ones are not to be added again.
+    pub(crate) known: Option<Known>,
     pub(crate) seen: Vec<bool>,
 }
 
@@ -165,7 +216,9 @@ impl Program {
         self.partial_len = 0;
         self.grad_len = 0;
         self.scratch_len = 0;
-        self.first_head_slice = 0;
+        self.ends = Ends::default();
+        self.buffers_after.clear();
+        self.known = None;
         self.arena_len = 0;
         self.panels_len = [0; 2];
         self.placed = None;
@@ -185,6 +238,11 @@ impl Program {
     /// Operators, in order.
     pub fn ops(&self) -> &[Op] {
         &self.ops
+    }
+
+    /// The heads, in order.
+    pub(crate) fn heads(&self) -> impl DoubleEndedIterator<Item = &Head> {
+        self.ops.iter().filter_map(|op| if let Op::Head(head) = op { Some(head) } else { None })
     }
 
     /// What `buffer` holds.
@@ -296,6 +354,7 @@ impl Program {
             grad_stride,
             source,
             panels: [0; 2],
+            packs: true,
         });
         self.grad_len += (rows * grad_stride).next_multiple_of(16);
         id
@@ -325,36 +384,13 @@ impl Program {
         let mut offset = 0usize;
         for buffer in &mut self.buffers {
             buffer.offset = offset;
-            let end = match buffer.extent {
-                Extent::Rows { width } => {
-                    buffer.stride = crate::params::padded(width);
-                    (width <= LARGEST_EXTENT).then(|| rows.checked_mul(buffer.stride)).flatten()
-                }
-                Extent::Fields { fields, dim } => {
-                    // An odd number of cache lines from field to field: the fields of one row
-                    // then spread over all sets of the first-level cache.
-                    let lines = rows.checked_mul(dim).map(|elements| elements.div_ceil(16));
-                    let stride = lines.and_then(|lines| (lines | 1).checked_mul(16));
-                    buffer.stride = stride.unwrap_or(usize::MAX);
-                    (fields.max(dim) <= LARGEST_EXTENT)
-                        .then(|| fields.checked_mul(buffer.stride))
-                        .flatten()
-                }
-                Extent::Jagged { list, dim } => {
-                    // Whole cache lines, so that the next buffer starts on one.
-                    let values = lists.get(list).map_or(0, |list| list.0);
-                    let elements = values.checked_mul(dim).filter(|_| dim <= LARGEST_EXTENT);
-                    let elements = elements.and_then(|n| n.checked_next_multiple_of(16));
-                    buffer.stride = elements.unwrap_or(usize::MAX);
-                    elements
-                }
-            }
-            .and_then(|elements| elements.checked_add(offset));
+            let elements = buffer.set_stride(rows, lists);
+            let end = elements.and_then(|elements| elements.checked_add(offset));
             offset = end.ok_or_else(|| {
                 EngineError::Unfit(format!("{rows} rows of {:?} have no address", buffer.extent))
             })?;
         }
-        self.arena_len = offset;
+        self.arena_len = if self.is_shared() { self.place_compactly(rows) } else { offset };
         self.seen.clear();
         self.seen.resize(self.buffers.len(), false);
         for op in self.ops.iter().rev() {

@@ -1,10 +1,12 @@
 //! A path as a program.
 
-use palmette_engine::{BufferId, Epilogue, HeadInput, ParamId, Program};
+use palmette_engine::{BufferId, Epilogue, HeadInput, ParamId, ParamLayout, Program};
 use smallvec::{SmallVec, smallvec};
 
 use super::liveness::live_blocks;
-use super::network::{Affine, BlockParams, FieldLayer, Form, HEADS, Layer, MERGE_WIDTH, Network};
+use super::network::{
+    Affine, BlockParams, FieldLayer, Form, HEADS, HeadParams, Layer, MERGE_WIDTH, Network,
+};
 use super::{Block, BlockLiveness, DenseOp, EMBEDDING_DIM, Path, Set, SparseOp, projected_fields};
 
 /// A list that lies on the stack up to the size that seven blocks need: a fresh path is planned
@@ -34,6 +36,28 @@ impl Network {
     /// the order of the fields.
     pub fn build(&self, path: &Path, program: &mut Program) {
         program.clear();
+        self.compile(path, &self.head, program);
+    }
+
+    /// Writes one program for `paths`, which computes once what several of them compute; each has
+    /// a head of its own, in their order. Returns the parameters of the heads: for each path those
+    /// that [`Network::head_params`] lists.
+    pub fn build_group<'p>(
+        &self,
+        paths: impl IntoIterator<Item = &'p Path>,
+        program: &mut Program,
+    ) -> ParamLayout {
+        program.clear();
+        program.share();
+        let mut heads = ParamLayout::default();
+        for (index, path) in paths.into_iter().enumerate() {
+            let head = self.declare_head(index, &mut heads);
+            self.compile(path, &head, program);
+        }
+        heads
+    }
+
+    fn compile(&self, path: &Path, head: &HeadParams, program: &mut Program) {
         let d0 = program.dense_input(self.shape.dense);
         let s0 = program.embedding(0, self.shape.fields, EMBEDDING_DIM);
         let mut compiler = Compiler {
@@ -46,7 +70,7 @@ impl Network {
         for (i, live) in live_blocks(path).into_iter().enumerate() {
             compiler.block(&path.blocks[i], &self.blocks[i], live);
         }
-        compiler.head();
+        compiler.head(head);
     }
 }
 
@@ -293,8 +317,7 @@ impl Compiler<'_> {
         self.program.fields_from_rows(wide, EMBEDDING_DIM)
     }
 
-    fn head(&mut self) {
-        let head = &self.network.head;
+    fn head(&mut self, head: &HeadParams) {
         let last = self.path.blocks.len();
         let mut pieces = List::new();
         if let Some(dense) = self.dense[last] {

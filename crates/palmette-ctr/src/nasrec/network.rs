@@ -1,6 +1,6 @@
 //! Parameters of a NASRec network, shared (supernet) or its own (standalone).
 
-use palmette_engine::{Init, ParamId, ParamLayout};
+use palmette_engine::{EngineError, Init, ParamId, ParamLayout, ParamStore, Real};
 
 use super::{DenseOp, EMBEDDING_DIM, MERGE_FIELDS, NasRecConfig, Path, Set, Shape, SparseOp};
 use super::{liveness, projected_fields};
@@ -308,6 +308,40 @@ impl Network {
     pub fn head_params(&self) -> Vec<ParamId> {
         let head = &self.head;
         [head.dense, head.fields, head.bias].into_iter().chain(head.merge).collect()
+    }
+
+    /// Declares parameters of the head's shape in `layout`, in the order of [`Self::head_params`].
+    pub(super) fn declare_head(&self, index: usize, layout: &mut ParamLayout) -> HeadParams {
+        let mut copy = |id: ParamId| {
+            let spec = self.layout.spec(id);
+            layout.matrix(format!("{index}.{}", spec.name), spec.rows, spec.cols, spec.init)
+        };
+        let HeadParams { dense, fields, merge, bias } = self.head;
+        let (dense, fields, bias) = (copy(dense), copy(fields), copy(bias));
+        HeadParams { dense, fields, merge: merge.map(copy), bias }
+    }
+
+    /// Heads of a group that [`Network::build_group`] laid out, each with the
+    /// weights of this network's own head in `params`, and a fresh state of `slots` numbers beside
+    /// each.
+    ///
+    /// # Errors
+    /// When the system has not enough memory.
+    pub fn heads<T: Real>(
+        &self,
+        layout: ParamLayout,
+        params: &ParamStore<T>,
+        slots: usize,
+    ) -> Result<ParamStore<T>, EngineError> {
+        let mut heads = ParamStore::new(layout, 0, slots)?;
+        let copies: Vec<(ParamId, usize)> =
+            heads.layout().iter().map(|(id, spec)| (id, spec.rows)).collect();
+        for ((copy, rows), id) in copies.into_iter().zip(self.head_params().into_iter().cycle()) {
+            for row in 0..rows {
+                heads.row_mut(copy, row).copy_from_slice(params.row(id, row));
+            }
+        }
+        Ok(heads)
     }
 
     /// Dense inputs and fields.

@@ -114,7 +114,9 @@ impl FromIterator<usize> for Set {
 /// A *path* is a superset of a genotype: operators, left and right are sets
 /// whose outputs are summed, so that any-path and full-path training steps are
 /// paths too. In a genotype each of the four has exactly one member.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub struct Block {
     /// Dense operators, bits in the order of [`DenseOp::ALL`].
     pub dense_ops: Set,
@@ -181,7 +183,7 @@ impl Block {
 }
 
 /// A path through the supernet; a network when every block holds one operator a side.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Path {
     /// The blocks in order; the last one feeds the head.
     pub blocks: Vec<Block>,

@@ -8,16 +8,19 @@ killed continues from any saved step to the same bits.
 */
 
 mod batches;
+mod groups;
 mod numbers;
 mod progress;
 mod ranking;
+mod ranking_rows;
 mod standalone;
 mod supernet;
 
 pub use batches::{Batches, Order};
+pub use groups::{group_bytes, groups};
 pub use numbers::{Keeping, Numbers, Products, Storage, TableState};
 pub use progress::TrainingProgress;
-pub use ranking::{RankingSettings, RankingWeights, SubnetRanker};
+pub use ranking::{RankingSettings, RankingWeights, Scores, SubnetRanker};
 pub use standalone::{NetworkTraining, PREDICT_ROWS, TrainSettings, engine_lists, predict_rows};
 pub use supernet::{SupernetSettings, SupernetTraining};
 

@@ -1,15 +1,14 @@
 //! The score of a sub-network with weights from the supernet.
 
-use std::sync::Arc;
-
-use palmette_data::{Batch, Dataset, Split};
+use palmette_data::{Dataset, Split};
 use palmette_engine::{
-    Executor, Model, Optimizer, ParamId, ParamStore, Program, Schedule, Step, Trainable,
+    EngineError, Executor, Model, Optimizer, ParamStore, Program, Schedule, Step, Trainable,
 };
 use serde::{Deserialize, Serialize};
 
-use super::standalone::{PREDICT_ROWS, as_engine};
-use super::{Batches, Numbers, Order, TrainError};
+use super::ranking_rows::{RankingRows, WeightedSum};
+use super::standalone::as_engine;
+use super::{Batches, Numbers, Order, TrainError, groups};
 use crate::nasrec::{Network, Path};
 
 /// Which weights a candidate is scored with.
@@ -60,62 +59,40 @@ impl RankingSettings {
     fn optimizer(&self) -> Optimizer {
         Optimizer::Adagrad { epsilon: self.epsilon }
     }
+
+    /// Step `index` of `steps`.
+    fn step(&self, index: u64, steps: u64, trainable: Trainable) -> Step {
+        Step {
+            index,
+            learning_rate: Schedule::new(self.learning_rate, steps.max(1)).at(index),
+            optimizer: self.optimizer(),
+            clip_norm: Some(5.0),
+            trainable,
+        }
+    }
 }
 
 /// Scores paths by the log loss on validation rows, after a few steps on training rows.
 ///
-/// With shared weights everything but the head is frozen and the supernet's own head comes back
-/// after every path; with fresh weights the tables are frozen. Either way a score depends on
-/// nothing but the path, whatever was scored before it.
+/// With shared weights everything but the head is frozen, and every path starts from the supernet's
+/// own head; with fresh weights the tables are frozen. Either way a score depends on nothing but the
+/// path, whatever was scored before it or together with it.
 pub struct SubnetRanker<'a> {
     network: Network,
     model: Model<f32>,
-    head: Vec<(ParamId, Vec<Vec<f32>>)>,
-    dataset: &'a Dataset,
-    batches: Batches<'a>,
     settings: RankingSettings,
     seed: u64,
     numbers: Numbers,
     executor: Executor<f32>,
     program: Program,
-    batch: Batch,
-    rows: Vec<u32>,
-    labels: Vec<f32>,
-    weights: Vec<f64>,
-    decoded: Arc<Decoded>,
+    rows: RankingRows<'a>,
 }
 
-/// Rows that every candidate reads, decoded once for all rankers.
-#[derive(Default)]
-struct Decoded {
-    /// Batches of the first steps.
-    tuning: Vec<Batch>,
-    /// The first batches of validation rows.
-    validation: Vec<Batch>,
-}
+/// One a path: its validation log loss, or that it diverged.
+pub type Scores = Vec<Result<f64, EngineError>>;
 
 /// Bytes of decoded rows at most, of either kind; what is left out is decoded for every candidate.
 const DECODED_BYTES: usize = 512 << 20;
-
-/// Fills batches until they are `count` or hold `most` bytes.
-fn decode(
-    count: u64,
-    most: usize,
-    mut fill: impl FnMut(u64, &mut Batch) -> Result<(), TrainError>,
-) -> Result<Vec<Batch>, TrainError> {
-    let (mut batches, mut bytes) = (Vec::new(), 0);
-    for index in 0..count {
-        let mut batch = Batch::default();
-        fill(index, &mut batch)?;
-        let words = batch.dense.len() + batch.ids.len() + batch.labels.len() + batch.weights.len();
-        bytes += words * size_of::<f32>();
-        if bytes > most {
-            break;
-        }
-        batches.push(batch);
-    }
-    Ok(batches)
-}
 
 impl<'a> SubnetRanker<'a> {
     /// Takes over a trained supernet.
@@ -138,41 +115,11 @@ impl<'a> SubnetRanker<'a> {
             table_rows,
         )?;
         model.params.reset_state()?;
-        let head = network.head_params();
-        let head = head
-            .into_iter()
-            .map(|id| {
-                let rows = model.params.layout().spec(id).rows;
-                (id, (0..rows).map(|r| model.params.row(id, r).to_vec()).collect())
-            })
-            .collect();
-        let mut labels = dataset.labels(Split::Validation);
-        if labels.is_empty() {
-            return Err(TrainError::Empty("validation"));
-        }
-        if settings.validation_rows > 0 {
-            labels.truncate(settings.validation_rows);
-        }
-        let mut ranker = Self {
-            network,
-            model,
-            head,
-            dataset,
-            batches,
-            settings,
-            seed,
-            numbers,
-            executor: numbers.executor(),
-            program: Program::new(),
-            batch: Batch::default(),
-            rows: Vec::new(),
-            labels,
-            weights: Vec::new(),
-            decoded: Arc::default(),
-        };
-        ranker.keep_decoded(DECODED_BYTES)?;
-        ranker.weights = ranker.validation_weights()?;
-        Ok(ranker)
+        let mut rows = RankingRows::new(dataset, batches, settings.validation_rows)?;
+        rows.keep_decoded(settings.finetune_steps, DECODED_BYTES)?;
+        let executor = numbers.executor();
+        let program = Program::new();
+        Ok(Self { network, model, settings, seed, numbers, executor, program, rows })
     }
 
     /// A second ranker with the same weights, for another thread.
@@ -183,19 +130,12 @@ impl<'a> SubnetRanker<'a> {
         Ok(Self {
             network: self.network.clone(),
             model: self.model.try_clone()?,
-            head: self.head.clone(),
-            dataset: self.dataset,
-            batches: self.batches.clone(),
             settings: self.settings.clone(),
             seed: self.seed,
             numbers: self.numbers,
             executor: self.numbers.executor(),
             program: Program::new(),
-            batch: Batch::default(),
-            rows: Vec::new(),
-            labels: self.labels.clone(),
-            weights: self.weights.clone(),
-            decoded: Arc::clone(&self.decoded),
+            rows: self.rows.share(),
         })
     }
 
@@ -209,14 +149,14 @@ impl<'a> SubnetRanker<'a> {
     /// # Errors
     /// What reading the training rows reports.
     pub fn set_settings(&mut self, settings: RankingSettings) -> Result<(), TrainError> {
-        self.batches = Batches::new(
-            self.dataset,
+        self.rows.set_batches(Batches::new(
+            self.rows.dataset(),
             &[Split::Train],
             settings.batch_size,
             Order::Shuffled,
             self.seed,
-            self.batches.table_rows().to_vec(),
-        )?;
+            self.rows.table_rows().to_vec(),
+        )?);
         self.settings = settings;
         self.keep_decoded(DECODED_BYTES)
     }
@@ -227,22 +167,7 @@ impl<'a> SubnetRanker<'a> {
     /// # Errors
     /// What reading rows reports.
     pub fn keep_decoded(&mut self, bytes: usize) -> Result<(), TrainError> {
-        let mut rows = Vec::new();
-        let tuning = decode(self.settings.finetune_steps, bytes, |index, batch| {
-            self.batches.fill(index, &mut rows, batch)
-        })?;
-        let chunks = self.labels.len().div_ceil(PREDICT_ROWS) as u64;
-        let validation = decode(chunks, bytes, |index, batch| self.fill_validation(index, batch))?;
-        self.decoded = Arc::new(Decoded { tuning, validation });
-        Ok(())
-    }
-
-    /// Validation rows `index * PREDICT_ROWS ..`.
-    fn fill_validation(&self, index: u64, batch: &mut Batch) -> Result<(), TrainError> {
-        let start = index as usize * PREDICT_ROWS;
-        let rows = start..self.labels.len().min(start + PREDICT_ROWS);
-        let tables = self.batches.table_rows();
-        Ok(self.dataset.fill_range(Split::Validation, rows, tables, batch)?)
+        self.rows.keep_decoded(self.settings.finetune_steps, bytes)
     }
 
     /// Bytes that a copy of this ranker takes.
@@ -250,20 +175,13 @@ impl<'a> SubnetRanker<'a> {
         self.model.params.bytes() + self.model.tables.bytes()
     }
 
-    fn validation_weights(&mut self) -> Result<Vec<f64>, TrainError> {
-        let n = self.labels.len();
-        let mut weights = Vec::with_capacity(n);
-        for start in (0..n).step_by(8192) {
-            let rows = start..n.min(start + 8192);
-            self.dataset.fill_range(
-                Split::Validation,
-                rows,
-                self.batches.table_rows(),
-                &mut self.batch,
-            )?;
-            weights.extend(self.batch.weights.iter().map(|&w| f64::from(w)));
+    /// Which of `paths` are worth scoring together, as [`groups()`] says: with fresh weights none,
+    /// they have nothing in common.
+    pub fn groups(&self, paths: &[&Path], most: usize) -> Vec<Vec<usize>> {
+        match self.settings.weights {
+            RankingWeights::Shared => groups(&self.network, paths, self.settings.batch_size, most),
+            RankingWeights::Fresh => (0..paths.len()).map(|i| vec![i]).collect(),
         }
-        Ok(weights)
     }
 
     /// Validation log loss of a path.
@@ -278,83 +196,121 @@ impl<'a> SubnetRanker<'a> {
         weights: RankingWeights,
         finetune_steps: u64,
     ) -> Result<f64, TrainError> {
-        match weights {
-            RankingWeights::Shared => {
-                self.network.build(path, &mut self.program);
-                let outcome = self.tune_and_measure(finetune_steps, Trainable::Head);
-                self.restore_head()?;
-                outcome
-            }
+        let go_on = || true;
+        let scores = match weights {
+            RankingWeights::Shared => self.tune_heads(&[path], finetune_steps, &go_on)?,
             RankingWeights::Fresh => {
-                let own = Network::standalone(path, self.network.shape(), false);
-                own.build(path, &mut self.program);
-                let slots = self.settings.optimizer().state_slots();
-                let fresh = ParamStore::new(own.layout().clone(), self.seed, slots)?;
-                let shared = std::mem::replace(&mut self.model.params, fresh);
-                let outcome = self.tune_and_measure(finetune_steps, Trainable::Network);
-                self.model.params = shared;
-                outcome
+                self.train_fresh(path, finetune_steps, &go_on)?.map(|s| vec![s])
+            }
+        };
+        let score = scores.and_then(|mut scores| scores.pop());
+        Ok(score.unwrap_or_else(|| unreachable!("nobody ends it"))?)
+    }
+
+    /// Validation log losses of several paths; with shared weights, what they compute alike is
+    /// computed once a batch. Bit for bit those that each has alone.
+    ///
+    /// Asks before every batch whether to go on; `None` where the answer was no.
+    pub fn score_together(
+        &mut self,
+        paths: &[&Path],
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Scores>, TrainError> {
+        let steps = self.settings.finetune_steps;
+        match self.settings.weights {
+            RankingWeights::Shared => self.tune_heads(paths, steps, go_on),
+            RankingWeights::Fresh => {
+                paths.iter().map(|path| self.train_fresh(path, steps, go_on)).collect()
             }
         }
     }
 
-    fn tune_and_measure(
+    /// The supernet's weights, and a head for each path that starts as the supernet's.
+    fn tune_heads(
         &mut self,
-        finetune_steps: u64,
-        trainable: Trainable,
-    ) -> Result<f64, TrainError> {
-        let schedule = Schedule::new(self.settings.learning_rate, finetune_steps.max(1));
-        for index in 0..finetune_steps {
-            let batch = match self.decoded.tuning.get(index as usize) {
-                Some(batch) => batch,
-                None => {
-                    self.batches.fill(index, &mut self.rows, &mut self.batch)?;
-                    &self.batch
-                }
-            };
-            let step = Step {
-                index,
-                learning_rate: schedule.at(index),
-                optimizer: self.settings.optimizer(),
-                clip_norm: Some(5.0),
-                trainable,
-            };
-            let batch = as_engine(batch, &[]);
+        paths: &[&Path],
+        steps: u64,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Scores>, TrainError> {
+        let layout = self.network.build_group(paths.iter().copied(), &mut self.program);
+        let slots = self.settings.optimizer().state_slots();
+        let mut heads = self.network.heads(layout, &self.model.params, slots)?;
+        let mut scores: Scores = paths.iter().map(|_| Ok(f64::NAN)).collect();
+        let (model, program, executor) = (&self.model, &mut self.program, &mut self.executor);
+        for index in 0..steps {
+            if !go_on() {
+                return Ok(None);
+            }
+            let step = self.settings.step(index, steps, Trainable::Head);
+            let batch = as_engine(self.rows.tuning(index)?, &[]);
+            executor.tune_heads(model, &mut heads, program, &batch, &step, &mut scores)?;
+            if scores.iter().all(Result::is_err) {
+                return Ok(Some(scores));
+            }
+        }
+        let mut sums = vec![WeightedSum::default(); paths.len()];
+        for index in 0..self.rows.validation_batches() {
+            if !go_on() {
+                return Ok(None);
+            }
+            let batch = as_engine(self.rows.validation(index)?, &[]);
+            let rows = batch.rows;
+            let logits = executor.forward_heads(model, &heads, program, &batch)?;
+            for (sum, logits) in sums.iter_mut().zip(logits.chunks_exact(rows)) {
+                self.rows.add_losses(index, logits, sum);
+            }
+        }
+        for (score, sum) in scores.iter_mut().zip(sums) {
+            if let Ok(score) = score {
+                *score = sum.mean();
+            }
+        }
+        Ok(Some(scores))
+    }
+
+    /// Weights of the path's own over the supernet's tables.
+    fn train_fresh(
+        &mut self,
+        path: &Path,
+        steps: u64,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Result<f64, EngineError>>, TrainError> {
+        let own = Network::standalone(path, self.network.shape(), false);
+        own.build(path, &mut self.program);
+        let slots = self.settings.optimizer().state_slots();
+        let fresh = ParamStore::new(own.layout().clone(), self.seed, slots)?;
+        let shared = std::mem::replace(&mut self.model.params, fresh);
+        let outcome = self.train_and_measure(steps, go_on);
+        self.model.params = shared;
+        match outcome {
+            Ok(score) => Ok(score.map(Ok)),
+            Err(TrainError::Engine(error @ EngineError::Diverged { .. })) => Ok(Some(Err(error))),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn train_and_measure(
+        &mut self,
+        steps: u64,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<f64>, TrainError> {
+        for index in 0..steps {
+            if !go_on() {
+                return Ok(None);
+            }
+            let step = self.settings.step(index, steps, Trainable::Network);
+            let batch = as_engine(self.rows.tuning(index)?, &[]);
             self.executor.train_step(&mut self.model, &mut self.program, &batch, &step)?;
         }
-        let (mut sum, mut total) = (0.0, 0.0);
-        for index in 0..self.labels.len().div_ceil(PREDICT_ROWS) {
-            let known = Arc::clone(&self.decoded);
-            let batch = match known.validation.get(index) {
-                Some(batch) => batch,
-                None => {
-                    let mut batch = std::mem::take(&mut self.batch);
-                    self.fill_validation(index as u64, &mut batch)?;
-                    self.batch = batch;
-                    &self.batch
-                }
-            };
-            let input = as_engine(batch, &[]);
-            let logits = self.executor.forward(&self.model, &mut self.program, &input)?;
-            let from = index * PREDICT_ROWS;
-            for ((&logit, &label), &weight) in
-                logits.iter().zip(&self.labels[from..]).zip(&self.weights[from..])
-            {
-                let logit = f64::from(logit);
-                sum += weight * (crate::metrics::softplus(logit) - f64::from(label) * logit);
-                total += weight;
+        let mut sum = WeightedSum::default();
+        for index in 0..self.rows.validation_batches() {
+            if !go_on() {
+                return Ok(None);
             }
+            let batch = as_engine(self.rows.validation(index)?, &[]);
+            let logits = self.executor.forward(&self.model, &mut self.program, &batch)?;
+            self.rows.add_losses(index, logits, &mut sum);
         }
-        Ok(sum / total)
-    }
-
-    fn restore_head(&mut self) -> Result<(), TrainError> {
-        for (id, rows) in &self.head {
-            for (r, row) in rows.iter().enumerate() {
-                self.model.params.row_mut(*id, r).copy_from_slice(row);
-            }
-            self.model.params.reset_state_of(*id);
-        }
-        Ok(())
+        Ok(Some(sum.mean()))
     }
 }

@@ -1,5 +1,7 @@
 //! Phase one: chunks of rows run forward, loss and backward.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -7,12 +9,17 @@ use super::{Batch, CHUNK_ROWS, Executor, Model, Shared, Trainable};
 use crate::Real;
 use crate::chunk::{Chunk, slice_mut};
 use crate::clock::{Clock, kind};
-use crate::ops::Op;
+use crate::ops::{Head, Op};
+use crate::params::ParamStore;
 use crate::program::Program;
 
-/// All operators on one chunk; returns its part of the loss.
+/// All operators on one chunk, which leaves its part of each head's loss.
 pub struct RunChunk<'a, 'c, T> {
     chunk: &'a Chunk<'c, T>,
+    /// One a head.
+    losses: &'a mut [f64],
+    /// `[heads, rows]`, of all chunks.
+    logits: *mut T,
     mode: Mode,
     weight_sum: f64,
     clock: &'a Clock,
@@ -26,37 +33,56 @@ pub(super) enum Mode {
 }
 
 impl<T: Real> WithSimd for RunChunk<'_, '_, T> {
-    type Output = f64;
+    type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> f64 {
-        let ops = &self.chunk.program.ops;
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (ops, clock) = (&self.chunk.program.ops, self.clock);
+        let mut heads = 0;
         for op in ops {
-            let start = self.clock.start();
+            let start = clock.start();
             op.forward(simd, self.chunk);
-            self.clock.stop(start, kind(op.work()));
-        }
-        let Mode::Gradients(trainable) = self.mode else { return 0.0 };
-        let loss = logit_gradients(self.chunk, self.weight_sum);
-        match (trainable, ops.last()) {
-            (Trainable::Head, Some(Op::Head(head))) => head.weight_partials(self.chunk),
-            _ => {
-                for op in ops.iter().rev() {
-                    let start = self.clock.start();
-                    op.backward(simd, self.chunk);
-                    self.clock.stop(start, kind(op.work()));
+            clock.stop(start, kind(op.work()));
+            let Op::Head(head) = op else { continue };
+            // SAFETY: this chunk's rows of this head's logits.
+            unsafe {
+                copy_logits(self.chunk, head, self.logits.add(heads * self.chunk.batch.rows))
+            };
+            if let Mode::Gradients(trainable) = self.mode {
+                self.losses[heads] = logit_gradients(self.chunk, head, self.weight_sum);
+                if trainable == Trainable::Head {
+                    head.weight_partials(self.chunk);
                 }
             }
+            heads += 1;
         }
-        loss
+        if matches!(self.mode, Mode::Gradients(trainable) if trainable != Trainable::Head) {
+            for op in ops.iter().rev() {
+                let start = clock.start();
+                op.backward(simd, self.chunk);
+                clock.stop(start, kind(op.work()));
+            }
+        }
+    }
+}
+
+/// Puts this chunk's logits where those of all rows are wanted.
+///
+/// # Safety
+/// `logits` holds one element a row of the batch, and no other thread touches this chunk's.
+#[inline(always)]
+unsafe fn copy_logits<T: Real>(chunk: &Chunk<'_, T>, head: &Head, logits: *mut T) {
+    let (z, stride) = chunk.rows_of(head.out);
+    for r in 0..chunk.rows {
+        // SAFETY: row `r` of this chunk.
+        unsafe { *logits.add(chunk.first + r) = *z.add(r * stride) };
     }
 }
 
 /// Mean binary cross-entropy with logits: `loss = sum_r w_r (softplus(z_r) - y_r z_r) / sum w`,
 /// `dz_r = w_r (sigmoid(z_r) - y_r) / sum w`. Returns this chunk's part of the sum.
 #[inline(always)]
-fn logit_gradients<T: Real>(chunk: &Chunk<'_, T>, weight_sum: f64) -> f64 {
-    let Some(Op::Head(head)) = chunk.program.ops.last() else { return 0.0 };
+fn logit_gradients<T: Real>(chunk: &Chunk<'_, T>, head: &Head, weight_sum: f64) -> f64 {
     let (z, stride) = chunk.rows_of(head.out);
     let (dz, _) = chunk.row_grads_of(head.out);
     let mut loss = 0.0;
@@ -80,6 +106,7 @@ impl<T: Real> Executor<T> {
     pub(super) fn run_chunks(
         &mut self,
         model: &Model<T>,
+        head_params: &ParamStore<T>,
         program: &Program,
         batch: &Batch<'_, T>,
         mode: Mode,
@@ -95,46 +122,62 @@ impl<T: Real> Executor<T> {
         let backward = matches!(mode, Mode::Gradients(t) if t != Trainable::Head);
         let panels = self.panel_arenas(backward);
         let (arch, clock, precision) = (self.arch, &self.clock, self.precision);
-        let run = |(c, loss): (usize, &mut f64)| {
+        let (chunks, heads) = (self.chunks, program.heads().count());
+        let losses = Shared(self.losses.as_mut_ptr());
+        let logits = Shared(self.logits.as_mut_ptr());
+        // Chunk `c`, of which `thread` has the arenas where a thread has its own.
+        let run = |c: usize, thread: usize| {
             let first = c * CHUNK_ROWS;
-            // SAFETY: chunk `c` alone uses these partial sums and this scratch.
-            let (partials, scratch) = unsafe {
+            let (place, at, arena) = match program.is_shared() {
+                true => (thread, 0, thread * program.arena_len),
+                false => (c, first, 0),
+            };
+            // SAFETY: chunk `c` alone uses these partial sums and losses; it, or its thread, this
+            // scratch; and the arenas hold so much for each thread of a shared program.
+            let (partials, scratch, losses, values, grads) = unsafe {
                 let partials = partials.get().add(c * program.partial_len);
                 if mode != Mode::Forward {
                     slice_mut(partials, program.partial_len).fill(T::ZERO);
                 }
-                (partials, scratch.get().add(c * program.scratch()))
+                let scratch = scratch.get().add(place * program.scratch());
+                let losses = slice_mut(losses.get().add(c * heads), heads);
+                (partials, scratch, losses, values.get().add(arena), grads.get().add(arena))
             };
             let chunk = Chunk {
                 program,
                 params: &model.params,
+                heads: head_params,
                 tables: &model.tables,
                 batch,
-                values: values.get(),
-                grads: grads.get(),
+                values,
+                grads,
                 partials,
                 scratch,
                 first,
+                at,
                 rows: CHUNK_ROWS.min(batch.rows - first),
                 precision,
                 panels: panels.get(),
             };
-            *loss = T::run_chunk(arch, RunChunk { chunk: &chunk, mode, weight_sum, clock });
+            let logits = logits.get();
+            T::run_chunk(arch, RunChunk { chunk: &chunk, losses, logits, mode, weight_sum, clock });
         };
-        match &mut self.losses[..] {
+        match chunks {
             // Handing one chunk to another thread takes a tenth of a small prediction's time.
-            [loss] => run((0, loss)),
-            losses => losses.par_iter_mut().enumerate().with_max_len(1).for_each(run),
+            1 => run(0, 0),
+            _ => {
+                let next = AtomicUsize::new(0);
+                (0..self.threads).into_par_iter().with_max_len(1).for_each(|thread| {
+                    loop {
+                        let c = next.fetch_add(1, Ordering::Relaxed);
+                        if c >= chunks {
+                            break;
+                        }
+                        run(c, thread);
+                    }
+                });
+            }
         }
         weight_sum
-    }
-
-    pub(super) fn read_logits(&mut self, program: &Program, rows: usize) {
-        self.logits.clear();
-        if let Some(Op::Head(head)) = program.ops.last() {
-            let buffer = program.buffer(head.out);
-            let values = self.values.as_slice();
-            self.logits.extend((0..rows).map(|r| values[buffer.offset + r * buffer.stride]));
-        }
     }
 }

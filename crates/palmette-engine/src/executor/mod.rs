@@ -16,10 +16,12 @@
 //!    in the cache.
 
 mod chunks;
+mod heads;
 mod panels;
 mod tables;
 mod tiles;
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use pulp::Arch;
@@ -29,7 +31,7 @@ pub(crate) use tables::{SumRows, UpdateRows};
 pub(crate) use tiles::{GradTile, RunTile, UpdateTile};
 
 use crate::clock::{Clock, TimeSplit};
-use crate::fit::{Uses, check_forward, check_state};
+use crate::fit::{Uses, check_forward, check_single_head, check_state};
 use crate::matmul::Precision;
 use crate::memory::Zeroed;
 use crate::optimizer::{Optimizer, Rule};
@@ -138,8 +140,14 @@ pub struct Executor<T> {
     /// Panels of weights, values and gradients.
     panels: [Zeroed<T>; 3],
     layouts: Vec<panels::Layout>,
+    /// Chunks of the present batch, and how many run at a time.
+    chunks: usize,
+    threads: usize,
+    /// What each chunk adds to the loss of each head, `[chunks, heads]`.
     losses: Vec<f64>,
     tiles: Vec<Tile>,
+    /// Which of the tiles are those of each head, where heads alone are trained.
+    head_tiles: Vec<Range<usize>>,
     tile_squares: Vec<f64>,
     touched: Vec<TouchedRows<T>>,
     n_touched: usize,
@@ -164,6 +172,12 @@ impl<T> Shared<T> {
     }
 }
 
+/// What a gradient of this norm is multiplied by: PyTorch's `clip_grad_norm_`, whose 1e-6 is part of
+/// the published training.
+fn clipped<T: Real>(clip: f64, norm: f64) -> T {
+    T::from_f64((clip / (norm + 1e-6)).min(1.0))
+}
+
 impl<T: Real> Default for Executor<T> {
     fn default() -> Self {
         Self::new()
@@ -186,8 +200,11 @@ impl<T: Real> Executor<T> {
             scratch: empty(),
             panels: [empty(), empty(), empty()],
             layouts: Vec::new(),
+            chunks: 0,
+            threads: 0,
             losses: Vec::new(),
             tiles: Vec::new(),
+            head_tiles: Vec::new(),
             tile_squares: Vec::new(),
             touched: Vec::new(),
             n_touched: 0,
@@ -225,18 +242,29 @@ impl<T: Real> Executor<T> {
     /// Logits of a batch, `[rows]`.
     ///
     /// # Errors
-    /// A program, model and batch that do not fit, ids outside their tables, and memory.
+    /// A program with several heads; a program, model and batch that do not fit, ids outside their tables, and memory.
     pub fn forward(
         &mut self,
         model: &Model<T>,
         program: &mut Program,
         batch: &Batch<'_, T>,
     ) -> Result<&[T], EngineError> {
-        self.prepare(model, program, batch)?;
-        self.lay_out_weights(model, program, false)?;
-        self.run_chunks(model, program, batch, Mode::Forward);
-        self.read_logits(program, batch.rows);
+        check_single_head(program)?;
+        self.run_forward(model, &model.params, program, batch)?;
         Ok(&self.logits)
+    }
+
+    fn run_forward(
+        &mut self,
+        model: &Model<T>,
+        heads: &ParamStore<T>,
+        program: &mut Program,
+        batch: &Batch<'_, T>,
+    ) -> Result<(), EngineError> {
+        self.prepare(model, heads, program, batch)?;
+        self.lay_out_weights(model, program, false)?;
+        self.run_chunks(model, heads, program, batch, Mode::Forward);
+        Ok(())
     }
 
     /// One optimiser step; returns the mean loss before it.
@@ -253,13 +281,16 @@ impl<T: Real> Executor<T> {
         step: &Step,
     ) -> Result<f64, EngineError> {
         check_state(model, step.optimizer)?;
-        let loss = self.chunk_gradients(model, program, batch, step.trainable)?;
+        check_single_head(program)?;
+        let weight_sum =
+            self.chunk_gradients(model, &model.params, program, batch, step.trainable)?;
+        let loss = self.losses.iter().sum::<f64>() / weight_sum;
         if !loss.is_finite() {
             return Err(EngineError::Diverged { step: step.index, what: "loss" });
         }
         let rule = Rule::new(step.optimizer, step.learning_rate, step.index);
         // Nothing waits for the norm: tiles move while they are in the cache.
-        let at_once = step.clip_norm.is_none().then(|| Mover::new(model, rule));
+        let at_once = step.clip_norm.is_none().then(|| Mover::new(&mut model.params, rule));
         let squares = self.sums_over_chunks(model, program, batch, step.trainable, at_once);
         let norm = squares.sqrt();
         if !norm.is_finite() {
@@ -267,10 +298,10 @@ impl<T: Real> Executor<T> {
         }
         let mut scale = T::ONE;
         if let Some(clip) = step.clip_norm {
-            // PyTorch's clip_grad_norm_: the 1e-6 is part of the published training.
-            scale = T::from_f64((clip / (norm + 1e-6)).min(1.0));
-            let mover = Mover::new(model, rule);
-            self.update_tiles(model, program, mover, scale);
+            scale = clipped(clip, norm);
+            let mover = Mover::new(&mut model.params, rule);
+            let all = 0..self.tiles.len();
+            self.update_tiles(model.params.layout(), program, all, mover, scale);
         }
         self.update_rows(model, rule, step.index, scale);
         Ok(loss)
@@ -279,7 +310,8 @@ impl<T: Real> Executor<T> {
     /// Loss and squared gradient norm of a batch; the gradients stay in the executor.
     ///
     /// # Errors
-    /// A program, model and batch that do not fit, ids outside their tables, and memory.
+    /// A program with several heads; a program, model and batch that do not fit, ids outside their
+    /// tables, and memory.
     pub fn gradients(
         &mut self,
         model: &Model<T>,
@@ -287,24 +319,26 @@ impl<T: Real> Executor<T> {
         batch: &Batch<'_, T>,
         trainable: Trainable,
     ) -> Result<(f64, f64), EngineError> {
-        let loss = self.chunk_gradients(model, program, batch, trainable)?;
+        check_single_head(program)?;
+        let weight_sum = self.chunk_gradients(model, &model.params, program, batch, trainable)?;
+        let loss = self.losses.iter().sum::<f64>() / weight_sum;
         Ok((loss, self.sums_over_chunks(model, program, batch, trainable, None)))
     }
 
-    /// Phase one with all that comes before it; returns the loss.
+    /// Phase one with all that comes before it; leaves losses, and returns what they are divided by.
     fn chunk_gradients(
         &mut self,
         model: &Model<T>,
+        heads: &ParamStore<T>,
         program: &mut Program,
         batch: &Batch<'_, T>,
         trainable: Trainable,
     ) -> Result<f64, EngineError> {
-        self.prepare(model, program, batch)?;
+        self.prepare(model, heads, program, batch)?;
         self.uses.check_gradients(program, batch, trainable)?;
         self.weight_grads.reserve(program.grad_len)?;
         self.lay_out_weights(model, program, trainable != Trainable::Head)?;
-        let weight_sum = self.run_chunks(model, program, batch, Mode::Gradients(trainable));
-        Ok(self.losses.iter().sum::<f64>() / weight_sum)
+        Ok(self.run_chunks(model, heads, program, batch, Mode::Gradients(trainable)))
     }
 
     /// Phase two: gradients of weights and of table rows, and the sum of their squares. With `at_once`
@@ -317,11 +351,7 @@ impl<T: Real> Executor<T> {
         trainable: Trainable,
         at_once: Option<Mover<T>>,
     ) -> f64 {
-        let first_slice = match trainable {
-            Trainable::Everything | Trainable::Network => 0,
-            Trainable::Head => program.first_head_slice,
-        };
-        self.list_tiles(program, first_slice);
+        self.list_tiles(program, trainable);
         self.fill_weight_gradients(model, program, batch, trainable != Trainable::Head, at_once);
         self.n_touched = 0;
         if trainable == Trainable::Everything {
@@ -334,21 +364,32 @@ impl<T: Real> Executor<T> {
     fn prepare(
         &mut self,
         model: &Model<T>,
+        heads: &ParamStore<T>,
         program: &mut Program,
         batch: &Batch<'_, T>,
     ) -> Result<(), EngineError> {
-        check_forward(model, program, batch)?;
+        check_forward(model, heads, program, batch)?;
         let lists = || batch.lists.iter().map(JaggedIds::extent);
-        if !program.is_placed(batch.rows, lists()) {
-            program.place_lists(batch.rows, lists())?;
-        }
         let chunks = batch.rows.div_ceil(CHUNK_ROWS);
-        self.values.reserve(program.arena_len)?;
-        self.grads.reserve(program.arena_len)?;
+        let threads = chunks.min(rayon::current_num_threads());
+        // Outputs of the whole batch, or of a chunk for each thread; scratch of each chunk, or thread.
+        let (rows, arenas, scratches) = match program.is_shared() {
+            true => (batch.rows.min(CHUNK_ROWS), threads, threads),
+            false => (batch.rows, 1, chunks),
+        };
+        if !program.is_placed(rows, lists()) {
+            program.place_lists(rows, lists())?;
+        }
+        (self.chunks, self.threads) = (chunks, threads);
+        self.values.reserve(arenas * program.arena_len)?;
+        self.grads.reserve(arenas * program.arena_len)?;
         self.partials.reserve(chunks * program.partial_len)?;
-        self.scratch.reserve(chunks * program.scratch())?;
+        self.scratch.reserve(scratches * program.scratch())?;
+        let heads = program.heads().count();
         self.losses.clear();
-        self.losses.resize(chunks, 0.0);
+        self.losses.resize(chunks * heads, 0.0);
+        self.logits.clear();
+        self.logits.resize(heads * batch.rows, T::ZERO);
         Ok(())
     }
 

@@ -50,7 +50,7 @@ impl<T: Real> Executor<T> {
         program: &Program,
         backward: bool,
     ) -> Result<(), EngineError> {
-        if self.losses.len() < 2 {
+        if self.chunks < 2 {
             return Ok(());
         }
         let [weights, buffers] = program.panels_len;
@@ -65,6 +65,9 @@ impl<T: Real> Executor<T> {
             let uses = &program.inputs[op.inputs.range()];
             for (input, &slice) in uses.iter().zip(program.weights(op.weights)) {
                 let (_, rows, cols) = program.slice(slice);
+                if !program.weight_slice(slice).packs {
+                    continue;
+                }
                 for (direction, columns) in [(FORWARD, rows), (BACKWARD, cols)] {
                     if direction == FORWARD || backward && input.grad {
                         let firsts = (0..columns).step_by(GROUP * COLUMNS);
@@ -103,7 +106,7 @@ impl<T: Real> Executor<T> {
     /// Where chunks and tiles find panels.
     pub(super) fn panel_arenas(&mut self, backward: bool) -> SharedPanels<T> {
         let none = std::ptr::null_mut();
-        let exist = self.losses.len() > 1;
+        let exist = self.chunks > 1;
         let [weights, values, grads] = self
             .panels
             .each_mut()

@@ -1,18 +1,19 @@
 //! Phase two for dense weights: tiles of gradient slices, and their update.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Batch, Executor, Model, Shared, TILE_ROWS};
+use super::{Batch, Executor, Model, Shared, TILE_ROWS, Trainable};
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::lanes::sum_of_squares;
 use crate::matmul::COLUMNS;
 use crate::ops::Op;
 use crate::optimizer::Rule;
-use crate::params::{ParamLayout, ParamSpec};
+use crate::params::{ParamLayout, ParamSpec, ParamStore};
 use crate::program::{GradSource, Program, WeightSlice};
 
 /// A part of a weight slice: `rows` rows from `first`.
@@ -63,12 +64,12 @@ unsafe impl<T> Send for Mover<T> {}
 unsafe impl<T> Sync for Mover<T> {}
 
 impl<T: Real> Mover<T> {
-    pub fn new(model: &mut Model<T>, rule: Rule<T>) -> Self {
+    pub fn new(params: &mut ParamStore<T>, rule: Rule<T>) -> Self {
         let mut state = [std::ptr::null_mut(); 2];
-        for (slot, array) in state.iter_mut().zip(&mut model.params.state) {
+        for (slot, array) in state.iter_mut().zip(&mut params.state) {
             *slot = array.as_mut_slice().as_mut_ptr();
         }
-        Self { values: model.params.values.as_mut_slice().as_mut_ptr(), state, rule }
+        Self { values: params.values.as_mut_slice().as_mut_ptr(), state, rule }
     }
 
     /// Moves the tile's weights along `scale` times its gradient.
@@ -191,16 +192,31 @@ impl<T: Real> WithSimd for UpdateTile<'_, T> {
 }
 
 impl<T: Real> Executor<T> {
-    pub(super) fn list_tiles(&mut self, program: &Program, first_slice: usize) {
+    /// The tiles of all slices, or of the heads' alone: those of a head then follow one another.
+    pub(super) fn list_tiles(&mut self, program: &Program, trainable: Trainable) {
         self.tiles.clear();
-        for (i, slice) in program.slices.iter().enumerate().skip(first_slice) {
-            for first in (0..slice.rows).step_by(TILE_ROWS) {
-                let rows = TILE_ROWS.min(slice.rows - first) as u32;
-                self.tiles.push(Tile { slice: i as u32, first: first as u32, rows });
+        self.head_tiles.clear();
+        if trainable == Trainable::Head {
+            for head in program.heads() {
+                let first = self.tiles.len();
+                self.push_tiles(program, head.slices.range());
+                self.head_tiles.push(first..self.tiles.len());
             }
+        } else {
+            self.push_tiles(program, 0..program.slices.len());
         }
         self.tile_squares.clear();
         self.tile_squares.resize(self.tiles.len(), 0.0);
+    }
+
+    fn push_tiles(&mut self, program: &Program, slices: Range<usize>) {
+        for index in slices {
+            let slice = &program.slices[index];
+            for first in (0..slice.rows).step_by(TILE_ROWS) {
+                let rows = TILE_ROWS.min(slice.rows - first) as u32;
+                self.tiles.push(Tile { slice: index as u32, first: first as u32, rows });
+            }
+        }
     }
 
     pub(super) fn fill_weight_gradients(
@@ -216,13 +232,14 @@ impl<T: Real> Executor<T> {
         let grads = Shared(self.grads.as_mut_slice().as_mut_ptr());
         let partials = Shared(self.partials.as_mut_slice().as_mut_ptr());
         let weight_grads = Shared(self.weight_grads.as_mut_slice().as_mut_ptr());
-        let (arch, clock, chunks) = (self.arch, &self.clock, self.losses.len());
+        let (arch, clock, chunks) = (self.arch, &self.clock, self.chunks);
         let precision = self.precision;
         self.tiles.par_iter().zip(&mut self.tile_squares).with_max_len(1).for_each(
             |(&tile, squares)| {
                 let batch = Chunk {
                     program,
                     params: &model.params,
+                    heads: &model.params,
                     tables: &model.tables,
                     batch,
                     values: values.get(),
@@ -230,6 +247,7 @@ impl<T: Real> Executor<T> {
                     partials: partials.get(),
                     scratch: std::ptr::null_mut(),
                     first: 0,
+                    at: 0,
                     rows: batch.rows,
                     precision,
                     panels: panels.get(),
@@ -244,17 +262,18 @@ impl<T: Real> Executor<T> {
         );
     }
 
-    /// Moves all tiles.
+    /// Moves these tiles of parameters that are laid out as `params`.
     pub(super) fn update_tiles(
         &mut self,
-        model: &Model<T>,
+        params: &ParamLayout,
         program: &Program,
+        tiles: Range<usize>,
         mover: Mover<T>,
         scale: T,
     ) {
         let weight_grads = Shared(self.weight_grads.as_mut_slice().as_mut_ptr());
-        let (arch, clock, params) = (self.arch, &self.clock, model.params.layout());
-        self.tiles.par_iter().with_max_len(1).for_each(|&tile| {
+        let (arch, clock) = (self.arch, &self.clock);
+        self.tiles[tiles].par_iter().with_max_len(1).for_each(|&tile| {
             let weight_grads = weight_grads.get();
             let start = clock.start();
             T::update_tile(arch, UpdateTile { program, params, tile, weight_grads, mover, scale });

@@ -33,10 +33,10 @@ fn runs<T: Real>(
     let (count, skipped, y_len, x_len) = match yb.extent {
         Extent::Rows { width } => {
             let x_width = chunk.program.width(x).min(width);
-            (chunk.rows, [chunk.first * yb.stride, chunk.first * xb.stride], width, x_width)
+            (chunk.rows, [chunk.at * yb.stride, chunk.at * xb.stride], width, x_width)
         }
         Extent::Fields { fields, dim } => {
-            (fields, [chunk.first * dim; 2], chunk.rows * dim, chunk.rows * dim)
+            (fields, [chunk.at * dim; 2], chunk.rows * dim, chunk.rows * dim)
         }
         Extent::Jagged { dim, .. } => {
             let (start, len) = (chunk.first_vector(yb.extent) * dim, chunk.vectors(y) * dim);

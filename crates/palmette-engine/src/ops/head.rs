@@ -26,6 +26,8 @@ pub struct Head {
     pub(crate) inputs: Span,
     /// Start of the pieces in the program's weights; [`Head::pieces`] are parallel to the inputs.
     pub(crate) pieces: [Option<HeadPiece>; 8],
+    /// The weight slices of pieces and bias, of the head's own parameters.
+    pub(crate) slices: Span,
     /// Output.
     pub out: BufferId,
     /// b, if any.
@@ -57,7 +59,7 @@ impl Head {
     #[inline(always)]
     pub(crate) fn forward<T: Real, S: Simd>(&self, _: S, chunk: &Chunk<'_, T>) {
         let (out, out_stride) = chunk.rows_of(self.out);
-        let bias = self.bias.map_or(T::ZERO, |b| chunk.vector(b)[0]);
+        let bias = self.bias.map_or(T::ZERO, |b| chunk.vector_in(chunk.heads, b)[0]);
         for r in 0..chunk.rows {
             let mut logit = bias;
             for (input, piece) in
@@ -68,7 +70,7 @@ impl Head {
                     let x = unsafe { slice(chunk.values.add(run.0), run.1) };
                     logit += match piece {
                         HeadPiece::Trained(w) => {
-                            let w = chunk.weight(w);
+                            let w = chunk.weight_in(chunk.heads, w);
                             // SAFETY: row `f` of the weight slice.
                             dot(x, unsafe { slice(w.pointer.add(f * w.row), run.1) })
                         }
@@ -98,7 +100,7 @@ impl Head {
                     let dx = unsafe { slice_mut(chunk.grads.add(run.0), run.1) };
                     match piece {
                         HeadPiece::Trained(w) => {
-                            let w = chunk.weight(w);
+                            let w = chunk.weight_in(chunk.heads, w);
                             // SAFETY: row `f` of the weight slice.
                             let w = unsafe { slice(w.pointer.add(f * w.row), run.1) };
                             for (dx, &w) in dx.iter_mut().zip(w) {
@@ -149,7 +151,7 @@ fn for_each_run<T: Real>(
     mut each: impl FnMut(usize, (usize, usize)),
 ) {
     let b = chunk.program.buffer(buffer);
-    let row = chunk.first + r;
+    let row = chunk.at + r;
     // One call: a closure with several callers is not inlined, and loses the instruction set.
     let (count, start, stride, len) = match b.extent {
         Extent::Rows { width } => (1, b.offset + row * b.stride, 0, width),

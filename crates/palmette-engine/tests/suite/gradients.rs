@@ -20,7 +20,7 @@ pub(super) type Build =
 pub(super) struct Declared {
     pub(super) layout: ParamLayout,
     ids: Vec<ParamId>,
-    next: usize,
+    pub(super) next: usize,
 }
 
 impl Declared {

@@ -5,5 +5,6 @@ mod gradients;
 mod lists;
 mod oracle;
 mod precision;
+mod sharing;
 mod tables;
 mod wrong_programs;

@@ -10,6 +10,7 @@ use palmette::console::Console;
 Examples:
   palmette bench search nb201_all.parquet --seeds 300 -o bench/
   palmette bench ranking log --networks 100 --seeds 2
+  palmette bench generation mini
   palmette bench engine mlp dlrm-1m --peers target/peers-venv/bin/python
   palmette bench scaling -o docs/figures
 
@@ -25,6 +26,8 @@ enum What {
     Search(super::bench_search::Args),
     /// Compare a supernet's ranking of random networks with training each from scratch
     Ranking(super::bench_ranking::Args),
+    /// Show what candidates of one generation share, and time scoring them alone and together
+    Generation(super::bench_generation::Args),
     /// Time training steps, beside PyTorch's where there is one
     Engine(super::bench_engine::Args),
     /// Time matrix products alone, as shares of the multiply-add peak
@@ -43,6 +46,7 @@ pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
     match &args.what {
         What::Search(args) => super::bench_search::run(args, console),
         What::Ranking(args) => super::bench_ranking::run(args, console),
+        What::Generation(args) => super::bench_generation::run(args, console),
         What::Engine(args) => super::bench_engine::run(args, console),
         What::Products(args) => super::bench_engine::products::run(args, console),
         What::Scaling(args) => super::bench_engine::scaling::run(args, console),

@@ -8,6 +8,7 @@ use palmette::console::Console;
 
 pub mod bench;
 mod bench_engine;
+mod bench_generation;
 mod bench_ranking;
 mod bench_search;
 mod check_golden;

@@ -2,12 +2,15 @@
 
 use anyhow::{Result, bail};
 use palmette_cost::format_bytes;
-use palmette_ctr::nasrec::{EMBEDDING_DIM, Network, PathStrategy, supernet_path};
-use palmette_ctr::train::{PREDICT_ROWS, RankingWeights};
+use palmette_ctr::nasrec::{EMBEDDING_DIM, Network, Path, PathStrategy, supernet_path};
+use palmette_ctr::train::{PREDICT_ROWS, RankingWeights, group_bytes, groups};
 use palmette_data::Split;
 use palmette_engine::Program;
+use palmette_random::stream;
+use palmette_space::{Domain, Genotype};
 
 use super::plan::Plan;
+use super::ranking::siblings;
 use super::setup::Run;
 use super::trials::Contender;
 use super::workers::{table_bytes, trainings_at_a_time};
@@ -17,6 +20,9 @@ use crate::measured::{
 
 /// Paths whose largest arenas stand for those of a whole training.
 const PATHS: u64 = 200;
+/// Random networks whose children stand for all generations, and mutations of a child at most.
+const FAMILIES: usize = 24;
+const MUTATIONS: usize = 6;
 /// Most random networks that stand for those that a search will choose.
 const NETWORKS: usize = 32;
 
@@ -50,8 +56,9 @@ impl Run<'_, '_> {
             network.build(&path, &mut program);
             step = step.max(program.footprint(search.supernet.batch_size).of_step());
         }
-        let forward = self.scoring(plan, &network);
-        let copies = trainings_at_a_time(search.ranking.batch_size, model) as u64;
+        let copies = trainings_at_a_time(search.ranking.batch_size, model);
+        let forward = self.scoring(plan, &network, copies);
+        let copies = copies as u64;
         let columns = (1 + self.shape.dense + self.shape.fields) * size_of::<f32>();
         let decoded = (plan.validation_rows * columns) as u64
             + plan.finetune_steps * (search.ranking.batch_size * columns) as u64;
@@ -101,27 +108,49 @@ impl Run<'_, '_> {
         })
     }
 
-    /// Bytes of the arenas of the largest of the candidates that are scored, by random ones.
-    fn scoring(&self, plan: &Plan, network: &Network) -> u64 {
-        let ranking = &self.context.config.search.ranking;
+    /// Bytes of the arenas of the largest of the candidates that are scored, by random ones, or of
+    /// the largest group that is scored together.
+    fn scoring(&self, plan: &Plan, network: &Network, at_a_time: usize) -> u64 {
+        let search = &self.context.config.search;
+        let (weights, rows) = (search.ranking.weights, search.ranking.batch_size);
+        let scored_rows = plan.validation_rows.min(PREDICT_ROWS);
+        let genotypes = self.random_genotypes(plan.evaluations.min(PATHS as usize));
         let mut program = Program::new();
-        let mut most = 0;
-        for genotype in self.random_genotypes(plan.evaluations.min(PATHS as usize)) {
-            let path = self.space.nasrec().path(&genotype);
-            let tuned = match ranking.weights {
-                RankingWeights::Shared => {
-                    network.build(&path, &mut program);
-                    program.footprint(ranking.batch_size).of_prediction()
-                }
-                RankingWeights::Fresh => {
-                    Network::standalone(&path, self.shape, false).build(&path, &mut program);
-                    program.footprint(ranking.batch_size).of_step()
-                }
+        if weights == RankingWeights::Fresh {
+            let bytes = |genotype: &Genotype| {
+                let path = self.space.nasrec().path(genotype);
+                Network::standalone(&path, self.shape, false).build(&path, &mut program);
+                let trained = program.footprint(rows).of_step();
+                trained.max(program.footprint(scored_rows).of_prediction())
             };
-            let scored = program.footprint(plan.validation_rows.min(PREDICT_ROWS));
-            most = most.max(tuned).max(scored.of_prediction());
+            return genotypes.iter().map(bytes).max().unwrap_or(0);
+        }
+        let siblings = siblings(&search.strategy, plan.evaluations);
+        let mut families = self.families(&genotypes, siblings);
+        families.extend(genotypes.iter().map(|g| vec![self.space.nasrec().path(g)]));
+        let mut most = 0;
+        for family in &families {
+            let paths: Vec<&Path> = family.iter().collect();
+            for group in groups(network, &paths, rows, siblings.div_ceil(at_a_time)) {
+                network.build_group(group.iter().map(|&i| paths[i]), &mut program);
+                most = most.max(group_bytes(&program, rows, scored_rows));
+            }
         }
         most
+    }
+
+    /// Children of some of `parents`, `siblings` of each: of one mutation, of two and so on.
+    fn families(&self, parents: &[Genotype], siblings: usize) -> Vec<Vec<Path>> {
+        let family = |(index, parent): (usize, &Genotype)| {
+            let mut rng = stream(self.context.config.run.seed, "run/memory", index as u64);
+            let mut child = || {
+                let child = (0..=index % MUTATIONS)
+                    .fold(parent.clone(), |child, _| self.space.mutate(&child, &mut rng));
+                self.space.nasrec().path(&child)
+            };
+            (0..siblings).map(|_| child()).collect()
+        };
+        parents.iter().take(FAMILIES).enumerate().map(family).collect()
     }
 
     /// Networks that stand for those that are trained from scratch, as many random ones, and every

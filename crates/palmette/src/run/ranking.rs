@@ -1,11 +1,13 @@
 //! The supernet's training, and the scores of candidates that its weights give.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use palmette_ctr::nasrec::Path;
 use palmette_ctr::train::{
-    Batches, RankingSettings, SubnetRanker, SupernetTraining, TrainError, nasrec_tables,
+    Batches, RankingSettings, SubnetRanker, SupernetTraining, nasrec_tables,
 };
 use palmette_data::Split;
 use palmette_engine::EngineError;
@@ -16,7 +18,7 @@ use palmette_search::{
 use palmette_space::Genotype;
 use serde::{Deserialize, Serialize};
 
-use super::context::RunContext;
+use super::context::{RunContext, Stopped};
 use super::plan::Plan;
 use super::setup::Run;
 use super::store::RunStore;
@@ -29,17 +31,26 @@ const MOST_AT_ONCE: usize = 32;
 /// Neighbours, or a predictor's candidates, that are scored side by side.
 const PENDING: usize = 4;
 
+/// The schedule of an evolution over so many evaluations.
+fn evolution(evaluations: usize) -> EvolutionConfig {
+    let published = EvolutionConfig::published();
+    let is_published = evaluations == published.evaluations();
+    if is_published { published } else { EvolutionConfig::for_budget(evaluations) }
+}
+
+/// The most candidates that have a parent in common and are scored together.
+pub(super) fn siblings(strategy: &str, evaluations: usize) -> usize {
+    match strategy {
+        "evolution" => evolution(evaluations).children,
+        "predictor-guided" | "local-search" => PENDING,
+        _ => 1,
+    }
+}
+
 /// The strategy that a configuration names, planned for `evaluations`.
 fn strategy(name: &str, evaluations: usize, seed: u64) -> Result<Box<dyn Strategy>> {
     Ok(match name {
-        "evolution" => {
-            let settings = if evaluations == EvolutionConfig::published().evaluations() {
-                EvolutionConfig::published()
-            } else {
-                EvolutionConfig::for_budget(evaluations)
-            };
-            Box::new(RegularisedEvolution::new(settings, seed)?)
-        }
+        "evolution" => Box::new(RegularisedEvolution::new(evolution(evaluations), seed)?),
         "predictor-guided" => {
             let settings = GuidedConfig { batch: PENDING, ..GuidedConfig::default() };
             Box::new(PredictorGuided::new(settings, seed)?)
@@ -132,8 +143,9 @@ impl<'c> Run<'_, 'c> {
         Ok(SubnetRanker::new(network, model, dataset, tables, ranking, numbers, seed)?)
     }
 
-    /// Scores of candidates, from the journal or else measured now, several at a time where the
-    /// batches are small.
+    /// Scores of candidates, from the journal or else measured now: in groups that share what they
+    /// compute alike, several at a time where the batches are small. The journal has them in the
+    /// order of the candidates, whatever their groups.
     fn score(
         &self,
         store: &mut RunStore,
@@ -153,30 +165,39 @@ impl<'c> Run<'_, 'c> {
             rankers.push(ranker);
         }
         let at_a_time = rankers.len();
+        let paths: Vec<Path> = open.iter().map(|(_, g)| self.space.nasrec().path(g)).collect();
+        let paths: Vec<&Path> = paths.iter().collect();
+        let groups = rankers.last().map_or_else(Vec::new, |ranker| {
+            // Not one group where others would wait for it.
+            ranker.groups(&paths, open.len().div_ceil(at_a_time))
+        });
         let idle = Mutex::new(std::mem::take(rankers));
         let lock = || idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (mut waiting, mut next) = (BTreeMap::new(), 0);
         in_order(
-            &open,
+            &groups,
             at_a_time,
-            |(_, genotype)| {
-                self.context.stop.check()?;
+            |group| {
+                let stop = &self.context.stop;
                 let begin = Instant::now();
                 let mut ranker = lock().pop().context("more workers than rankers")?;
-                let path = self.space.nasrec().path(genotype);
-                let score = ranker.score(&path);
+                let members: Vec<&Path> = group.iter().map(|&i| paths[i]).collect();
+                let scores = ranker.score_together(&members, &|| !stop.is_set());
                 lock().push(ranker);
-                let score = match score {
-                    Ok(score) => Some(score).filter(|s| s.is_finite()),
-                    Err(TrainError::Engine(EngineError::Diverged { .. })) => None,
-                    Err(error) => return Err(error.into()),
-                };
-                let sheet = self.space.sheet(genotype);
-                let (macs, params) = (sheet.macs, sheet.params);
-                Ok((Ranked { genotype: genotype.clone(), score, macs, params }, begin.elapsed()))
+                let Some(scores) = scores? else { bail!(Stopped) };
+                Ok((scores, begin.elapsed() / group.len() as u32))
             },
-            |i, (ranked, took)| {
-                let result = serde_json::to_value(ranked)?;
-                store.append("score", &open[i].0, result, took.as_secs_f64()).map(drop)
+            |group, (scores, took)| {
+                waiting.extend(
+                    groups[group].iter().copied().zip(scores.into_iter().map(|s| (s, took))),
+                );
+                while let Some((score, took)) = waiting.remove(&next) {
+                    let (id, genotype) = open[next];
+                    let result = serde_json::to_value(self.ranked(genotype, score)?)?;
+                    store.append("score", id, result, took.as_secs_f64())?;
+                    next += 1;
+                }
+                Ok(())
             },
         )?;
         *rankers = idle.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -192,6 +213,17 @@ impl<'c> Run<'_, 'c> {
             Ok(ranked)
         };
         candidates.iter().map(recorded).collect()
+    }
+
+    /// A candidate with what its scoring came to: none where it diverged.
+    fn ranked(&self, genotype: &Genotype, score: Result<f64, EngineError>) -> Result<Ranked> {
+        let score = match score {
+            Ok(score) => Some(score).filter(|s| s.is_finite()),
+            Err(EngineError::Diverged { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let sheet = self.space.sheet(genotype);
+        Ok(Ranked { genotype: genotype.clone(), score, macs: sheet.macs, params: sheet.params })
     }
 
     /// Suggest, score, observe; a strategy that is asked again from the start with the journal's

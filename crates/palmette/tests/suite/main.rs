@@ -2,6 +2,7 @@
 //! of tests compiles the engine again.
 
 mod bench_engine;
+mod bench_generation;
 mod bench_ranking;
 mod bench_search;
 mod check_golden;
@@ -23,5 +24,5 @@ mod python;
 mod repro;
 mod runs;
 mod search;
-mod shared_blocks;
+mod siblings;
 mod support;

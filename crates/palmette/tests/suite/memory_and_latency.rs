@@ -86,6 +86,40 @@ fn the_peak_of_a_search_is_foretold() {
     assert!((0.97..1.25).contains(&ratio), "{memory} for {}", peak("final"));
 }
 
+/// The arenas of neighbours that are scored together are counted, at the largest of many groups.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_peak_of_a_ranking_in_groups_is_foretold() {
+    let place = Place::prepared();
+    let settings = [
+        "--set",
+        "space.dense_widths=[256, 512]",
+        "--set",
+        "space.blocks=4",
+        "--set",
+        "search.strategy=local-search",
+        "--set",
+        "search.ranking.batch_size=1024",
+        "--set",
+        "search.supernet.batch_size=16",
+        "--set",
+        "search.supernet.warmup_steps=0",
+    ];
+    let plan = ["search", "dataset", "--config", "search.toml", "--dry-run"];
+    let memory = place.json(&[&plan[..], &settings].concat());
+    let ranking = memory["ranking"].as_array().unwrap().iter();
+    let ranking: f64 = ranking.map(|part| part["bytes"].as_f64().unwrap()).sum();
+    let other = memory["program"].as_f64().unwrap() + memory["pages"].as_f64().unwrap();
+    succeed(&search(&place, "groups", &settings));
+    let journal = place.read("runs/groups/journal.jsonl");
+    let events = journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let scores = events.filter(|event| event["event"] == "score");
+    let peak = scores.map(|event| event["time"]["peak_memory"].as_f64().unwrap());
+    let peak = peak.fold(0.0, f64::max);
+    let ratio = (ranking + other) / peak;
+    assert!((0.9..1.25).contains(&ratio), "{memory} for {peak}");
+}
+
 #[test]
 fn a_search_that_cannot_fit_is_refused_before_it_starts() {
     let place = place_with_large_tables();

@@ -4,7 +4,7 @@
 mod agreement;
 pub mod candidates;
 mod case;
-mod compare;
+pub(super) mod compare;
 mod describe;
 pub mod memory;
 mod peak;
