@@ -8,6 +8,7 @@
 
 use super::{
     Block, BlockLiveness, DenseOp, EMBEDDING_DIM, MERGE_FIELDS, Path, Shape, SparseOp, liveness,
+    liveness::live_blocks,
 };
 
 const E: u64 = EMBEDDING_DIM as u64;
@@ -86,7 +87,7 @@ pub fn supernet_macs(path: &Path, shape: Shape) -> u64 {
 
 /// Multiply-accumulates and parameters of the live part, counted in one pass.
 pub(crate) fn live_size(path: &Path, shape: Shape) -> (u64, u64) {
-    let size = standalone(path, shape, &liveness(path));
+    let size = standalone(path, shape, &live_blocks(path));
     (size.macs, size.params)
 }
 

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::{
     DenseOp, EMBEDDING_DIM, LatencyBound, NasRecSpace, Path, Set, Shape, SparseOp, canonical,
-    canonical_key, cost::live_size, latency_counts, liveness, space::GENES,
+    canonical_key, cost::live_size, latency_counts, liveness, liveness::live_blocks, space::GENES,
 };
 
 /// Limits that no network of the space can meet.
@@ -112,12 +112,15 @@ impl LimitedSpace {
 
     /// Sum over violated limits of value / limit - 1.
     fn excess(&self, genotype: &Genotype) -> f64 {
-        let path = self.space.path(genotype);
-        let counted = self.limits.excess(&self.sheet_of(&path));
+        self.excess_of(&self.space.path(genotype))
+    }
+
+    fn excess_of(&self, path: &Path) -> f64 {
+        let counted = self.limits.excess(&self.sheet_of(path));
         if self.latency.is_empty() {
             return counted;
         }
-        let counts = latency_counts(&path, self.shape);
+        let counts = latency_counts(path, self.shape);
         counted + self.latency.iter().map(|bound| bound.excess(&counts)).sum::<f64>()
     }
 
@@ -277,23 +280,34 @@ impl Domain for LimitedSpace {
     /// helps any more the answer is the cheapest network.
     fn repair(&self, genotype: &Genotype, rng: &mut ChaCha8Rng) -> Option<Genotype> {
         let mut genotype = genotype.clone();
-        let mut excess = self.excess(&genotype);
+        let mut path = self.space.path(&genotype);
+        let mut excess = self.excess_of(&path);
+        let mut live = live_blocks(&path);
         let mut order: Vec<usize> = (0..genotype.genes().len()).collect();
         while excess > 0.0 {
             rng.shuffle(&mut order);
             let mut improved = false;
             for &position in &order {
                 let Some(gene) = self.shrink(genotype.genes(), position, rng) else { continue };
+                let index = position / GENES;
+                if live[index].is_dead() {
+                    // Nothing in a block that nobody reads makes a network cheaper.
+                    continue;
+                }
                 let old = std::mem::replace(&mut genotype.genes_mut()[position], gene);
-                let now = self.excess(&genotype);
+                let block = self.space.block(&genotype.genes()[index * GENES..][..GENES]);
+                let old_block = std::mem::replace(&mut path.blocks[index], block);
+                let now = self.excess_of(&path);
                 if now < excess {
                     excess = now;
                     improved = true;
+                    live = live_blocks(&path);
                     if excess == 0.0 {
                         break;
                     }
                 } else {
                     genotype.genes_mut()[position] = old;
+                    path.blocks[index] = old_block;
                 }
             }
             if !improved {
@@ -368,6 +382,31 @@ mod tests {
                 assert_eq!(space.repair(&genotype, &mut again).unwrap(), repaired);
             }
             assert!(keys.len() > 250, "{limits}: {} of 300", keys.len());
+        }
+    }
+
+    /// Repair counts nothing again for a gene of a dead block.
+    #[test]
+    fn no_gene_of_a_dead_block_changes_the_cost() {
+        for operators in [Operators::Full, Operators::FullWithZeros] {
+            let space = limited(operators, "macs=8k").unwrap();
+            let mut dead = 0;
+            for i in 0..200 {
+                let mut rng = stream(7, "test/dead", i);
+                let genotype = space.sample(&mut rng);
+                let live = live_blocks(&space.space.path(&genotype));
+                for position in 0..genotype.genes().len() {
+                    let gene = space.shrink(genotype.genes(), position, &mut rng);
+                    let (Some(gene), true) = (gene, live[position / GENES].is_dead()) else {
+                        continue;
+                    };
+                    let mut other = genotype.clone();
+                    other.genes_mut()[position] = gene;
+                    assert_eq!(space.sheet(&other), space.sheet(&genotype), "{position}");
+                    dead += 1;
+                }
+            }
+            assert!(dead > 500, "{dead}");
         }
     }
 

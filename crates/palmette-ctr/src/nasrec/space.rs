@@ -123,8 +123,14 @@ impl NasRecSpace {
 
     /// The path of a genotype.
     pub fn path(&self, genotype: &Genotype) -> Path {
+        let blocks = genotype.genes().chunks_exact(GENES).map(|genes| self.block(genes));
+        Path { blocks: blocks.collect() }
+    }
+
+    /// The block of its genes.
+    pub(super) fn block(&self, g: &[u32]) -> Block {
         let config = &self.config;
-        let blocks = genotype.genes().chunks_exact(GENES).map(|g| Block {
+        Block {
             dense_ops: Set::only(config.operators.dense()[g[0] as usize] as usize),
             sparse_ops: Set::only(config.operators.sparse()[g[1] as usize] as usize),
             dense_sources: Set(g[2]),
@@ -135,8 +141,7 @@ impl NasRecSpace {
             sparse_width: config.sparse_widths[g[7] as usize],
             dense_to_sparse: g[8] == 1,
             sparse_to_dense: g[9] == 1,
-        });
-        Path { blocks: blocks.collect() }
+        }
     }
 
     /// A random candidate: source counts uniform in 1..=min(m, max), everything else uniform.

@@ -3,8 +3,9 @@
 //! AVX512-BF16 multiplies pairs of neighbouring terms: an element of a register
 //! holds terms `2 p` and `2 p + 1` of one row or column, and one instruction adds
 //! both products to sixteen sums. Operands are rounded to nearest even while they
-//! are copied into pairs, A as 128 rows by 512 pairs, B as panels of 48 columns; factors that come
-//! in panels already ([`lay_out_panel`]) are read where they are.
+//! are copied into pairs, A as 128 rows by 512 pairs, B as panels of 48 columns, which the first
+//! tile makes where B's columns are contiguous; factors that come in panels already
+//! ([`lay_out_panel`]) are read where they are.
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
@@ -23,8 +24,9 @@ const ROWS: usize = 128;
 const A_ROW: usize = A_PAIRS + BLOCK;
 /// Elements from pair to pair where the copy of A has the rows of a pair together.
 const A_PAIR: usize = ROWS + BLOCK;
-/// Pairs of terms of one pass of sums of registers, and elements from row to row of its copies.
-const DOT_PAIRS: usize = 1024;
+/// Pairs of terms of one pass of sums of registers: a tile's eight rows are three quarters of a
+/// first-level cache. And elements from row to row of its copies.
+const DOT_PAIRS: usize = 768;
 const DOT_ROW: usize = DOT_PAIRS + BLOCK;
 /// Rows of a tile.
 const TILE: usize = 8;
@@ -108,37 +110,54 @@ unsafe fn multiply(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
 
 /// [`multiply`] for factors whose terms are contiguous in both: see [`dot`].
 ///
+/// The factor with fewer rows (columns, of B) is rounded whole for a pass, the other a part at a
+/// time. Both come from beyond the second-level cache and are asked for while tiles multiply.
+///
 /// # Safety
 /// As for [`product`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn multiply_dot(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
+unsafe fn multiply_dot(p: Product<f32>, held_copy: *mut u32, copy: *mut u32) {
     let [m, n, k] = p.shape;
-    for first in (0..m).step_by(ROWS) {
-        let rows = ROWS.min(m - first);
+    let (a, b) = ((p.a.pointer, p.a.row), (p.b.pointer, p.b.col));
+    let ([held, streamed], [held_count, count], c_steps) = match m < n {
+        true => ([a, b], [m, n], [p.c.1, 1]),
+        false => ([b, a], [n, m], [1, p.c.1]),
+    };
+    for first in (0..held_count).step_by(ROWS) {
+        let rows = ROWS.min(held_count - first);
         for start in (0..k).step_by(2 * DOT_PAIRS) {
             let terms = k.min(start + 2 * DOT_PAIRS) - start;
-            // SAFETY: these rows and terms lie within A and B, these columns within B and C; the
-            // copies have room for them.
+            // SAFETY: these rows and terms lie within A and B, these sums within C; the copies
+            // have room for them.
             unsafe {
-                let place = p.a.pointer.add(first * p.a.row + start);
-                pair_rows((place, p.a.row), [rows, terms], (a_copy, DOT_ROW));
-                for (j, columns) in dot::parts(n) {
-                    let place = p.b.pointer.add(j * p.b.col + start);
-                    pair_rows((place, p.b.col), [columns, terms], (b_copy, DOT_ROW));
-                    for (i, rows) in dot::parts(rows) {
+                let place = held.0.add(first * held.1 + start);
+                pair_rows((place, held.1), [rows, terms], (held_copy, DOT_ROW));
+                let mut tile = 0;
+                for (j, columns) in dot::parts(count) {
+                    for (t, (i, rows_of_tile)) in dot::parts(rows).enumerate() {
+                        // A row of the next part, and one of the next pass.
+                        let part = (j + columns + t.min(dot::TILE - 1)).min(count - 1);
+                        let pass = first + tile.min(rows - 1);
                         let ends = Ends {
-                            registers: terms.div_ceil(2 * BLOCK),
-                            a: a_copy.add(i * DOT_ROW),
-                            b: b_copy,
-                            c: (p.c.0.add((first + i) * p.c.1 + j), p.c.1),
+                            terms,
+                            a: held_copy.add(i * DOT_ROW),
+                            b: copy,
+                            source: (streamed.0.add(j * streamed.1 + start), streamed.1),
+                            c: p.c.0.add((first + i) * c_steps[0] + j * c_steps[1]),
+                            c_steps,
                             accumulate: p.accumulate || start > 0,
+                            next: [
+                                streamed.0.wrapping_add(part * streamed.1 + start),
+                                held.0.wrapping_add(pass * held.1 + start + 2 * DOT_PAIRS),
+                            ],
                         };
-                        match rows {
-                            1 => dot_rows::<1>(ends, columns),
-                            2 => dot_rows::<2>(ends, columns),
-                            3 => dot_rows::<3>(ends, columns),
-                            _ => dot_rows::<4>(ends, columns),
+                        match rows_of_tile {
+                            1 => dot_rows::<1>(&ends, columns, t == 0),
+                            2 => dot_rows::<2>(&ends, columns, t == 0),
+                            3 => dot_rows::<3>(&ends, columns, t == 0),
+                            _ => dot_rows::<4>(&ends, columns, t == 0),
                         }
+                        tile += 1;
                     }
                 }
             }
@@ -147,38 +166,62 @@ unsafe fn multiply_dot(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
 }
 
 /// Where the rows of a tile of [`multiply_dot`] begin.
-#[derive(Clone, Copy)]
 struct Ends {
-    registers: usize,
+    terms: usize,
     a: *const u32,
-    b: *const u32,
-    c: (*mut f32, usize),
+    b: *mut u32,
+    /// What the first tile rounds into `b`, and elements from row to row.
+    source: (*const f32, usize),
+    c: *mut f32,
+    /// Elements of C from one row of `a`, and of `b`, to the next.
+    c_steps: [usize; 2],
     accumulate: bool,
+    /// Terms that are rounded later.
+    next: [*const f32; 2],
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn dot_rows<const M: usize>(ends: Ends, columns: usize) {
+unsafe fn dot_rows<const M: usize>(ends: &Ends, columns: usize, round: bool) {
     // SAFETY: passed on to the caller.
     unsafe {
-        match columns {
-            1 => dot_tile::<M, 1>(ends),
-            2 => dot_tile::<M, 2>(ends),
-            3 => dot_tile::<M, 3>(ends),
-            _ => dot_tile::<M, 4>(ends),
+        match (columns, round) {
+            (1, true) => dot_tile::<M, 1, true>(ends),
+            (1, false) => dot_tile::<M, 1, false>(ends),
+            (2, true) => dot_tile::<M, 2, true>(ends),
+            (2, false) => dot_tile::<M, 2, false>(ends),
+            (3, true) => dot_tile::<M, 3, true>(ends),
+            (3, false) => dot_tile::<M, 3, false>(ends),
+            (_, true) => dot_tile::<M, 4, true>(ends),
+            (_, false) => dot_tile::<M, 4, false>(ends),
         }
     }
 }
 
-/// `M` rows by `N` columns, each sum in a register of its own.
+/// `M` rows by `N` columns, each sum in a register of its own; under `ROUND` the columns are
+/// rounded on the way.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline(never)]
-unsafe fn dot_tile<const M: usize, const N: usize>(ends: Ends) {
+unsafe fn dot_tile<const M: usize, const N: usize, const ROUND: bool>(ends: &Ends) {
     let mut sums = [[_mm512_setzero_ps(); N]; M];
-    for pair in (0..ends.registers * BLOCK).step_by(BLOCK) {
+    for pair in (0..ends.terms.div_ceil(2)).step_by(BLOCK) {
+        for next in ends.next {
+            for line in 0..2 {
+                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(2 * pair + line * BLOCK).cast());
+            }
+        }
         let mut columns = [_mm512_setzero_si512(); N];
         for j in 0..N {
-            // SAFETY: copies are whole registers.
-            columns[j] = unsafe { _mm512_load_si512(ends.b.add(j * DOT_ROW + pair).cast()) };
+            // SAFETY: copies are whole registers; these terms of row `j` of the source.
+            unsafe {
+                let place = ends.b.add(j * DOT_ROW + pair).cast();
+                if ROUND {
+                    let source = ends.source.0.add(j * ends.source.1 + 2 * pair);
+                    columns[j] = pairs_of(source, ends.terms - 2 * pair);
+                    _mm512_store_si512(place, columns[j]);
+                } else {
+                    columns[j] = _mm512_load_si512(place);
+                }
+            }
         }
         for i in 0..M {
             // SAFETY: as above.
@@ -200,7 +243,7 @@ unsafe fn dot_tile<const M: usize, const N: usize>(ends: Ends) {
     for i in 0..M {
         for j in 0..N {
             // SAFETY: element `(i, j)` of the tile of C.
-            let place = unsafe { &mut *ends.c.0.add(i * ends.c.1 + j) };
+            let place = unsafe { &mut *ends.c.add(i * ends.c_steps[0] + j * ends.c_steps[1]) };
             let sum = totals[i * N + j];
             *place = if ends.accumulate { *place + sum } else { sum };
         }
@@ -233,28 +276,31 @@ unsafe fn columns(
             let count = terms.min(end - term);
             // SAFETY: as the caller promises.
             unsafe {
-                let b = match p.panels[1] {
+                let place = p.b.pointer.wrapping_add(term * p.b.row + column * p.b.col);
+                let (b, source) = match p.panels[1] {
                     Some(panels) => {
-                        panels.from(column).pointer.cast::<u32>().add(term / 2 * COLUMNS)
+                        let start = panels.from(column).pointer.cast::<u32>();
+                        (start.add(term / 2 * COLUMNS).cast_mut(), None)
                     }
+                    None if p.b.col == 1 => (b_copy, Some((place, p.b.row))),
                     None => {
-                        let place = p.b.pointer.add(term * p.b.row + column * p.b.col);
-                        lay_out_panel(Strided { pointer: place, ..p.b }, [count, columns], b_copy);
-                        b_copy.cast_const()
+                        pair_columns((place, p.b.col), [count, columns], b_copy);
+                        (b_copy, None)
                     }
                 };
                 let a = a.later((term - start) / 2);
                 let panel = Panel {
-                    pairs: count.div_ceil(2),
+                    terms: count,
                     b,
+                    source,
                     c: (c.0.add(column), c.1),
                     last: live_lanes(columns),
                     accumulate: p.accumulate || term > 0,
                 };
                 match columns.div_ceil(BLOCK) {
-                    1 => tiles::<1>(rows, panel, a),
-                    2 => tiles::<2>(rows, panel, a),
-                    _ => tiles::<3>(rows, panel, a),
+                    1 => tiles::<1>(rows, &panel, a),
+                    2 => tiles::<2>(rows, &panel, a),
+                    _ => tiles::<3>(rows, &panel, a),
                 }
             }
             term += terms;
@@ -285,10 +331,12 @@ fn live_lanes(count: usize) -> __mmask16 {
 }
 
 /// What all tiles of one panel of columns share.
-#[derive(Clone, Copy)]
 struct Panel {
-    pairs: usize,
-    b: *const u32,
+    terms: usize,
+    /// The panel in pairs of terms.
+    b: *mut u32,
+    /// What the first tile rounds into the panel: the first term, and elements from term to term.
+    source: Option<(*const f32, usize)>,
     c: (*mut f32, usize),
     last: __mmask16,
     accumulate: bool,
@@ -296,39 +344,73 @@ struct Panel {
 
 /// All rows of a pass against one panel, in tiles of nearly equal height.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn tiles<const V: usize>(rows: usize, panel: Panel, a: Rows<u32>) {
-    let count = rows.div_ceil(TILE);
-    for t in 0..count {
+unsafe fn tiles<const V: usize>(rows: usize, panel: &Panel, a: Rows<u32>) {
+    for t in 0..rows.div_ceil(TILE) {
         let (first, end) = a.tile(t, rows, TILE);
+        let source = panel.source.filter(|_| t == 0);
         // SAFETY: rows `first .. end` of A and C.
         unsafe {
-            let a = a.from(first);
-            let panel = Panel { c: (panel.c.0.add(first * panel.c.1), panel.c.1), ..panel };
-            match end - first {
-                1 => tile::<1, V>(panel, a),
-                2 => tile::<2, V>(panel, a),
-                3 => tile::<3, V>(panel, a),
-                4 => tile::<4, V>(panel, a),
-                5 => tile::<5, V>(panel, a),
-                6 => tile::<6, V>(panel, a),
-                7 => tile::<7, V>(panel, a),
-                _ => tile::<8, V>(panel, a),
+            let (a, c) = (a.from(first), panel.c.0.add(first * panel.c.1));
+            match source {
+                Some(source) => tile_of::<V, true>(end - first, panel, a, c, source),
+                None => tile_of::<V, false>(end - first, panel, a, c, (std::ptr::null(), 0)),
             }
         }
     }
 }
 
-/// `M` rows by `V` registers of columns.
+/// [`tile`] of `rows` rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+unsafe fn tile_of<const V: usize, const ROUND: bool>(
+    rows: usize,
+    panel: &Panel,
+    a: Strided<*const u32>,
+    c: *mut f32,
+    source: (*const f32, usize),
+) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        match rows {
+            1 => tile::<1, V, ROUND>(panel, a, c, source),
+            2 => tile::<2, V, ROUND>(panel, a, c, source),
+            3 => tile::<3, V, ROUND>(panel, a, c, source),
+            4 => tile::<4, V, ROUND>(panel, a, c, source),
+            5 => tile::<5, V, ROUND>(panel, a, c, source),
+            6 => tile::<6, V, ROUND>(panel, a, c, source),
+            7 => tile::<7, V, ROUND>(panel, a, c, source),
+            _ => tile::<8, V, ROUND>(panel, a, c, source),
+        }
+    }
+}
+
+/// `M` rows by `V` registers of columns. Under `ROUND` the panel is made on the way, between
+/// multiply-adds that hide it.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[inline(never)]
-unsafe fn tile<const M: usize, const V: usize>(panel: Panel, a: Strided<*const u32>) {
+unsafe fn tile<const M: usize, const V: usize, const ROUND: bool>(
+    panel: &Panel,
+    a: Strided<*const u32>,
+    c: *mut f32,
+    (mut term, stride): (*const f32, usize),
+) {
     let mut sums = [[_mm512_setzero_ps(); V]; M];
     let (mut a_pair, mut b_pair) = (a.pointer, panel.b);
-    for _ in 0..panel.pairs {
+    for pair in 0..panel.terms.div_ceil(2) {
         let mut b = [_mm512_setzero_si512(); V];
-        for v in 0..V {
-            // SAFETY: the panel has whole registers of this pair.
-            b[v] = unsafe { _mm512_load_si512(b_pair.add(v * BLOCK).cast()) };
+        // SAFETY: the panel has whole registers of this pair, the source these columns.
+        unsafe {
+            if ROUND {
+                b = pair_of_terms::<V>((term, stride), 2 * pair + 1 < panel.terms, panel.last);
+                term = term.wrapping_add(2 * stride);
+            }
+            for v in 0..V {
+                let place = b_pair.add(v * BLOCK).cast();
+                match ROUND {
+                    true => _mm512_store_si512(place, b[v]),
+                    false => b[v] = _mm512_load_si512(place),
+                }
+            }
         }
         for r in 0..M {
             // SAFETY: row `r` of this pair.
@@ -345,7 +427,7 @@ unsafe fn tile<const M: usize, const V: usize>(panel: Panel, a: Strided<*const u
             let live = if v + 1 == V { panel.last } else { u16::MAX };
             // SAFETY: these columns of row `r` of C.
             unsafe {
-                let place = panel.c.0.add(r * panel.c.1 + v * BLOCK);
+                let place = c.add(r * panel.c.1 + v * BLOCK);
                 let mut sum = sums[r][v];
                 if panel.accumulate {
                     sum = _mm512_add_ps(_mm512_maskz_loadu_ps(live, place), sum);
@@ -379,6 +461,7 @@ pub(crate) unsafe fn lay_out_panel(
 
 /// Sixteen pairs of the 32 elements from `source`, of which `live` exist.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
 unsafe fn pairs_of(source: *const f32, live: usize) -> __m512i {
     // SAFETY: only elements that exist are read.
     unsafe {
@@ -404,12 +487,18 @@ unsafe fn pair_rows(
     [rows, terms]: [usize; 2],
     (target, target_stride): (*mut u32, usize),
 ) {
+    let whole = terms / (2 * BLOCK) * (2 * BLOCK);
     for r in 0..rows {
-        for term in (0..terms).step_by(2 * BLOCK) {
-            // SAFETY: elements of row `r`; a row of the target has whole registers.
-            unsafe {
-                let pairs = pairs_of(source.add(r * stride + term), terms - term);
-                _mm512_store_si512(target.add(r * target_stride + term / 2).cast(), pairs);
+        // SAFETY: elements of row `r`; a row of the target has whole registers.
+        unsafe {
+            let (from, to) = (source.add(r * stride), target.add(r * target_stride));
+            for term in (0..whole).step_by(2 * BLOCK) {
+                let pairs = pairs_of(from.add(term), 2 * BLOCK);
+                _mm512_store_si512(to.add(term / 2).cast(), pairs);
+            }
+            if whole < terms {
+                let pairs = pairs_of(from.add(whole), terms - whole);
+                _mm512_store_si512(to.add(whole / 2).cast(), pairs);
             }
         }
     }
@@ -427,6 +516,52 @@ unsafe fn interleave(
     [terms, width]: [usize; 2],
     (target, target_stride): (*mut u32, usize),
 ) {
+    for column in (0..width).step_by(COLUMNS) {
+        let columns = COLUMNS.min(width - column);
+        // SAFETY: these columns.
+        unsafe {
+            let source = (source.add(column), source_stride);
+            let target = (target.add(column), target_stride);
+            match columns.div_ceil(BLOCK) {
+                1 => interleave_columns::<1>(source, [terms, columns], target),
+                2 => interleave_columns::<2>(source, [terms, columns], target),
+                _ => interleave_columns::<3>(source, [terms, columns], target),
+            }
+        }
+    }
+}
+
+/// [`interleave`] for `V` registers of columns.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn interleave_columns<const V: usize>(
+    (mut source, source_stride): (*const f32, usize),
+    [terms, columns]: [usize; 2],
+    (mut target, target_stride): (*mut u32, usize),
+) {
+    let last = live_lanes(columns);
+    for pair in 0..terms.div_ceil(2) {
+        // SAFETY: these columns of two terms; whole registers are written.
+        unsafe {
+            let both = 2 * pair + 1 < terms;
+            let pairs = pair_of_terms::<V>((source, source_stride), both, last);
+            for (v, pairs) in pairs.into_iter().enumerate() {
+                _mm512_storeu_si512(target.add(v * BLOCK).cast(), pairs);
+            }
+        }
+        source = source.wrapping_add(2 * source_stride);
+        target = target.wrapping_add(target_stride);
+    }
+}
+
+/// `V` registers of pairs of a term and the next, if there is one: the columns from `source`, of
+/// which `last` are live in the last register.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[inline]
+unsafe fn pair_of_terms<const V: usize>(
+    (source, stride): (*const f32, usize),
+    both: bool,
+    last: __mmask16,
+) -> [__m512i; V] {
     // Alternately an element of the lower and of the upper half.
     let order = _mm512_add_epi32(
         _mm512_set1_epi32(16 << 16),
@@ -435,24 +570,19 @@ unsafe fn interleave(
             _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
         ),
     );
-    for term in (0..terms).step_by(2) {
-        for i in (0..width).step_by(BLOCK) {
-            let live = if i + BLOCK <= width { u16::MAX } else { live_lanes(width) };
-            // SAFETY: only elements that exist are read; whole registers are written.
-            unsafe {
-                let place = source.add(term * source_stride + i);
-                let even = _mm512_maskz_loadu_ps(live, place);
-                let odd = if term + 1 < terms {
-                    _mm512_maskz_loadu_ps(live, place.add(source_stride))
-                } else {
-                    _mm512_setzero_ps()
-                };
-                let halves = as_bits(_mm512_cvtne2ps_pbh(odd, even));
-                let pairs = _mm512_permutexvar_epi16(order, halves);
-                _mm512_storeu_si512(target.add(term / 2 * target_stride + i).cast(), pairs);
-            }
+    let odd = if both { source.wrapping_add(stride) } else { source };
+    let mut pairs = [_mm512_setzero_si512(); V];
+    for v in 0..V {
+        let live = if v + 1 == V { last } else { u16::MAX };
+        // SAFETY: only elements that exist are read.
+        unsafe {
+            let low = _mm512_maskz_loadu_ps(live, source.add(v * BLOCK));
+            let high = _mm512_maskz_loadu_ps(if both { live } else { 0 }, odd.add(v * BLOCK));
+            let halves = as_bits(_mm512_cvtne2ps_pbh(high, low));
+            pairs[v] = _mm512_permutexvar_epi16(order, halves);
         }
     }
+    pairs
 }
 
 /// Pairs of columns whose terms are contiguous: `target[p][j] = (source[j][2p], source[j][2p + 1])`.

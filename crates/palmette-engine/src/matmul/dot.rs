@@ -24,8 +24,7 @@ pub(super) fn suits<T>(p: &Product<T>) -> bool {
 /// many, or the rows so few that a copy of B would cost more than they do.
 #[inline(always)]
 pub(super) fn suits_registers<T>(p: &Product<T>) -> bool {
-    let [m, n, k] = p.shape;
-    let few_rows = p.a.col == 1 && p.b.row == 1 && m < TILE && n >= WIDE && k >= WIDE;
+    let few_rows = p.a.col == 1 && p.b.row == 1 && p.shape[0] < TILE;
     suits(p) || few_rows
 }
 

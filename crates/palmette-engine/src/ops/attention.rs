@@ -4,7 +4,9 @@ use pulp::Simd;
 
 use crate::Real;
 use crate::chunk::Chunk;
-use crate::ops::panel::{Panel, Rows};
+use crate::ops::attend::{UNSHIFTED, attend_all, largest_score};
+use crate::ops::attention_row::RowAttention;
+use crate::ops::panel::{Panel, Rows, one_by_one};
 use crate::program::{BufferId, Program, Span};
 use crate::simd::BLOCK;
 
@@ -26,10 +28,6 @@ pub struct AttentionCore {
     /// Heads.
     pub heads: usize,
 }
-
-/// Scores below this (in powers of two) need no shift: 2^32 and its reciprocal leave f32 room
-/// for any sum over fields and any gradient.
-const UNSHIFTED: f64 = 32.0;
 
 /// One head's first channel in each panel.
 type HeadPanels<T, const N: usize> = [Panel<T>; N];
@@ -110,6 +108,25 @@ impl AttentionCore {
         let scale = T::from_f64(std::f64::consts::LOG2_E / (D as f64).sqrt());
         for first in (0..chunk.rows).step_by(BLOCK) {
             let count = BLOCK.min(chunk.rows - first);
+            if one_by_one(count, fields) {
+                for lane in 0..count {
+                    let tensors = [sources[0], sources[1], sources[2], out];
+                    // SAFETY: row `first + lane` of this chunk, whose statistics lie between those
+                    // of its block.
+                    simd.vectorize(unsafe {
+                        let row = (first + lane) * dim;
+                        let stats = kept.0.add(first * 2 * self.heads + lane);
+                        RowAttention::<T, S, D> {
+                            simd,
+                            shape: [fields, dim],
+                            tensors: tensors.map(|(start, stride)| (start.add(row), stride)),
+                            stats: (stats, [kept.1, count]),
+                            scratch: chunk.scratch,
+                        }
+                    });
+                }
+                continue;
+            }
             for (source, panel) in sources.into_iter().zip(panels) {
                 Self::rows(source, (fields, dim), first, count).load(simd, panel, 0);
             }
@@ -118,20 +135,9 @@ impl AttentionCore {
                 let stats = Panel { data: stats.at(2 * head, 0), fields };
                 let [q, k, v, o] =
                     [0, 1, 2, 3].map(|i| Panel { data: panels[i].at(head * D, 0), fields });
-                let bounded = largest_score::<T, D>(q, k) < UNSHIFTED;
-                for lane in (0..BLOCK).step_by(T::width::<S>()) {
-                    // SAFETY: all panels have these channels, fields and rows.
-                    unsafe {
-                        let mut i = 0;
-                        while i + 2 <= fields {
-                            attend::<T, S, D, 2>(simd, [q, k, v, o], stats, i, lane, bounded);
-                            i += 2;
-                        }
-                        if i < fields {
-                            attend::<T, S, D, 1>(simd, [q, k, v, o], stats, i, lane, bounded);
-                        }
-                    }
-                }
+                let bounded = largest_score::<T, D>(q, |c| k.largest(c)) < UNSHIFTED;
+                // SAFETY: all panels have these channels, fields and rows.
+                unsafe { attend_all::<T, S, _, D>(simd, [q, o], [k, v], stats, bounded) };
             }
             Self::rows(out, (fields, dim), first, count).store(simd, o, 0, T::ONE, false);
             Self::rows(kept, (fields, 2 * self.heads), first, count).copy_lanes(stats, false);
@@ -208,87 +214,6 @@ impl AttentionCore {
                     let factor = T::from_f64(factors[j]);
                     rows(targets[j]).store(simd, panel, 0, factor, uses[j].accumulate);
                 }
-            }
-        }
-    }
-}
-
-/// A bound of all scores of one head: `sum_c max_i |q_ic| max_j |k_jc|` over all sixteen rows.
-#[inline(always)]
-fn largest_score<T: Real, const D: usize>(q: Panel<T>, k: Panel<T>) -> f64 {
-    let mut bound = 0.0;
-    for c in 0..D {
-        bound += q.largest(c) * k.largest(c);
-    }
-    bound
-}
-
-/// `B` queries from `i` against all keys, for a register of rows from `lane`.
-///
-/// # Safety
-/// The panels must have `D` channels (two in `stats`) and hold no other thread's data.
-#[inline(always)]
-unsafe fn attend<T: Real, S: Simd, const D: usize, const B: usize>(
-    simd: S,
-    [q, k, v, o]: HeadPanels<T, 4>,
-    stats: Panel<T>,
-    i: usize,
-    lane: usize,
-    bounded: bool,
-) {
-    let zero = T::splat(simd, T::ZERO);
-    let mut queries = [[zero; B]; D];
-    for c in 0..D {
-        for b in 0..B {
-            queries[c][b] = q.get(simd, c, i + b, lane);
-        }
-    }
-    let mut shifts = [zero; B];
-    if !bounded {
-        let mut largest = [T::splat(simd, T::from_f64(f64::NEG_INFINITY)); B];
-        for j in 0..k.fields {
-            for b in 0..B {
-                let mut s = zero;
-                for c in 0..D {
-                    s = T::fma(simd, queries[c][b], k.get(simd, c, j, lane), s);
-                }
-                largest[b] = T::larger(simd, largest[b], s);
-            }
-        }
-        for b in 0..B {
-            shifts[b] = T::minus(simd, zero, largest[b]);
-        }
-    }
-    let mut sums = [zero; B];
-    let mut weighted = [[zero; B]; D];
-    for j in 0..k.fields {
-        let mut e = shifts;
-        for c in 0..D {
-            let key = k.get(simd, c, j, lane);
-            for b in 0..B {
-                e[b] = T::fma(simd, queries[c][b], key, e[b]);
-            }
-        }
-        for b in 0..B {
-            e[b] = T::exp2(simd, e[b]);
-            sums[b] = T::plus(simd, sums[b], e[b]);
-        }
-        for c in 0..D {
-            let value = v.get(simd, c, j, lane);
-            for b in 0..B {
-                weighted[c][b] = T::fma(simd, e[b], value, weighted[c][b]);
-            }
-        }
-    }
-    for b in 0..B {
-        let inverse = T::over(simd, T::splat(simd, T::ONE), sums[b]);
-        // SAFETY: as the caller promises.
-        unsafe {
-            T::store(simd, stats.at(0, i + b).add(lane), shifts[b]);
-            T::store(simd, stats.at(1, i + b).add(lane), inverse);
-            for c in 0..D {
-                let mean = T::times(simd, weighted[c][b], inverse);
-                T::store(simd, o.at(c, i + b).add(lane), mean);
             }
         }
     }

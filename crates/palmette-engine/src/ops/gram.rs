@@ -3,8 +3,9 @@
 use pulp::Simd;
 
 use crate::Real;
-use crate::chunk::Chunk;
-use crate::ops::panel::{Panel, Rows};
+use crate::chunk::{Chunk, slice, slice_mut};
+use crate::ops::gram_row::RowGram;
+use crate::ops::panel::{Panel, Rows, one_by_one};
 use crate::program::{BufferId, Program, Span};
 use crate::simd::BLOCK;
 
@@ -102,6 +103,22 @@ impl Gram {
         }
     }
 
+    /// Copies all vectors of one row, one behind the other.
+    #[inline(always)]
+    fn line_up<T: Real>(&self, chunk: &Chunk<'_, T>, mut target: *mut T, row: usize) {
+        for j in 0..self.inputs.range().len() {
+            let rows = self.rows(chunk, j, false, row, 1);
+            for f in 0..rows.fields {
+                // SAFETY: field `f` of the input; the scratch has room for all vectors.
+                unsafe {
+                    let vector = slice(rows.first.add(f * rows.field_stride), self.dim);
+                    slice_mut(target, self.dim).copy_from_slice(vector);
+                    target = target.add(self.dim);
+                }
+            }
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn forward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         let (vectors, dim) = (self.vectors, self.dim);
@@ -110,6 +127,20 @@ impl Gram {
         let width = vectors * (vectors - 1) / 2;
         for first in (0..chunk.rows).step_by(BLOCK) {
             let count = BLOCK.min(chunk.rows - first);
+            if one_by_one(count, vectors) {
+                for row in first..first + count {
+                    self.line_up(chunk, t.data, row);
+                    // SAFETY: row `row` of the output; the scratch holds the vectors and the panel.
+                    let (vectors_of_row, out) = unsafe { (t.data, out.add(row * out_stride)) };
+                    simd.vectorize(RowGram {
+                        simd,
+                        shape: [vectors, dim],
+                        vectors: vectors_of_row,
+                        out,
+                    });
+                }
+                continue;
+            }
             self.stack(simd, chunk, t, first, count);
             for lane in (0..BLOCK).step_by(T::width::<S>()) {
                 for i in (0..vectors).step_by(TILE) {
@@ -168,11 +199,11 @@ impl Gram {
 }
 
 /// Vectors of a register tile: 4 x 4 sums, 4 + 4 operands.
-const TILE: usize = 4;
+pub(super) const TILE: usize = 4;
 
 /// Place of the pair (i, j), j < i.
 #[inline(always)]
-fn pair(i: usize, j: usize) -> usize {
+pub(super) fn pair(i: usize, j: usize) -> usize {
     i * (i - 1) / 2 + j
 }
 

@@ -1,11 +1,14 @@
 //! The operators, one file each: formula, shapes, forward, backward, cost.
 
 mod add;
+mod attend;
 mod attention;
+mod attention_row;
 mod embedding;
 mod field_mix;
 mod gate;
 mod gram;
+mod gram_row;
 mod head;
 mod jagged_attention;
 mod jagged_embedding;

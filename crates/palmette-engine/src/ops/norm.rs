@@ -96,8 +96,8 @@ impl AddNorm {
         let (a, a_stride) = chunk.fields_of(uses[0].buffer, dim);
         let (b, b_stride) = chunk.fields_of(uses[1].buffer, dim);
         let (sum, sum_stride) = chunk.fields_of(self.pre, dim);
-        let (y, y_stride) = chunk.fields_of(self.out, dim);
-        let (stats, stats_stride) = chunk.fields_of(self.norm.stats, 2);
+        let (out, out_stride) = chunk.fields_of(self.out, dim);
+        let (kept, kept_stride) = chunk.fields_of(self.norm.stats, 2);
         let (scale, shift) = (chunk.vector(self.norm.scale), chunk.vector(self.norm.shift));
         for f in 0..fields {
             // SAFETY: this chunk's rows of one field in each buffer.
@@ -106,8 +106,8 @@ impl AddNorm {
                     slice(a.add(f * a_stride), rows * dim),
                     slice(b.add(f * b_stride), rows * dim),
                     slice_mut(sum.add(f * sum_stride), rows * dim),
-                    slice_mut(y.add(f * y_stride), rows * dim),
-                    slice_mut(stats.add(f * stats_stride), rows * 2),
+                    slice_mut(out.add(f * out_stride), rows * dim),
+                    slice_mut(kept.add(f * kept_stride), rows * 2),
                 )
             };
             for ((x, &a), &b) in x.iter_mut().zip(a).zip(b) {
@@ -121,6 +121,25 @@ impl AddNorm {
                 for ((x, y), stats) in blocks.iter().zip(targets).zip(stats) {
                     norm_block(simd, x, scale, shift, y, stats);
                     done += BLOCK;
+                }
+                // The rest of the rows, sixteen fields at a time, once the last of these is summed.
+                if (f + 1).is_multiple_of(BLOCK) {
+                    let first = f + 1 - BLOCK;
+                    for r in done..rows {
+                        // SAFETY: row `r` of sixteen fields.
+                        unsafe {
+                            norm_fields(
+                                simd,
+                                (sum.add(first * sum_stride + r * dim), sum_stride),
+                                [scale, shift],
+                                (out.add(first * out_stride + r * dim), out_stride),
+                                (kept.add(first * kept_stride + r * 2), kept_stride),
+                            );
+                        }
+                    }
+                }
+                if f < fields / BLOCK * BLOCK {
+                    continue;
                 }
             }
             for r in done..rows {
@@ -225,6 +244,34 @@ fn norm_block<T: Real, S: Simd>(
                 let value = T::fma(simd, xhat, scale, T::load(simd, shift[c..].as_ptr()));
                 T::store(simd, y[r][c..].as_mut_ptr(), value);
             }
+        }
+    }
+}
+
+/// [`norm_block`] for one row of sixteen fields, with the elements from field to field.
+///
+/// # Safety
+/// All three must have sixteen channels (two statistics) of sixteen fields.
+#[inline(always)]
+unsafe fn norm_fields<T: Real, S: Simd>(
+    simd: S,
+    (x, x_stride): (*const T, usize),
+    [scale, shift]: [&[T]; 2],
+    (y, y_stride): (*mut T, usize),
+    (stats, stats_stride): (*mut T, usize),
+) {
+    let mut vectors = [[T::ZERO; BLOCK]; BLOCK];
+    let (mut normal, mut kept) = (vectors, [[T::ZERO; 2]; BLOCK]);
+    for (f, vector) in vectors.iter_mut().enumerate() {
+        // SAFETY: field `f`.
+        vector.copy_from_slice(unsafe { slice(x.add(f * x_stride), BLOCK) });
+    }
+    norm_block(simd, &vectors, scale, shift, &mut normal, &mut kept);
+    for f in 0..BLOCK {
+        // SAFETY: field `f`.
+        unsafe {
+            slice_mut(y.add(f * y_stride), BLOCK).copy_from_slice(&normal[f]);
+            slice_mut(stats.add(f * stats_stride), 2).copy_from_slice(&kept[f]);
         }
     }
 }

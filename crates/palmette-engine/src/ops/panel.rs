@@ -76,6 +76,13 @@ impl<T: Real> Panel<T> {
     }
 }
 
+/// Whether `count` rows with their `fields` fields in the lanes, one row after the other, fill
+/// fewer registers than sixteen rows at once.
+#[inline(always)]
+pub(super) fn one_by_one(count: usize, fields: usize) -> bool {
+    count * fields.div_ceil(BLOCK) < fields
+}
+
 /// `count` rows, at most sixteen, of `fields` fields.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<T> {
@@ -88,6 +95,18 @@ pub(super) struct Rows<T> {
 }
 
 impl<T: Real> Rows<T> {
+    /// `fields` vectors of one row, the first at `first.0` and `first.1` from one to the next, as
+    /// if they were rows: whole blocks of sixteen and the rest, each with its first block.
+    #[inline(always)]
+    pub fn of_one_row(first: (*mut T, usize), fields: usize, dim: usize) -> [(Self, usize); 2] {
+        let (first, row_stride) = first;
+        let (whole, rest) = (fields / BLOCK, fields % BLOCK);
+        let field_stride = BLOCK * row_stride;
+        let blocks = Self { first, field_stride, row_stride, fields: whole, dim, count: BLOCK };
+        let first = first.wrapping_add(whole * field_stride);
+        [(blocks, 0), (Self { first, fields: rest.min(1), count: rest, ..blocks }, whole)]
+    }
+
     /// Fills the panel's fields from `start`.
     #[inline(always)]
     pub fn load<S: Simd>(self, simd: S, panel: Panel<T>, start: usize) {

@@ -1,5 +1,7 @@
 //! A linear map of the channels of every field and row (projections and feed-forward of attention).
 
+use std::mem::MaybeUninit;
+
 use pulp::Simd;
 
 use crate::Real;
@@ -45,18 +47,12 @@ impl RowMap {
         let source = chunk.program.inputs[self.inputs.range()][0].buffer;
         let (x, x_stride) = chunk.fields_of(source, self.dim_in);
         let (y, y_stride) = chunk.fields_of(self.out, self.dim_out);
-        let map = Map::new(chunk.weight(self.weight).transposed(), self.dim_in, self.dim_out);
+        let mut memory = Memory::new();
+        let weight = chunk.weight(self.weight).transposed();
+        let map = Map::new(simd, &mut memory, weight, self.dim_in, self.dim_out);
         let bias = self.bias.map(|b| chunk.vector(b));
-        for f in 0..fields {
-            // SAFETY: this chunk's rows of field `f` in two different buffers.
-            let (x, y) = unsafe {
-                (
-                    slice(x.add(f * x_stride), rows * self.dim_in),
-                    slice_mut(y.add(f * y_stride), rows * self.dim_out),
-                )
-            };
-            map.apply(simd, x, y, bias, self.relu, false);
-        }
+        let vectors = Vectors { fields, rows, x: (x.cast_const(), x_stride), y: (y, y_stride) };
+        map.apply(simd, vectors, bias, self.relu, false);
         crate::matmul::count_macs(fields * rows * self.dim_in * self.dim_out);
     }
 
@@ -68,7 +64,9 @@ impl RowMap {
         let (x, x_stride) = chunk.fields_of(input.buffer, self.dim_in);
         let (y, y_stride) = chunk.fields_of(self.out, self.dim_out);
         let (dy, dy_stride) = chunk.field_grads_of(self.out, self.dim_out);
-        let map = Map::new(chunk.weight(self.weight), self.dim_out, self.dim_in);
+        let mut memory = Memory::new();
+        let weight = chunk.weight(self.weight);
+        let map = Map::new(simd, &mut memory, weight, self.dim_out, self.dim_in);
         for f in 0..fields {
             // SAFETY: this chunk's rows of field `f` in each buffer.
             let (x, y, dy) = unsafe {
@@ -100,43 +98,89 @@ impl RowMap {
             }
             if input.grad {
                 let (dx, dx_stride) = chunk.field_grads_of(input.buffer, self.dim_in);
-                // SAFETY: this chunk's rows of field `f`.
-                let dx = unsafe { slice_mut(dx.add(f * dx_stride), rows * self.dim_in) };
-                map.apply(simd, dy, dx, None, false, input.accumulate);
+                let dx = (dx.wrapping_add(f * dx_stride), dx_stride);
+                let vectors = Vectors { fields: 1, rows, x: (dy.as_ptr(), dy_stride), y: dx };
+                map.apply(simd, vectors, None, false, input.accumulate);
             }
         }
+    }
+}
+
+/// Vectors that a map is applied to: `rows` of each field, one behind the other.
+#[derive(Clone, Copy)]
+struct Vectors<T> {
+    fields: usize,
+    rows: usize,
+    /// The first input, and elements from field to field.
+    x: (*const T, usize),
+    /// The first output, and elements from field to field.
+    y: (*mut T, usize),
+}
+
+/// Channels at most.
+const CHANNELS: usize = 64;
+
+/// Memory for a map, aligned to a cache line.
+#[repr(align(64))]
+struct Memory<T>([[MaybeUninit<T>; CHANNELS]; CHANNELS]);
+
+impl<T: Copy> Memory<T> {
+    #[inline(always)]
+    fn new() -> Self {
+        Self([[MaybeUninit::uninit(); CHANNELS]; CHANNELS])
     }
 }
 
 /// A small matrix with its input axis first, so that one input scales a register of outputs.
 struct Map<T> {
-    data: [[T; 64]; 64],
+    /// `inputs` rows of `outputs` elements, [`CHANNELS`] apart.
+    data: *const T,
     inputs: usize,
     outputs: usize,
 }
 
 impl<T: Real> Map<T> {
-    /// Row `i` of `matrix` holds what input `i` adds to each output.
+    /// Row `i` of `matrix` holds what input `i` adds to each output. The map lives as long as its
+    /// memory.
     #[inline(always)]
-    fn new(matrix: Strided<*const T>, inputs: usize, outputs: usize) -> Self {
-        assert!(inputs <= 64 && outputs <= 64, "channels are at most 64");
-        let mut data = [[T::ZERO; 64]; 64];
-        for (i, row) in data.iter_mut().enumerate().take(inputs) {
-            for (o, w) in row.iter_mut().enumerate().take(outputs) {
-                // SAFETY: the weight slice has this element.
-                *w = unsafe { *matrix.pointer.add(i * matrix.row + o * matrix.col) };
+    fn new<S: Simd>(
+        simd: S,
+        memory: &mut Memory<T>,
+        matrix: Strided<*const T>,
+        inputs: usize,
+        outputs: usize,
+    ) -> Self {
+        assert!(inputs <= CHANNELS && outputs <= CHANNELS, "channels are at most {CHANNELS}");
+        let data = memory.0.as_mut_ptr().cast::<T>();
+        // SAFETY: elements of the weight slice and of the memory.
+        unsafe {
+            if matrix.row == 1 && (inputs, outputs) == (BLOCK, BLOCK) {
+                T::transpose(simd, (matrix.pointer, matrix.col), (data, CHANNELS));
+            } else {
+                for i in 0..inputs {
+                    for o in 0..outputs {
+                        *data.add(i * CHANNELS + o) =
+                            *matrix.pointer.add(i * matrix.row + o * matrix.col);
+                    }
+                }
             }
         }
         Self { data, inputs, outputs }
     }
 
-    /// `y (+)= relu?(M x + b?)` for every vector of `x`.
+    /// What input `i` adds to the outputs.
+    #[inline(always)]
+    fn column(&self, i: usize) -> &[T] {
+        // SAFETY: `new` has written these elements.
+        unsafe { slice(self.data.add(i * CHANNELS), self.outputs) }
+    }
+
+    /// `y (+)= relu?(M x + b?)` for all vectors.
     #[inline(always)]
     fn apply<S: Simd>(
         &self,
         simd: S,
-        x: &[T],
-        y: &mut [T],
+        vectors: Vectors<T>,
         bias: Option<&[T]>,
         relu: bool,
         accumulate: bool,
@@ -147,75 +191,93 @@ impl<T: Real> Map<T> {
                 start.copy_from_slice(&bias[..BLOCK]);
             }
             for o in (0..BLOCK).step_by(T::width::<S>()) {
-                self.apply_block(simd, o, &start, x, y, relu, accumulate);
+                self.apply_block(simd, o, &start, vectors, relu, accumulate);
             }
             return;
         }
-        let mut acc = [T::ZERO; 64];
-        for (x, y) in x.chunks_exact(self.inputs).zip(y.chunks_exact_mut(self.outputs)) {
-            let acc = &mut acc[..self.outputs];
-            match bias {
-                Some(bias) => acc.copy_from_slice(bias),
-                None => acc.fill(T::ZERO),
-            }
-            for (x, column) in x.iter().zip(&self.data) {
-                update(acc, &column[..], |w, a| w.mul_add(*x, a));
-            }
-            for (y, &a) in y.iter_mut().zip(acc.iter()) {
-                put(y, if relu { a.max(T::ZERO) } else { a }, accumulate);
+        let mut acc = [T::ZERO; CHANNELS];
+        let acc = &mut acc[..self.outputs];
+        for f in 0..vectors.fields {
+            // SAFETY: all rows of field `f` of two different buffers.
+            let (x, y) = unsafe {
+                let (x, y) = (vectors.x.0.add(f * vectors.x.1), vectors.y.0.add(f * vectors.y.1));
+                (slice(x, vectors.rows * self.inputs), slice_mut(y, vectors.rows * self.outputs))
+            };
+            for (x, y) in x.chunks_exact(self.inputs).zip(y.chunks_exact_mut(self.outputs)) {
+                match bias {
+                    Some(bias) => acc.copy_from_slice(bias),
+                    None => acc.fill(T::ZERO),
+                }
+                for (i, x) in x.iter().enumerate() {
+                    update(acc, self.column(i), |w, a| w.mul_add(*x, a));
+                }
+                for (y, &a) in y.iter_mut().zip(acc.iter()) {
+                    put(y, if relu { a.max(T::ZERO) } else { a }, accumulate);
+                }
             }
         }
     }
 
-    /// A register of outputs from `o` for all vectors, the weights in sixteen registers.
+    /// A register of outputs from `o` for all vectors, the weights in sixteen registers: along
+    /// the rows of a field, or along the fields of a row where these are more.
     #[inline(always)]
     fn apply_block<S: Simd>(
         &self,
         simd: S,
         o: usize,
         start: &[T; BLOCK],
-        x: &[T],
-        y: &mut [T],
+        vectors: Vectors<T>,
         relu: bool,
         accumulate: bool,
     ) {
         // SAFETY: outputs from `o` fill a register.
         let (weights, start) = unsafe {
             let mut weights = [T::splat(simd, T::ZERO); BLOCK];
-            for (weight, row) in weights.iter_mut().zip(&self.data) {
-                *weight = T::load(simd, row[o..].as_ptr());
+            for (i, weight) in weights.iter_mut().enumerate() {
+                *weight = T::load(simd, self.column(i)[o..].as_ptr());
             }
             (weights, T::load(simd, start[o..].as_ptr()))
         };
-        let (xs, ys) = (x.as_chunks::<BLOCK>().0, y.as_chunks_mut::<BLOCK>().0);
-        let (rows, mut r) = (xs.len().min(ys.len()), 0);
-        // SAFETY: rows `r ..` exist in both.
-        unsafe {
-            while r + 8 <= rows {
-                let (x, y) = (xs[r..].as_ptr().cast(), ys[r..].as_mut_ptr().cast::<T>().add(o));
-                map_rows::<T, S, 8>(simd, &weights, start, x, y, relu, accumulate);
-                r += 8;
-            }
-            while r < rows {
-                let (x, y) = (xs[r..].as_ptr().cast(), ys[r..].as_mut_ptr().cast::<T>().add(o));
-                map_rows::<T, S, 1>(simd, &weights, start, x, y, relu, accumulate);
-                r += 1;
+        let Vectors { fields, rows, x, y } = vectors;
+        // Lines of vectors: how many, vectors of each, and elements from line to line and along.
+        let along_rows = rows >= fields.min(TOGETHER);
+        let (lines, len) = if along_rows { (fields, rows) } else { (rows, fields) };
+        let strides = |field| if along_rows { [field, BLOCK] } else { [BLOCK, field] };
+        let ([x_line, x_stride], [y_line, y_stride]) = (strides(x.1), strides(y.1));
+        for line in 0..lines {
+            let mut v = 0;
+            // SAFETY: vectors `v ..` of this line.
+            unsafe {
+                let (x, y) = (x.0.add(line * x_line), y.0.add(line * y_line + o));
+                while v + TOGETHER <= len {
+                    let (x, y) = ((x.add(v * x_stride), x_stride), (y.add(v * y_stride), y_stride));
+                    map_vectors::<T, S, TOGETHER>(simd, &weights, start, x, y, relu, accumulate);
+                    v += TOGETHER;
+                }
+                while v < len {
+                    let (x, y) = ((x.add(v * x_stride), x_stride), (y.add(v * y_stride), y_stride));
+                    map_vectors::<T, S, 1>(simd, &weights, start, x, y, relu, accumulate);
+                    v += 1;
+                }
             }
         }
     }
 }
 
-/// `R` vectors of sixteen inputs; eight hide the latency of a multiply-add.
+/// Vectors that are mapped together: eight hide the latency of a multiply-add.
+const TOGETHER: usize = 8;
+
+/// `R` vectors of sixteen inputs, with the elements from one to the next.
 ///
 /// # Safety
 /// `x` must hold `R` vectors of sixteen elements, `y` as many starts of registers.
 #[inline(always)]
-unsafe fn map_rows<T: Real, S: Simd, const R: usize>(
+unsafe fn map_vectors<T: Real, S: Simd, const R: usize>(
     simd: S,
     weights: &[T::Register<S>; BLOCK],
     start: T::Register<S>,
-    x: *const T,
-    y: *mut T,
+    (x, x_stride): (*const T, usize),
+    (y, y_stride): (*mut T, usize),
     relu: bool,
     accumulate: bool,
 ) {
@@ -223,14 +285,14 @@ unsafe fn map_rows<T: Real, S: Simd, const R: usize>(
     for i in 0..BLOCK {
         for r in 0..R {
             // SAFETY: element `i` of vector `r`.
-            let x = T::splat(simd, unsafe { *x.add(r * BLOCK + i) });
+            let x = T::splat(simd, unsafe { *x.add(r * x_stride + i) });
             acc[r] = T::fma(simd, x, weights[i], acc[r]);
         }
     }
     for r in 0..R {
         // SAFETY: a register of vector `r`.
         unsafe {
-            let y = y.add(r * BLOCK);
+            let y = y.add(r * y_stride);
             let mut value = acc[r];
             if relu {
                 value = T::larger(simd, T::splat(simd, T::ZERO), value);

@@ -151,8 +151,8 @@ pub(super) const CASES: &[(&str, Build)] = &[
         let a = d.matrix(DIM, DENSE);
         let v = p.linear(&[(x, a)], DIM, Epilogue::default());
         let g = p.gram(Some(v), &[s]);
-        let w = d.matrix(9, 21);
-        let y = p.field_mix(&[(s, w)], 9, Epilogue::default());
+        let w = d.matrix(17, 21);
+        let y = p.field_mix(&[(s, w)], 17, Epilogue::default());
         let g2 = p.gram(None, &[y, s]);
         vec![weight(d, p, g), weight(d, p, g2)]
     }),
@@ -276,6 +276,30 @@ fn f32_agrees_with_f64() {
         let close = Executor::new().forward(&narrow, &mut program, &y.batch()).unwrap().to_vec();
         for (a, b) in exact.iter().zip(&close) {
             assert!((a - f64::from(*b)).abs() < 2e-5 * (1.0 + a.abs()), "{name}: {a} {b}");
+        }
+    }
+}
+
+/// Few rows go through kernels of their own, with fields in the lanes instead of rows.
+#[test]
+fn a_row_alone_has_the_logit_that_it_has_in_a_batch() {
+    for (seed, &(name, case)) in CASES.iter().enumerate() {
+        let mut d = declared(case);
+        let model = model::<f32>(d.layout.clone(), seed as u64);
+        let all = data::<f32>(32, 3);
+        let mut program = build(&mut d, case);
+        let mut executor = Executor::new();
+        let logits = executor.forward(&model, &mut program, &all.batch()).unwrap().to_vec();
+        for (r, &expected) in logits.iter().enumerate() {
+            let ids: Vec<u32> = all.ids[r..].iter().step_by(all.rows).copied().collect();
+            let dense = &all.dense[r * DENSE..(r + 1) * DENSE];
+            let batch = Batch { rows: 1, dense, ids: &ids, labels: &[], weights: &[], lists: &[] };
+            executor.poison();
+            let alone = executor.forward(&model, &mut program, &batch).unwrap()[0];
+            let error = (alone - expected).abs();
+            assert!(error < 2e-5 * (1.0 + expected.abs()), "{name}, row {r}: {alone} {expected}");
+            let again = executor.forward(&model, &mut program, &batch).unwrap()[0];
+            assert_eq!(alone.to_bits(), again.to_bits(), "{name}, row {r}");
         }
     }
 }
