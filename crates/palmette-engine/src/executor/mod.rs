@@ -12,11 +12,12 @@
 //!    [`TILE_ROWS`] rows; a tile is one product over the whole batch, hence no
 //!    reduction. Tables sum the gradients of equal rows in sample order.
 //! 3. *Update.* Clip by the global norm and move the same tiles and rows. A
-//!    step without a clip moves every tile in phase two, while its gradient is
-//!    in the cache.
+//!    step without a clip moves every tile, and the rows of every table, in
+//!    phase two, while their gradients are in the cache.
 
 mod chunks;
 mod panels;
+mod sums;
 mod tables;
 mod tiles;
 
@@ -38,7 +39,8 @@ use crate::program::Program;
 use crate::tables::Tables;
 use crate::{EngineError, Real};
 use chunks::Mode;
-use tables::TouchedRows;
+use sums::Movers;
+use tables::{RowMover, TouchedRows};
 use tiles::{Mover, Tile};
 
 /// Name of the instruction set that kernels use on this processor.
@@ -140,6 +142,8 @@ pub struct Executor<T> {
     layouts: Vec<panels::Layout>,
     losses: Vec<f64>,
     tiles: Vec<Tile>,
+    /// Tiles in the order in which they are begun.
+    order: Vec<u32>,
     tile_squares: Vec<f64>,
     touched: Vec<TouchedRows<T>>,
     n_touched: usize,
@@ -188,6 +192,7 @@ impl<T: Real> Executor<T> {
             layouts: Vec::new(),
             losses: Vec::new(),
             tiles: Vec::new(),
+            order: Vec::new(),
             tile_squares: Vec::new(),
             touched: Vec::new(),
             n_touched: 0,
@@ -243,7 +248,7 @@ impl<T: Real> Executor<T> {
     ///
     /// # Errors
     /// [`EngineError::Diverged`] when loss or gradient is not finite: then nothing is updated, but
-    /// for dense weights whose gradient overflowed without a clip while the loss was finite;
+    /// for what moves without a clip where a gradient overflowed while the loss was finite;
     /// a program, model and batch that do not fit, ids outside their tables, and memory.
     pub fn train_step(
         &mut self,
@@ -258,21 +263,25 @@ impl<T: Real> Executor<T> {
             return Err(EngineError::Diverged { step: step.index, what: "loss" });
         }
         let rule = Rule::new(step.optimizer, step.learning_rate, step.index);
-        // Nothing waits for the norm: tiles move while they are in the cache.
-        let at_once = step.clip_norm.is_none().then(|| Mover::new(model, rule));
-        let squares = self.sums_over_chunks(model, program, batch, step.trainable, at_once);
+        // Nothing waits for the norm: what has its gradient moves while that is in the cache.
+        let at_once = step.clip_norm.is_none().then(|| Movers {
+            tiles: Mover::new(model, rule),
+            rows: RowMover::new(model, rule, step.index, T::ONE),
+        });
+        let squares =
+            self.sums_over_chunks(model, program, batch, step.trainable, at_once.as_ref());
         let norm = squares.sqrt();
         if !norm.is_finite() {
             return Err(EngineError::Diverged { step: step.index, what: "gradient norm" });
         }
-        let mut scale = T::ONE;
         if let Some(clip) = step.clip_norm {
             // PyTorch's clip_grad_norm_: the 1e-6 is part of the published training.
-            scale = T::from_f64((clip / (norm + 1e-6)).min(1.0));
-            let mover = Mover::new(model, rule);
+            let scale = T::from_f64((clip / (norm + 1e-6)).min(1.0));
+            let (mover, rows) =
+                (Mover::new(model, rule), RowMover::new(model, rule, step.index, scale));
             self.update_tiles(model, program, mover, scale);
+            self.update_rows(&rows);
         }
-        self.update_rows(model, rule, step.index, scale);
         Ok(loss)
     }
 
@@ -305,30 +314,6 @@ impl<T: Real> Executor<T> {
         self.lay_out_weights(model, program, trainable != Trainable::Head)?;
         let weight_sum = self.run_chunks(model, program, batch, Mode::Gradients(trainable));
         Ok(self.losses.iter().sum::<f64>() / weight_sum)
-    }
-
-    /// Phase two: gradients of weights and of table rows, and the sum of their squares. With `at_once`
-    /// weights move instead, and their gradients are kept nowhere.
-    fn sums_over_chunks(
-        &mut self,
-        model: &Model<T>,
-        program: &Program,
-        batch: &Batch<'_, T>,
-        trainable: Trainable,
-        at_once: Option<Mover<T>>,
-    ) -> f64 {
-        let first_slice = match trainable {
-            Trainable::Everything | Trainable::Network => 0,
-            Trainable::Head => program.first_head_slice,
-        };
-        self.list_tiles(program, first_slice);
-        self.fill_weight_gradients(model, program, batch, trainable != Trainable::Head, at_once);
-        self.n_touched = 0;
-        if trainable == Trainable::Everything {
-            self.sum_table_rows(program, batch);
-        }
-        self.tile_squares.iter().sum::<f64>()
-            + self.table_squares[..self.n_touched].iter().sum::<f64>()
     }
 
     fn prepare(
