@@ -5,7 +5,7 @@ use pulp::Simd;
 use crate::matmul::{COLUMNS, Panels, Precision, Strided, lay_out, panel_len};
 use crate::panels::FORWARD;
 use crate::params::ParamStore;
-use crate::program::{BufferId, Extent, Input, Program, SliceId};
+use crate::program::{Buffer, BufferId, Extent, Input, Program, SliceId};
 use crate::tables::Tables;
 use crate::{Batch, Real};
 
@@ -25,6 +25,8 @@ pub(crate) struct Chunk<'a, T> {
     pub scratch: *mut T,
     pub first: usize,
     pub rows: usize,
+    /// The first row in passing buffers.
+    pub slot_row: usize,
     pub precision: Precision,
     pub panels: PanelArenas<T>,
 }
@@ -39,12 +41,18 @@ pub(crate) struct PanelArenas<T> {
 }
 
 impl<T: Real> Chunk<'_, T> {
+    /// The place of this chunk's first row among the rows that a buffer holds.
+    #[inline(always)]
+    pub fn first_row(&self, buffer: &Buffer) -> usize {
+        if buffer.passing { self.slot_row } else { self.first }
+    }
+
     /// Values of a rows buffer: pointer to this chunk's first row, and the stride between rows.
     #[inline(always)]
     pub fn rows_of(&self, id: BufferId) -> (*mut T, usize) {
         let b = self.program.buffer(id);
         // SAFETY: `place` reserved `rows * stride` elements at `offset`.
-        (unsafe { self.values.add(b.offset + self.first * b.stride) }, b.stride)
+        (unsafe { self.values.add(b.offset + self.first_row(b) * b.stride) }, b.stride)
     }
 
     /// Gradients of a rows buffer.
@@ -52,7 +60,7 @@ impl<T: Real> Chunk<'_, T> {
     pub fn row_grads_of(&self, id: BufferId) -> (*mut T, usize) {
         let b = self.program.buffer(id);
         // SAFETY: the gradient arena has the layout of the values.
-        (unsafe { self.grads.add(b.offset + self.first * b.stride) }, b.stride)
+        (unsafe { self.grads.add(b.offset + self.first_row(b) * b.stride) }, b.stride)
     }
 
     /// The first vector of channels of this chunk in a field, or in a list.

@@ -3,7 +3,7 @@
 use crate::executor::CHUNK_ROWS;
 use crate::matmul::panels_len;
 use crate::ops::Op;
-use crate::program::{Extent, Program};
+use crate::program::{Extent, Program, passing_rows, slots};
 
 /// Bytes of the executor's arenas that a program's steps write, for f32.
 ///
@@ -11,13 +11,13 @@ use crate::program::{Extent, Program};
 /// the executor keeps them until a program or a batch needs larger ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
-    /// Outputs of all operators.
+    /// Outputs of all operators, of the chunks that run at a time where nothing reads them later.
     pub values: u64,
     /// Gradients of the outputs that need one.
     pub gradients: u64,
     /// Gradients of weight slices, partial sums of each chunk, and summed gradients of table rows.
     pub weight_gradients: u64,
-    /// Scratch of each chunk.
+    /// Scratch of each chunk that runs at a time.
     pub scratch: u64,
     /// Weights of fully connected layers, laid out for forward.
     pub forward_panels: u64,
@@ -43,18 +43,27 @@ const F32: u64 = size_of::<f32>() as u64;
 const TOUCHED_ROW: u64 = (size_of::<u64>() + size_of::<u32>()) as u64;
 
 impl Program {
-    /// The arenas of steps of `rows` rows; lists count as if they had no values.
-    pub fn footprint(&self, rows: usize) -> Footprint {
+    /// The arenas of steps of `rows` rows on `threads` threads; lists count as if they had no values.
+    pub fn footprint(&self, rows: usize, threads: usize) -> Footprint {
+        let slots = slots(rows, threads);
+        let passing_rows = passing_rows(rows, slots) as u64;
         let rows_wide = rows as u64;
         let chunks = rows.div_ceil(CHUNK_ROWS) as u64;
         let mut found = Footprint {
             weight_gradients: F32 * (self.grad_len as u64 + chunks * self.partial_len as u64),
-            scratch: F32 * chunks * self.scratch() as u64,
+            scratch: F32 * slots as u64 * self.scratch() as u64,
             ..Footprint::default()
         };
-        for buffer in &self.buffers {
+        let logits = match self.ops.last() {
+            Some(Op::Head(head)) => Some(head.out.0 as usize),
+            _ => None,
+        };
+        for (index, buffer) in self.buffers.iter().enumerate() {
             let elements = match buffer.extent {
-                Extent::Rows { width } => rows_wide * crate::params::padded(width) as u64,
+                Extent::Rows { width } => {
+                    let rows = if logits == Some(index) { rows_wide } else { passing_rows };
+                    rows * crate::params::padded(width) as u64
+                }
                 Extent::Fields { fields, dim } => {
                     fields as u64 * ((rows_wide * dim as u64).div_ceil(16) | 1) * 16
                 }
@@ -124,10 +133,12 @@ mod tests {
         program.head(&[(h, HeadInput::Weight(v)), (e, HeadInput::Weight(fields))], None);
         for rows in [1, 7, 128, 1000] {
             program.place(rows).unwrap();
-            let footprint = program.footprint(rows);
+            let threads = rayon::current_num_threads();
+            let footprint = program.footprint(rows, threads);
             assert_eq!(footprint.values, 4 * program.arena_len as u64, "{rows}");
             // The dense input alone needs no gradient.
-            let input = 4 * rows as u64 * 16;
+            let held = if rows <= 128 { rows } else { 128 * threads.min(rows.div_ceil(128)) };
+            let input = 4 * held as u64 * 16;
             assert_eq!(footprint.gradients, footprint.values - input, "{rows}");
         }
     }

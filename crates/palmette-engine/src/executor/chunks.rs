@@ -1,8 +1,8 @@
 //! Phase one: chunks of rows run forward, loss and backward.
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
+use super::sums::in_slots;
 use super::{Batch, CHUNK_ROWS, Executor, Model, Shared, Trainable};
 use crate::Real;
 use crate::chunk::{Chunk, slice_mut};
@@ -95,15 +95,16 @@ impl<T: Real> Executor<T> {
         let backward = matches!(mode, Mode::Gradients(t) if t != Trainable::Head);
         let panels = self.panel_arenas(backward);
         let (arch, clock, precision) = (self.arch, &self.clock, self.precision);
-        let run = |(c, loss): (usize, &mut f64)| {
+        let losses = Shared(self.losses.as_mut_ptr());
+        let run = |slot: usize, c: usize| {
             let first = c * CHUNK_ROWS;
-            // SAFETY: chunk `c` alone uses these partial sums and this scratch.
+            // SAFETY: chunk `c` alone uses these partial sums, and its slot's scratch.
             let (partials, scratch) = unsafe {
                 let partials = partials.get().add(c * program.partial_len);
                 if mode != Mode::Forward {
                     slice_mut(partials, program.partial_len).fill(T::ZERO);
                 }
-                (partials, scratch.get().add(c * program.scratch()))
+                (partials, scratch.get().add(slot * program.scratch()))
             };
             let chunk = Chunk {
                 program,
@@ -116,15 +117,18 @@ impl<T: Real> Executor<T> {
                 scratch,
                 first,
                 rows: CHUNK_ROWS.min(batch.rows - first),
+                slot_row: slot * CHUNK_ROWS,
                 precision,
                 panels: panels.get(),
             };
-            *loss = T::run_chunk(arch, RunChunk { chunk: &chunk, mode, weight_sum, clock });
+            let loss = T::run_chunk(arch, RunChunk { chunk: &chunk, mode, weight_sum, clock });
+            // SAFETY: each chunk has a place of its own.
+            unsafe { *losses.get().add(c) = loss };
         };
-        match &mut self.losses[..] {
+        match self.losses.len() {
             // Handing one chunk to another thread takes a tenth of a small prediction's time.
-            [loss] => run((0, loss)),
-            losses => losses.par_iter_mut().enumerate().with_max_len(1).for_each(run),
+            1 => run(0, 0),
+            chunks => in_slots(program.slots, chunks, run),
         }
         weight_sum
     }

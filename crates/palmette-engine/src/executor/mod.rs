@@ -5,7 +5,8 @@
 //!
 //! 1. *Chunks.* The batch is cut into chunks of [`CHUNK_ROWS`] rows; each runs
 //!    forward, loss and backward of all operators by itself, so activations
-//!    stay in a core's cache and there is no barrier between operators. Small
+//!    stay in a core's cache and there is no barrier between operators; those that
+//!    no later phase reads are kept only while their chunk runs. Small
 //!    parameters (biases, norms, head) leave partial sums per chunk. The
 //!    weights are laid out for the products first.
 //! 2. *Weight gradients.* Every weight slice is cut into tiles of
@@ -258,6 +259,18 @@ impl<T: Real> Executor<T> {
         step: &Step,
     ) -> Result<f64, EngineError> {
         check_state(model, step.optimizer)?;
+        // Each phase would wake the pool's threads anew from outside.
+        rayon::scope(|_| self.step(model, program, batch, step))
+    }
+
+    /// [`Executor::train_step`] on a thread of the pool.
+    fn step(
+        &mut self,
+        model: &mut Model<T>,
+        program: &mut Program,
+        batch: &Batch<'_, T>,
+        step: &Step,
+    ) -> Result<f64, EngineError> {
         let loss = self.chunk_gradients(model, program, batch, step.trainable)?;
         if !loss.is_finite() {
             return Err(EngineError::Diverged { step: step.index, what: "loss" });
@@ -331,7 +344,7 @@ impl<T: Real> Executor<T> {
         self.values.reserve(program.arena_len)?;
         self.grads.reserve(program.arena_len)?;
         self.partials.reserve(chunks * program.partial_len)?;
-        self.scratch.reserve(chunks * program.scratch())?;
+        self.scratch.reserve(program.slots * program.scratch())?;
         self.losses.clear();
         self.losses.resize(chunks, 0.0);
         Ok(())

@@ -23,15 +23,20 @@ pub(super) struct Movers<T> {
 /// A parallel iterator deals halves out instead; where large tasks come first and small ones last,
 /// threads wait for each other no longer than a small one takes.
 pub(super) fn in_turn(tasks: usize, task: impl Fn(usize) + Sync) {
+    in_slots(rayon::current_num_threads().min(tasks), tasks, |_, number| task(number));
+}
+
+/// [`in_turn`] for `task(slot, number)`: no two tasks that run at a time have the same of `slots`
+/// slots.
+pub(super) fn in_slots(slots: usize, tasks: usize, task: impl Fn(usize, usize) + Sync) {
     let next = AtomicUsize::new(0);
-    let threads = rayon::current_num_threads().min(tasks);
-    (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
+    (0..slots).into_par_iter().with_max_len(1).for_each(|slot| {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= tasks {
                 break;
             }
-            task(number);
+            task(slot, number);
         }
     });
 }
@@ -92,6 +97,7 @@ impl<T: Real> Executor<T> {
                 scratch: std::ptr::null_mut(),
                 first: 0,
                 rows: batch.rows,
+                slot_row: 0,
                 precision,
                 panels: panels.get(),
             };

@@ -33,7 +33,8 @@ fn runs<T: Real>(
     let (count, skipped, y_len, x_len) = match yb.extent {
         Extent::Rows { width } => {
             let x_width = chunk.program.width(x).min(width);
-            (chunk.rows, [chunk.first * yb.stride, chunk.first * xb.stride], width, x_width)
+            let skipped = [yb, xb].map(|b| chunk.first_row(b) * b.stride);
+            (chunk.rows, skipped, width, x_width)
         }
         Extent::Fields { fields, dim } => {
             (fields, [chunk.first * dim; 2], chunk.rows * dim, chunk.rows * dim)

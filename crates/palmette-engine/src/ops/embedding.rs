@@ -4,7 +4,7 @@ use pulp::Simd;
 
 use crate::Real;
 use crate::chunk::{Chunk, slice_mut};
-use crate::memory::prefetch;
+use crate::memory::{prefetch, prefetch_to_write};
 use crate::program::{BufferId, Program, Span};
 
 /// Copies the batch's dense values: `y: [rows, nd]`. No gradient flows back.
@@ -91,6 +91,7 @@ impl Embedding {
                 }
                 // SAFETY: row `r` of field `f` of this chunk.
                 let y = unsafe { slice_mut(y.add(f * stride + r * self.dim), self.dim) };
+                prefetch_to_write(y.as_ptr().wrapping_add(AHEAD * self.dim));
                 table.layout.read(table.stored_row(id as usize), 0, y);
             }
         }
