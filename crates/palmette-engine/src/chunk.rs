@@ -65,10 +65,10 @@ impl<T: Real> Chunk<'_, T> {
 
     /// The first vector of channels of this chunk in a field, or in a list.
     #[inline(always)]
-    pub fn first_vector(&self, extent: Extent) -> usize {
-        match extent {
+    pub fn first_vector(&self, buffer: &Buffer) -> usize {
+        match buffer.extent {
             Extent::Jagged { list, .. } => self.batch.lists[list].offsets[self.first],
-            _ => self.first,
+            _ => self.first_row(buffer),
         }
     }
 
@@ -100,7 +100,7 @@ impl<T: Real> Chunk<'_, T> {
     #[inline(always)]
     pub fn fields_of(&self, id: BufferId, dim: usize) -> (*mut T, usize) {
         let b = self.program.buffer(id);
-        let first = self.first_vector(b.extent);
+        let first = self.first_vector(b);
         // SAFETY: `place` reserved `fields * stride` elements at `offset`.
         (unsafe { self.values.add(b.offset + first * dim) }, b.stride)
     }
@@ -109,7 +109,7 @@ impl<T: Real> Chunk<'_, T> {
     #[inline(always)]
     pub fn field_grads_of(&self, id: BufferId, dim: usize) -> (*mut T, usize) {
         let b = self.program.buffer(id);
-        let first = self.first_vector(b.extent);
+        let first = self.first_vector(b);
         // SAFETY: the gradient arena has the layout of the values.
         (unsafe { self.grads.add(b.offset + first * dim) }, b.stride)
     }

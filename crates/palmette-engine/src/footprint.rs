@@ -13,6 +13,8 @@ use crate::program::{Extent, Program, passing_rows, slots};
 pub struct Footprint {
     /// Outputs of all operators, of the chunks that run at a time where nothing reads them later.
     pub values: u64,
+    /// The same of a prediction, which keeps no fields either.
+    pub predicted_values: u64,
     /// Gradients of the outputs that need one.
     pub gradients: u64,
     /// Gradients of weight slices, partial sums of each chunk, and summed gradients of table rows.
@@ -34,7 +36,7 @@ impl Footprint {
 
     /// All that a prediction writes.
     pub fn of_prediction(self) -> u64 {
-        self.values + self.scratch + self.forward_panels
+        self.predicted_values + self.scratch + self.forward_panels
     }
 }
 
@@ -59,17 +61,17 @@ impl Program {
             _ => None,
         };
         for (index, buffer) in self.buffers.iter().enumerate() {
-            let elements = match buffer.extent {
+            let [elements, predicted] = match buffer.extent {
                 Extent::Rows { width } => {
                     let rows = if logits == Some(index) { rows_wide } else { passing_rows };
-                    rows * crate::params::padded(width) as u64
+                    [rows * crate::params::padded(width) as u64; 2]
                 }
-                Extent::Fields { fields, dim } => {
-                    fields as u64 * ((rows_wide * dim as u64).div_ceil(16) | 1) * 16
-                }
-                Extent::Jagged { .. } => 0,
+                Extent::Fields { fields, dim } => [rows_wide, passing_rows]
+                    .map(|rows| fields as u64 * ((rows * dim as u64).div_ceil(16) | 1) * 16),
+                Extent::Jagged { .. } => [0; 2],
             };
             found.values += F32 * elements;
+            found.predicted_values += F32 * predicted;
             if buffer.needs_grad {
                 found.gradients += F32 * elements;
             }
@@ -136,6 +138,8 @@ mod tests {
             let threads = rayon::current_num_threads();
             let footprint = program.footprint(rows, threads);
             assert_eq!(footprint.values, 4 * program.arena_len as u64, "{rows}");
+            program.place_lists(rows, true, std::iter::empty()).unwrap();
+            assert_eq!(footprint.predicted_values, 4 * program.arena_len as u64, "{rows}");
             // The dense input alone needs no gradient.
             let held = if rows <= 128 { rows } else { 128 * threads.min(rows.div_ceil(128)) };
             let input = 4 * held as u64 * 16;

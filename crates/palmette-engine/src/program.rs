@@ -144,8 +144,9 @@ pub struct Program {
     pub(crate) panels_len: [usize; 2],
     /// Chunks that may run at a time: each has a slot in passing buffers and in scratch.
     pub(crate) slots: usize,
-    /// Rows that the buffers were placed for; `None` since an operator was added.
-    pub(crate) placed: Option<usize>,
+    /// Rows that the buffers were placed for, and whether for predictions of several chunks; `None`
+    /// since an operator was added.
+    placed: Option<(usize, bool)>,
     /// Values and longest row of each list that the buffers were placed for.
     placed_lists: Vec<(usize, usize)>,
     /// Scratch that depends on the lists.
@@ -246,9 +247,10 @@ impl Program {
     pub(crate) fn is_placed(
         &self,
         rows: usize,
+        predicting: bool,
         lists: impl Iterator<Item = (usize, usize)>,
     ) -> bool {
-        self.placed == Some(rows)
+        self.placed == Some((rows, predicting && rows > CHUNK_ROWS))
             && self.slots == slots(rows, rayon::current_num_threads())
             && self.placed_lists.iter().copied().eq(lists)
     }
@@ -322,19 +324,20 @@ impl Program {
     /// Gives every buffer its place for `rows` rows and finds which gradients add up.
     ///
     /// Vectors of a row that nothing reads after its chunk are kept for as many chunks as the
-    /// current thread pool runs at a time. They stay in the caches then: a batch of 1024 rows of
-    /// DLRM would write 19 MB of them, and every line would come from memory first.
+    /// current thread pool runs at a time, in predictions those of its fields too.
     ///
     /// # Errors
     /// [`EngineError::Unfit`] when the buffers of so many rows cannot be addressed.
     pub fn place(&mut self, rows: usize) -> Result<(), EngineError> {
-        self.place_lists(rows, std::iter::empty())
+        self.place_lists(rows, false, std::iter::empty())
     }
 
-    /// [`Program::place`] for lists with these numbers of values and longest rows.
+    /// [`Program::place`] for steps or for predictions, and for lists with these numbers of values
+    /// and longest rows.
     pub(crate) fn place_lists(
         &mut self,
         rows: usize,
+        predicting: bool,
         lists: impl Iterator<Item = (usize, usize)>,
     ) -> Result<(), EngineError> {
         self.placed = None;
@@ -348,7 +351,12 @@ impl Program {
         let passing_rows = passing_rows(rows, slots);
         self.slots = slots;
         for buffer in &mut self.buffers {
-            buffer.passing = matches!(buffer.extent, Extent::Rows { .. });
+            buffer.passing = match buffer.extent {
+                Extent::Rows { .. } => true,
+                // Field mixes read them for the gradients of weights, tables their gradients.
+                Extent::Fields { .. } => predicting,
+                Extent::Jagged { .. } => false,
+            };
         }
         if let Some(Op::Head(head)) = self.ops.last() {
             self.buffers[head.out.0 as usize].passing = false;
@@ -401,7 +409,7 @@ impl Program {
             buffer.read = read;
         }
         self.place_panels(rows);
-        self.placed = Some(rows);
+        self.placed = Some((rows, predicting && rows > CHUNK_ROWS));
         Ok(())
     }
 }

@@ -238,7 +238,7 @@ impl<T: Real> Executor<T> {
         program: &mut Program,
         batch: &Batch<'_, T>,
     ) -> Result<&[T], EngineError> {
-        self.prepare(model, program, batch)?;
+        self.prepare(model, program, batch, true)?;
         self.lay_out_weights(model, program, false)?;
         self.run_chunks(model, program, batch, Mode::Forward);
         self.read_logits(program, batch.rows);
@@ -321,7 +321,7 @@ impl<T: Real> Executor<T> {
         batch: &Batch<'_, T>,
         trainable: Trainable,
     ) -> Result<f64, EngineError> {
-        self.prepare(model, program, batch)?;
+        self.prepare(model, program, batch, false)?;
         self.uses.check_gradients(program, batch, trainable)?;
         self.weight_grads.reserve(program.grad_len)?;
         self.lay_out_weights(model, program, trainable != Trainable::Head)?;
@@ -334,11 +334,12 @@ impl<T: Real> Executor<T> {
         model: &Model<T>,
         program: &mut Program,
         batch: &Batch<'_, T>,
+        predicting: bool,
     ) -> Result<(), EngineError> {
         check_forward(model, program, batch)?;
         let lists = || batch.lists.iter().map(JaggedIds::extent);
-        if !program.is_placed(batch.rows, lists()) {
-            program.place_lists(batch.rows, lists())?;
+        if !program.is_placed(batch.rows, predicting, lists()) {
+            program.place_lists(batch.rows, predicting, lists())?;
         }
         let chunks = batch.rows.div_ceil(CHUNK_ROWS);
         self.values.reserve(program.arena_len)?;

@@ -37,10 +37,11 @@ fn runs<T: Real>(
             (chunk.rows, skipped, width, x_width)
         }
         Extent::Fields { fields, dim } => {
-            (fields, [chunk.first * dim; 2], chunk.rows * dim, chunk.rows * dim)
+            let skipped = [yb, xb].map(|b| chunk.first_row(b) * dim);
+            (fields, skipped, chunk.rows * dim, chunk.rows * dim)
         }
         Extent::Jagged { dim, .. } => {
-            let (start, len) = (chunk.first_vector(yb.extent) * dim, chunk.vectors(y) * dim);
+            let (start, len) = (chunk.first_vector(yb) * dim, chunk.vectors(y) * dim);
             (1, [start; 2], len, len)
         }
     };
@@ -154,7 +155,8 @@ impl Multiply {
             let other_buffer = chunk.program.buffer(other.buffer);
             let own = chunk.program.buffer(input.buffer);
             runs(chunk, input.buffer, self.out, |x, y, len, _| {
-                // Equal shapes have equal strides, so the runs lie at equal distances.
+                // Equal shapes have equal strides, so the runs lie at equal distances: all but the
+                // logits pass or stay alike, and no operator reads those.
                 let place = other_buffer.offset + (x - own.offset);
                 // SAFETY: runs of this chunk in different buffers or arenas.
                 let (dx, dy, b) = unsafe {

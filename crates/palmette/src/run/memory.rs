@@ -20,6 +20,11 @@ const PATHS: u64 = 200;
 /// Most random networks that stand for those that a search will choose.
 const NETWORKS: usize = 32;
 
+/// Threads that each of several models has: one where they run side by side, else all.
+fn threads_of_each(at_a_time: usize) -> usize {
+    if at_a_time > 1 { 1 } else { rayon::current_num_threads() }
+}
+
 /// What a network holds while it is trained and measured.
 fn fitted(memory: &TrainingMemory) -> u64 {
     memory.model + memory.training.max(memory.evaluation)
@@ -40,6 +45,7 @@ impl Run<'_, '_> {
         };
         let (model, mut files) = model_bytes(network.layout(), sizes(&tables), &keeping);
 
+        let threads = rayon::current_num_threads();
         let (mut program, mut step) = (Program::new(), 0);
         let strategy = search.supernet.paths;
         for index in 0..PATHS {
@@ -48,10 +54,11 @@ impl Run<'_, '_> {
             let paths = if first { PathStrategy::FullPath } else { strategy };
             let path = supernet_path(space, paths, index, 0, config.run.seed);
             network.build(&path, &mut program);
-            step = step.max(program.footprint(search.supernet.batch_size).of_step());
+            step = step.max(program.footprint(search.supernet.batch_size, threads).of_step());
         }
-        let forward = self.scoring(plan, &network);
-        let copies = trainings_at_a_time(search.ranking.batch_size, model) as u64;
+        let copies = trainings_at_a_time(search.ranking.batch_size, model);
+        let forward = self.scoring(plan, &network, threads_of_each(copies));
+        let copies = copies as u64;
         let columns = (1 + self.shape.dense + self.shape.fields) * size_of::<f32>();
         let decoded = (plan.validation_rows * columns) as u64
             + plan.finetune_steps * (search.ranking.batch_size * columns) as u64;
@@ -64,13 +71,15 @@ impl Run<'_, '_> {
         let trained = |tables: &[u32], batch_rows: usize| -> Result<(u64, Vec<TrainingMemory>)> {
             let inputs = self.context.inputs(tables);
             let own = DatasetMemory { pages: 0, ..all };
+            let at_a_time = trainings_at_a_time(batch_rows, table_bytes(tables, keeping.numbers));
+            let threads = threads_of_each(at_a_time);
             let mut found = Vec::new();
             for contender in &contenders {
                 let compiled = contender.compile(&inputs, train.network.layer_norm)?;
-                found.push(TrainingMemory::new(&compiled, batch_rows as u64, &keeping, own));
+                let rows = batch_rows as u64;
+                found.push(TrainingMemory::new(&compiled, rows, &keeping, own, threads));
             }
             found[..networks].sort_by_key(fitted);
-            let at_a_time = trainings_at_a_time(batch_rows, table_bytes(tables, keeping.numbers));
             Ok((at_a_time as u64, found))
         };
         let (at_a_time, found) = trained(&tables, train.network.batch_size)?;
@@ -102,7 +111,7 @@ impl Run<'_, '_> {
     }
 
     /// Bytes of the arenas of the largest of the candidates that are scored, by random ones.
-    fn scoring(&self, plan: &Plan, network: &Network) -> u64 {
+    fn scoring(&self, plan: &Plan, network: &Network, threads: usize) -> u64 {
         let ranking = &self.context.config.search.ranking;
         let mut program = Program::new();
         let mut most = 0;
@@ -111,14 +120,14 @@ impl Run<'_, '_> {
             let tuned = match ranking.weights {
                 RankingWeights::Shared => {
                     network.build(&path, &mut program);
-                    program.footprint(ranking.batch_size).of_prediction()
+                    program.footprint(ranking.batch_size, threads).of_prediction()
                 }
                 RankingWeights::Fresh => {
                     Network::standalone(&path, self.shape, false).build(&path, &mut program);
-                    program.footprint(ranking.batch_size).of_step()
+                    program.footprint(ranking.batch_size, threads).of_step()
                 }
             };
-            let scored = program.footprint(plan.validation_rows.min(PREDICT_ROWS));
+            let scored = program.footprint(plan.validation_rows.min(PREDICT_ROWS), threads);
             most = most.max(tuned).max(scored.of_prediction());
         }
         most
