@@ -102,12 +102,14 @@ impl<T: Real> Executor<T> {
                 panels: panels.get(),
             };
             let at_once = at_once.map(|movers| movers.tiles);
-            let run = RunTile::new(&batch, tiles[tile as usize], weight_grads.get(), chunks, at_once);
+            let run =
+                RunTile::new(&batch, tiles[tile as usize], weight_grads.get(), chunks, at_once);
             // SAFETY: each tile has a task of its own, and writes its own rows only.
             unsafe { *tile_squares.get().add(tile as usize) = T::run_tile(arch, run) };
             clock.stop(start, 0);
         });
-        self.tile_squares.iter().sum::<f64>() + self.table_squares[..self.n_touched].iter().sum::<f64>()
+        self.tile_squares.iter().sum::<f64>()
+            + self.table_squares[..self.n_touched].iter().sum::<f64>()
     }
 
     /// Begins with the largest tiles.

@@ -12,7 +12,8 @@ use super::setup::Run;
 use super::trials::Contender;
 use super::workers::{table_bytes, trainings_at_a_time};
 use crate::measured::{
-    DatasetMemory, MemoryPart, RunMemory, TrainingMemory, available_memory, model_bytes,
+    DatasetMemory, MemoryPart, RunMemory, SEARCH_BYTES, TrainingMemory, available_memory,
+    model_bytes,
 };
 
 /// Paths whose largest arenas stand for those of a whole training.
@@ -91,7 +92,7 @@ impl Run<'_, '_> {
         files = files.max(exported.pages);
         let part = |what, bytes| MemoryPart { what, bytes };
         Ok(RunMemory {
-            program: exported.program,
+            program: SEARCH_BYTES,
             supernet: vec![
                 part("weights, tables and their state", model),
                 part("activations and gradients of a step", step),
