@@ -5,7 +5,7 @@ use pulp::Simd;
 use crate::matmul::{COLUMNS, Panels, Precision, Strided, lay_out, panel_len};
 use crate::panels::FORWARD;
 use crate::params::ParamStore;
-use crate::program::{BufferId, Extent, Input, Program, SliceId};
+use crate::program::{Buffer, BufferId, Extent, Input, Program, SliceId};
 use crate::tables::Tables;
 use crate::{Batch, Real};
 
@@ -29,6 +29,8 @@ pub(crate) struct Chunk<'a, T> {
     /// Row of the buffers where the chunk's rows begin: `first`, or 0 where it has arenas of its own.
     pub at: usize,
     pub rows: usize,
+    /// The first row in passing buffers.
+    pub slot_row: usize,
     pub precision: Precision,
     pub panels: PanelArenas<T>,
 }
@@ -43,12 +45,18 @@ pub(crate) struct PanelArenas<T> {
 }
 
 impl<T: Real> Chunk<'_, T> {
+    /// The place of this chunk's first row among the rows that a buffer holds.
+    #[inline(always)]
+    pub fn first_row(&self, buffer: &Buffer) -> usize {
+        if buffer.passing { self.slot_row } else { self.at }
+    }
+
     /// Values of a rows buffer: pointer to this chunk's first row, and the stride between rows.
     #[inline(always)]
     pub fn rows_of(&self, id: BufferId) -> (*mut T, usize) {
         let b = self.program.buffer(id);
         // SAFETY: `place` reserved `rows * stride` elements at `offset`.
-        (unsafe { self.values.add(b.offset + self.at * b.stride) }, b.stride)
+        (unsafe { self.values.add(b.offset + self.first_row(b) * b.stride) }, b.stride)
     }
 
     /// Gradients of a rows buffer.
@@ -56,15 +64,15 @@ impl<T: Real> Chunk<'_, T> {
     pub fn row_grads_of(&self, id: BufferId) -> (*mut T, usize) {
         let b = self.program.buffer(id);
         // SAFETY: the gradient arena has the layout of the values.
-        (unsafe { self.grads.add(b.offset + self.at * b.stride) }, b.stride)
+        (unsafe { self.grads.add(b.offset + self.first_row(b) * b.stride) }, b.stride)
     }
 
     /// The first vector of channels of this chunk in a field, or in a list.
     #[inline(always)]
-    pub fn first_vector(&self, extent: Extent) -> usize {
-        match extent {
+    pub fn first_vector(&self, buffer: &Buffer) -> usize {
+        match buffer.extent {
             Extent::Jagged { list, .. } => self.batch.lists[list].offsets[self.first],
-            _ => self.at,
+            _ => self.first_row(buffer),
         }
     }
 
@@ -96,7 +104,7 @@ impl<T: Real> Chunk<'_, T> {
     #[inline(always)]
     pub fn fields_of(&self, id: BufferId, dim: usize) -> (*mut T, usize) {
         let b = self.program.buffer(id);
-        let first = self.first_vector(b.extent);
+        let first = self.first_vector(b);
         // SAFETY: `place` reserved `fields * stride` elements at `offset`.
         (unsafe { self.values.add(b.offset + first * dim) }, b.stride)
     }
@@ -105,7 +113,7 @@ impl<T: Real> Chunk<'_, T> {
     #[inline(always)]
     pub fn field_grads_of(&self, id: BufferId, dim: usize) -> (*mut T, usize) {
         let b = self.program.buffer(id);
-        let first = self.first_vector(b.extent);
+        let first = self.first_vector(b);
         // SAFETY: the gradient arena has the layout of the values.
         (unsafe { self.grads.add(b.offset + first * dim) }, b.stride)
     }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::executor::CHUNK_ROWS;
 use crate::matmul::panels_len;
 use crate::ops::Op;
-use crate::program::Program;
+use crate::program::{Extent, Program, passing_rows, slots};
 
 /// Bytes of the executor's arenas that a program's steps write, for f32.
 ///
@@ -13,13 +13,15 @@ use crate::program::Program;
 /// the executor keeps them until a program or a batch needs larger ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
-    /// Outputs of all operators.
+    /// Outputs of all operators, of the chunks that run at a time where nothing reads them later.
     pub values: u64,
+    /// The same of a prediction, which keeps no fields either.
+    pub predicted_values: u64,
     /// Gradients of the outputs that need one.
     pub gradients: u64,
     /// Gradients of weight slices, partial sums of each chunk, and summed gradients of table rows.
     pub weight_gradients: u64,
-    /// Scratch of each chunk.
+    /// Scratch of each chunk that runs at a time.
     pub scratch: u64,
     /// Weights of fully connected layers, laid out for forward.
     pub forward_panels: u64,
@@ -36,7 +38,7 @@ impl Footprint {
 
     /// All that a prediction writes.
     pub fn of_prediction(self) -> u64 {
-        self.values + self.scratch + self.forward_panels
+        self.predicted_values + self.scratch + self.forward_panels
     }
 }
 
@@ -45,23 +47,30 @@ const F32: u64 = size_of::<f32>() as u64;
 const TOUCHED_ROW: u64 = (size_of::<u64>() + size_of::<u32>()) as u64;
 
 impl Program {
-    /// The arenas of steps of `rows` rows; lists count as if they had no values. A shared program
-    /// has outputs of one chunk for each of the present threads.
-    pub fn footprint(&self, rows: usize) -> Footprint {
+    /// The arenas of steps of `rows` rows on `threads` threads; lists count as if they had no values.
+    /// A shared program has outputs of one chunk for each of the chunks that run at a time.
+    pub fn footprint(&self, rows: usize, threads: usize) -> Footprint {
+        let slots = slots(rows, threads);
+        let passing = passing_rows(rows, slots);
         let chunks = rows.div_ceil(CHUNK_ROWS) as u64;
         let mut found = Footprint {
             weight_gradients: F32 * (self.grad_len as u64 + chunks * self.partial_len as u64),
+            scratch: F32 * slots as u64 * self.scratch() as u64,
             ..Footprint::default()
         };
         if self.is_shared() {
-            let arenas = chunks.min(rayon::current_num_threads() as u64);
-            found.values = F32 * arenas * self.compact_places(rows.min(CHUNK_ROWS)).1 as u64;
-            found.scratch = F32 * arenas * self.scratch() as u64;
+            let (_, of_chunk) = self.compact_places(rows.min(CHUNK_ROWS));
+            found.values = F32 * slots as u64 * of_chunk as u64;
+            found.predicted_values = found.values;
         } else {
-            found.scratch = F32 * chunks * self.scratch() as u64;
             for buffer in &self.buffers {
-                let bytes = F32 * buffer.elements(rows);
+                let held = match buffer.extent {
+                    Extent::Rows { .. } => passing,
+                    Extent::Fields { .. } | Extent::Jagged { .. } => rows,
+                };
+                let bytes = F32 * buffer.elements(held);
                 found.values += bytes;
+                found.predicted_values += F32 * buffer.elements(passing);
                 found.gradients += if buffer.needs_grad { bytes } else { 0 };
             }
         }
@@ -127,10 +136,14 @@ mod tests {
         program.head(&[(h, HeadInput::Weight(v)), (e, HeadInput::Weight(fields))], None);
         for rows in [1, 7, 128, 1000] {
             program.place(rows).unwrap();
-            let footprint = program.footprint(rows);
+            let threads = rayon::current_num_threads();
+            let footprint = program.footprint(rows, threads);
             assert_eq!(footprint.values, 4 * program.arena_len as u64, "{rows}");
+            program.place_lists(rows, true, std::iter::empty()).unwrap();
+            assert_eq!(footprint.predicted_values, 4 * program.arena_len as u64, "{rows}");
             // The dense input alone needs no gradient.
-            let input = 4 * rows as u64 * 16;
+            let held = if rows <= 128 { rows } else { 128 * threads.min(rows.div_ceil(128)) };
+            let input = 4 * held as u64 * 16;
             assert_eq!(footprint.gradients, footprint.values - input, "{rows}");
         }
     }
@@ -155,15 +168,15 @@ mod tests {
                 let mut program = Program::new();
                 program.share();
                 build(&mut program);
-                let one = program.footprint(rows).values;
+                let one = program.footprint(rows, 3).values;
                 program.place(rows.min(128)).unwrap();
                 assert_eq!(one, 4 * arenas * program.arena_len as u64, "{rows}");
-                assert_eq!(program.footprint(rows).gradients, 0);
+                assert_eq!(program.footprint(rows, 3).gradients, 0);
                 // Two layers are held at a time, whatever their number; at the end the last one
                 // and all logits.
                 assert_eq!(one, 4 * arenas * chunk * (64 + 64), "{rows}");
                 (1..10).for_each(|_| build(&mut program));
-                let ten = program.footprint(rows).values;
+                let ten = program.footprint(rows, 3).values;
                 assert_eq!(ten, 4 * arenas * chunk * (64 + 10 * 16), "{rows}");
             }
         });

@@ -65,6 +65,15 @@ pub(crate) fn update<T: Real>(y: &mut [T], x: &[T], f: impl Fn(T, T) -> T) {
     }
 }
 
+/// Copies a row; one of sixteen elements in a register, since a call takes longer than that.
+#[inline(always)]
+pub(crate) fn copy<T: Real>(target: &mut [T], source: &[T]) {
+    match (<&mut [T; LANES]>::try_from(&mut *target), <&[T; LANES]>::try_from(source)) {
+        (Ok(target), Ok(source)) => *target = *source,
+        _ => target.copy_from_slice(source),
+    }
+}
+
 /// Writes or adds `value`.
 #[inline(always)]
 pub(crate) fn put<T: Real>(target: &mut T, value: T, accumulate: bool) {

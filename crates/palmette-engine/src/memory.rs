@@ -25,6 +25,19 @@ pub(crate) fn prefetch<T>(pointer: *const T, len: usize) {
     let _ = (pointer, len);
 }
 
+/// Asks for the line at `pointer` in the second-level cache, as one that will be written.
+#[inline(always)]
+pub(crate) fn prefetch_to_write<T>(pointer: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: as above. A line that no other core holds comes as one that may be written.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(pointer.cast::<i8>()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = pointer;
+}
+
 /// A zero-filled array that costs physical memory only where it was written.
 ///
 /// A supernet holds 171 M weights (NASRec-Full on Criteo) and as many

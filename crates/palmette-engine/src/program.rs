@@ -6,6 +6,7 @@
 //! the last, so that a training step over fresh paths allocates nothing.
 
 use crate::EngineError;
+use crate::executor::CHUNK_ROWS;
 use crate::ops::{Head, Op};
 use crate::params::ParamId;
 use crate::sharing::{Ends, Known};
@@ -51,6 +52,8 @@ pub(crate) struct Buffer {
     pub offset: usize,
     /// Whether any operator reads it; tables behind an unread embedding get no gradient.
     pub read: bool,
+    /// Whether it holds the rows of the chunks that run at a time, and not all of the batch.
+    pub passing: bool,
     /// Where its panels lie, for a factor of a fully connected layer's weight gradient.
     pub panels: usize,
 }
@@ -185,8 +188,11 @@ pub struct Program {
     pub(crate) arena_len: usize,
     /// Elements of the panels of weights and of buffers.
     pub(crate) panels_len: [usize; 2],
-    /// Rows that the buffers were placed for; `None` since an operator was added.
-    pub(crate) placed: Option<usize>,
+    /// Chunks that may run at a time: each has a slot in passing buffers and in scratch.
+    pub(crate) slots: usize,
+    /// Rows that the buffers were placed for, and whether for predictions of several chunks; `None`
+    /// since an operator was added.
+    placed: Option<(usize, bool)>,
     /// Values and longest row of each list that the buffers were placed for.
     placed_lists: Vec<(usize, usize)>,
     /// Scratch that depends on the lists.
@@ -198,6 +204,16 @@ pub struct Program {
     /// The operators so far, where equal ones are not to be added again.
     pub(crate) known: Option<Known>,
     pub(crate) seen: Vec<bool>,
+}
+
+/// Chunks of `rows` rows that `threads` threads run at a time.
+pub(crate) fn slots(rows: usize, threads: usize) -> usize {
+    rows.div_ceil(CHUNK_ROWS).min(threads)
+}
+
+/// Rows of a passing buffer: those of all slots, or of the only chunk.
+pub(crate) fn passing_rows(rows: usize, slots: usize) -> usize {
+    if rows <= CHUNK_ROWS { rows } else { slots * CHUNK_ROWS }
 }
 
 impl Program {
@@ -289,9 +305,12 @@ impl Program {
     pub(crate) fn is_placed(
         &self,
         rows: usize,
+        predicting: bool,
         lists: impl Iterator<Item = (usize, usize)>,
     ) -> bool {
-        self.placed == Some(rows) && self.placed_lists.iter().copied().eq(lists)
+        self.placed == Some((rows, predicting && rows > CHUNK_ROWS))
+            && self.slots == slots(rows, rayon::current_num_threads())
+            && self.placed_lists.iter().copied().eq(lists)
     }
 
     /// Elements of each chunk's scratch.
@@ -316,6 +335,7 @@ impl Program {
             stride: 0,
             offset: 0,
             read: false,
+            passing: false,
             panels: crate::panels::NOWHERE,
         });
         id
@@ -362,16 +382,21 @@ impl Program {
 
     /// Gives every buffer its place for `rows` rows and finds which gradients add up.
     ///
+    /// Vectors of a row that nothing reads after its chunk are kept for as many chunks as the
+    /// current thread pool runs at a time, in predictions those of its fields too.
+    ///
     /// # Errors
     /// [`EngineError::Unfit`] when the buffers of so many rows cannot be addressed.
     pub fn place(&mut self, rows: usize) -> Result<(), EngineError> {
-        self.place_lists(rows, std::iter::empty())
+        self.place_lists(rows, false, std::iter::empty())
     }
 
-    /// [`Program::place`] for lists with these numbers of values and longest rows.
+    /// [`Program::place`] for steps or for predictions, and for lists with these numbers of values
+    /// and longest rows.
     pub(crate) fn place_lists(
         &mut self,
         rows: usize,
+        predicting: bool,
         lists: impl Iterator<Item = (usize, usize)>,
     ) -> Result<(), EngineError> {
         self.placed = None;
@@ -381,10 +406,22 @@ impl Program {
         let longest = |list: usize| lists.get(list).map_or(0, |list| list.1);
         let scratch = self.ops.iter().map(|op| op.scratch_len(longest));
         self.list_scratch_len = scratch.max().unwrap_or(0);
+        let slots = slots(rows, rayon::current_num_threads());
+        let passing_rows = passing_rows(rows, slots);
+        self.slots = slots;
+        for buffer in &mut self.buffers {
+            buffer.passing = match buffer.extent {
+                Extent::Rows { .. } => true,
+                // Field mixes read them for the gradients of weights, tables their gradients.
+                Extent::Fields { .. } => predicting,
+                Extent::Jagged { .. } => false,
+            };
+        }
         let mut offset = 0usize;
         for buffer in &mut self.buffers {
             buffer.offset = offset;
-            let elements = buffer.set_stride(rows, lists);
+            let held = if buffer.passing { passing_rows } else { rows };
+            let elements = buffer.set_stride(held, lists);
             let end = elements.and_then(|elements| elements.checked_add(offset));
             offset = end.ok_or_else(|| {
                 EngineError::Unfit(format!("{rows} rows of {:?} have no address", buffer.extent))
@@ -405,7 +442,7 @@ impl Program {
             buffer.read = read;
         }
         self.place_panels(rows);
-        self.placed = Some(rows);
+        self.placed = Some((rows, predicting && rows > CHUNK_ROWS));
         Ok(())
     }
 }

@@ -27,9 +27,10 @@ pub fn groups(
     let mut order: Vec<usize> = (0..paths.len()).collect();
     order.sort_by_key(|&i| (paths[i], i));
     let mut program = Program::new();
+    let threads = rayon::current_num_threads();
     let mut macs_of = |members: &[usize]| {
         network.build_group(members.iter().map(|&i| paths[i]), &mut program);
-        (program.macs(), group_bytes(&program, batch_rows, PREDICT_ROWS))
+        (program.macs(), group_bytes(&program, batch_rows, PREDICT_ROWS, threads))
     };
     let mut found: Vec<(u64, Vec<usize>)> = Vec::new();
     for index in order {
@@ -53,8 +54,13 @@ pub fn groups(
 }
 
 /// Bytes of the arenas of a group while its heads are tuned on batches of `batch_rows` rows, and
-/// while its logits are computed, `scored_rows` at a time.
-pub fn group_bytes(program: &Program, batch_rows: usize, scored_rows: usize) -> u64 {
-    let bytes = |rows| program.footprint(rows).of_prediction();
+/// while its logits are computed, `scored_rows` at a time, on `threads` threads.
+pub fn group_bytes(
+    program: &Program,
+    batch_rows: usize,
+    scored_rows: usize,
+    threads: usize,
+) -> u64 {
+    let bytes = |rows| program.footprint(rows, threads).of_prediction();
     bytes(batch_rows).max(bytes(scored_rows))
 }

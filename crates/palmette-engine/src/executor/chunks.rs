@@ -1,10 +1,8 @@
 //! Phase one: chunks of rows run forward, loss and backward.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
+use super::sums::in_slots;
 use super::{Batch, CHUNK_ROWS, Executor, Model, Shared, Trainable};
 use crate::Real;
 use crate::chunk::{Chunk, slice_mut};
@@ -125,21 +123,21 @@ impl<T: Real> Executor<T> {
         let (chunks, heads) = (self.chunks, program.heads().count());
         let losses = Shared(self.losses.as_mut_ptr());
         let logits = Shared(self.logits.as_mut_ptr());
-        // Chunk `c`, of which `thread` has the arenas where a thread has its own.
-        let run = |c: usize, thread: usize| {
+        let run = |slot: usize, c: usize| {
             let first = c * CHUNK_ROWS;
-            let (place, at, arena) = match program.is_shared() {
-                true => (thread, 0, thread * program.arena_len),
-                false => (c, first, 0),
+            // A slot of a shared program has arenas of its own.
+            let (at, slot_row, arena) = match program.is_shared() {
+                true => (0, 0, slot * program.arena_len),
+                false => (first, slot * CHUNK_ROWS, 0),
             };
-            // SAFETY: chunk `c` alone uses these partial sums and losses; it, or its thread, this
-            // scratch; and the arenas hold so much for each thread of a shared program.
+            // SAFETY: chunk `c` alone uses these partial sums and losses, and its slot's scratch; and
+            // the arenas hold so much for each slot of a shared program.
             let (partials, scratch, losses, values, grads) = unsafe {
                 let partials = partials.get().add(c * program.partial_len);
                 if mode != Mode::Forward {
                     slice_mut(partials, program.partial_len).fill(T::ZERO);
                 }
-                let scratch = scratch.get().add(place * program.scratch());
+                let scratch = scratch.get().add(slot * program.scratch());
                 let losses = slice_mut(losses.get().add(c * heads), heads);
                 (partials, scratch, losses, values.get().add(arena), grads.get().add(arena))
             };
@@ -156,6 +154,7 @@ impl<T: Real> Executor<T> {
                 first,
                 at,
                 rows: CHUNK_ROWS.min(batch.rows - first),
+                slot_row,
                 precision,
                 panels: panels.get(),
             };
@@ -165,18 +164,7 @@ impl<T: Real> Executor<T> {
         match chunks {
             // Handing one chunk to another thread takes a tenth of a small prediction's time.
             1 => run(0, 0),
-            _ => {
-                let next = AtomicUsize::new(0);
-                (0..self.threads).into_par_iter().with_max_len(1).for_each(|thread| {
-                    loop {
-                        let c = next.fetch_add(1, Ordering::Relaxed);
-                        if c >= chunks {
-                            break;
-                        }
-                        run(c, thread);
-                    }
-                });
-            }
+            _ => in_slots(self.slots, chunks, run),
         }
         weight_sum
     }

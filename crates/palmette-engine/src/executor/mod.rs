@@ -5,19 +5,21 @@
 //!
 //! 1. *Chunks.* The batch is cut into chunks of [`CHUNK_ROWS`] rows; each runs
 //!    forward, loss and backward of all operators by itself, so activations
-//!    stay in a core's cache and there is no barrier between operators. Small
+//!    stay in a core's cache and there is no barrier between operators; those that
+//!    no later phase reads are kept only while their chunk runs. Small
 //!    parameters (biases, norms, head) leave partial sums per chunk. The
 //!    weights are laid out for the products first.
 //! 2. *Weight gradients.* Every weight slice is cut into tiles of
 //!    [`TILE_ROWS`] rows; a tile is one product over the whole batch, hence no
 //!    reduction. Tables sum the gradients of equal rows in sample order.
 //! 3. *Update.* Clip by the global norm and move the same tiles and rows. A
-//!    step without a clip moves every tile in phase two, while its gradient is
-//!    in the cache.
+//!    step without a clip moves every tile, and the rows of every table, in
+//!    phase two, while their gradients are in the cache.
 
 mod chunks;
 mod heads;
 mod panels;
+mod sums;
 mod tables;
 mod tiles;
 
@@ -36,11 +38,12 @@ use crate::matmul::Precision;
 use crate::memory::Zeroed;
 use crate::optimizer::{Optimizer, Rule};
 use crate::params::ParamStore;
-use crate::program::Program;
+use crate::program::{Program, slots};
 use crate::tables::Tables;
 use crate::{EngineError, Real};
 use chunks::Mode;
-use tables::TouchedRows;
+use sums::Movers;
+use tables::{RowMover, TouchedRows};
 use tiles::{Mover, Tile};
 
 /// Name of the instruction set that kernels use on this processor.
@@ -140,14 +143,17 @@ pub struct Executor<T> {
     /// Panels of weights, values and gradients.
     panels: [Zeroed<T>; 3],
     layouts: Vec<panels::Layout>,
-    /// Chunks of the present batch, and how many run at a time.
+    /// Chunks of the present batch, and how many run at a time: each has a slot in scratch and in
+    /// buffers whose rows pass.
     chunks: usize,
-    threads: usize,
+    slots: usize,
     /// What each chunk adds to the loss of each head, `[chunks, heads]`.
     losses: Vec<f64>,
     tiles: Vec<Tile>,
     /// Which of the tiles are those of each head, where heads alone are trained.
     head_tiles: Vec<Range<usize>>,
+    /// Tiles in the order in which they are begun.
+    order: Vec<u32>,
     tile_squares: Vec<f64>,
     touched: Vec<TouchedRows<T>>,
     n_touched: usize,
@@ -201,10 +207,11 @@ impl<T: Real> Executor<T> {
             panels: [empty(), empty(), empty()],
             layouts: Vec::new(),
             chunks: 0,
-            threads: 0,
+            slots: 0,
             losses: Vec::new(),
             tiles: Vec::new(),
             head_tiles: Vec::new(),
+            order: Vec::new(),
             tile_squares: Vec::new(),
             touched: Vec::new(),
             n_touched: 0,
@@ -261,7 +268,7 @@ impl<T: Real> Executor<T> {
         program: &mut Program,
         batch: &Batch<'_, T>,
     ) -> Result<(), EngineError> {
-        self.prepare(model, heads, program, batch)?;
+        self.prepare(model, heads, program, batch, true)?;
         self.lay_out_weights(model, program, false)?;
         self.run_chunks(model, heads, program, batch, Mode::Forward);
         Ok(())
@@ -271,7 +278,7 @@ impl<T: Real> Executor<T> {
     ///
     /// # Errors
     /// [`EngineError::Diverged`] when loss or gradient is not finite: then nothing is updated, but
-    /// for dense weights whose gradient overflowed without a clip while the loss was finite;
+    /// for what moves without a clip where a gradient overflowed while the loss was finite;
     /// a program, model and batch that do not fit, ids outside their tables, and memory.
     pub fn train_step(
         &mut self,
@@ -282,6 +289,18 @@ impl<T: Real> Executor<T> {
     ) -> Result<f64, EngineError> {
         check_state(model, step.optimizer)?;
         check_single_head(program)?;
+        // Each phase would wake the pool's threads anew from outside.
+        rayon::scope(|_| self.step(model, program, batch, step))
+    }
+
+    /// [`Executor::train_step`] on a thread of the pool.
+    fn step(
+        &mut self,
+        model: &mut Model<T>,
+        program: &mut Program,
+        batch: &Batch<'_, T>,
+        step: &Step,
+    ) -> Result<f64, EngineError> {
         let weight_sum =
             self.chunk_gradients(model, &model.params, program, batch, step.trainable)?;
         let loss = self.losses.iter().sum::<f64>() / weight_sum;
@@ -289,21 +308,24 @@ impl<T: Real> Executor<T> {
             return Err(EngineError::Diverged { step: step.index, what: "loss" });
         }
         let rule = Rule::new(step.optimizer, step.learning_rate, step.index);
-        // Nothing waits for the norm: tiles move while they are in the cache.
-        let at_once = step.clip_norm.is_none().then(|| Mover::new(&mut model.params, rule));
-        let squares = self.sums_over_chunks(model, program, batch, step.trainable, at_once);
+        // Nothing waits for the norm: what has its gradient moves while that is in the cache.
+        let at_once = step.clip_norm.is_none().then(|| Movers {
+            tiles: Mover::new(&mut model.params, rule),
+            rows: RowMover::new(model, rule, step.index, T::ONE),
+        });
+        let squares =
+            self.sums_over_chunks(model, program, batch, step.trainable, at_once.as_ref());
         let norm = squares.sqrt();
         if !norm.is_finite() {
             return Err(EngineError::Diverged { step: step.index, what: "gradient norm" });
         }
-        let mut scale = T::ONE;
         if let Some(clip) = step.clip_norm {
-            scale = clipped(clip, norm);
+            let scale = clipped(clip, norm);
             let mover = Mover::new(&mut model.params, rule);
             let all = 0..self.tiles.len();
             self.update_tiles(model.params.layout(), program, all, mover, scale);
+            self.update_rows(&RowMover::new(model, rule, step.index, scale));
         }
-        self.update_rows(model, rule, step.index, scale);
         Ok(loss)
     }
 
@@ -334,31 +356,11 @@ impl<T: Real> Executor<T> {
         batch: &Batch<'_, T>,
         trainable: Trainable,
     ) -> Result<f64, EngineError> {
-        self.prepare(model, heads, program, batch)?;
+        self.prepare(model, heads, program, batch, false)?;
         self.uses.check_gradients(program, batch, trainable)?;
         self.weight_grads.reserve(program.grad_len)?;
         self.lay_out_weights(model, program, trainable != Trainable::Head)?;
         Ok(self.run_chunks(model, heads, program, batch, Mode::Gradients(trainable)))
-    }
-
-    /// Phase two: gradients of weights and of table rows, and the sum of their squares. With `at_once`
-    /// weights move instead, and their gradients are kept nowhere.
-    fn sums_over_chunks(
-        &mut self,
-        model: &Model<T>,
-        program: &Program,
-        batch: &Batch<'_, T>,
-        trainable: Trainable,
-        at_once: Option<Mover<T>>,
-    ) -> f64 {
-        self.list_tiles(program, trainable);
-        self.fill_weight_gradients(model, program, batch, trainable != Trainable::Head, at_once);
-        self.n_touched = 0;
-        if trainable == Trainable::Everything {
-            self.sum_table_rows(program, batch);
-        }
-        self.tile_squares.iter().sum::<f64>()
-            + self.table_squares[..self.n_touched].iter().sum::<f64>()
     }
 
     fn prepare(
@@ -367,24 +369,25 @@ impl<T: Real> Executor<T> {
         heads: &ParamStore<T>,
         program: &mut Program,
         batch: &Batch<'_, T>,
+        predicting: bool,
     ) -> Result<(), EngineError> {
         check_forward(model, heads, program, batch)?;
         let lists = || batch.lists.iter().map(JaggedIds::extent);
         let chunks = batch.rows.div_ceil(CHUNK_ROWS);
-        let threads = chunks.min(rayon::current_num_threads());
-        // Outputs of the whole batch, or of a chunk for each thread; scratch of each chunk, or thread.
-        let (rows, arenas, scratches) = match program.is_shared() {
-            true => (batch.rows.min(CHUNK_ROWS), threads, threads),
-            false => (batch.rows, 1, chunks),
+        let slots = slots(batch.rows, rayon::current_num_threads());
+        // Outputs of the whole batch, or of a chunk for each slot.
+        let (rows, arenas) = match program.is_shared() {
+            true => (batch.rows.min(CHUNK_ROWS), slots),
+            false => (batch.rows, 1),
         };
-        if !program.is_placed(rows, lists()) {
-            program.place_lists(rows, lists())?;
+        if !program.is_placed(rows, predicting, lists()) {
+            program.place_lists(rows, predicting, lists())?;
         }
-        (self.chunks, self.threads) = (chunks, threads);
+        (self.chunks, self.slots) = (chunks, slots);
         self.values.reserve(arenas * program.arena_len)?;
         self.grads.reserve(arenas * program.arena_len)?;
         self.partials.reserve(chunks * program.partial_len)?;
-        self.scratch.reserve(scratches * program.scratch())?;
+        self.scratch.reserve(slots * program.scratch())?;
         let heads = program.heads().count();
         self.losses.clear();
         self.losses.resize(chunks * heads, 0.0);

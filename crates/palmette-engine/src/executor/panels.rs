@@ -1,7 +1,6 @@
 //! Before the chunks: weights of fully connected layers are laid out in panels.
 
-use rayon::prelude::*;
-
+use super::sums::in_turn;
 use super::{Executor, Model, Shared};
 use crate::chunk::PanelArenas;
 use crate::matmul::{COLUMNS, LayOut, Strided, panel_len};
@@ -79,7 +78,9 @@ impl<T: Real> Executor<T> {
         }
         let target = Shared(self.panels[0].as_mut_slice().as_mut_ptr());
         let (arch, clock, precision) = (self.arch, &self.clock, self.precision);
-        self.layouts.par_iter().for_each(|layout| {
+        let layouts = &self.layouts;
+        in_turn(layouts.len(), |task| {
+            let layout = layouts[task];
             let slice = program.weight_slice(layout.slice);
             let spec = model.params.layout().spec(slice.param);
             let weights = model.params.values.as_slice()[spec.offset..].as_ptr();

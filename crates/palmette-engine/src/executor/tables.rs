@@ -1,9 +1,9 @@
 //! Gradients of table rows: summed over equal ids, then applied.
 
-use pulp::{Simd, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Batch, Executor, Model, Shared};
+use super::{Batch, Executor, Model};
 use crate::Real;
 use crate::chunk::{slice, slice_mut};
 use crate::memory::prefetch;
@@ -47,11 +47,100 @@ pub(super) struct TouchedRows<T> {
     pub sums: Vec<T>,
 }
 
+impl<T> TouchedRows<T> {
+    /// Where the gradient lies that has this place among those of all sources.
+    #[inline(always)]
+    fn offset(&self, batch: &Batch<'_, T>, mut place: usize) -> usize {
+        let mut start = 0;
+        for source in &self.sources {
+            let count = source.ids.of(batch).len();
+            start = source.offset;
+            if place < count {
+                break;
+            }
+            place -= count;
+        }
+        start + place * self.dim
+    }
+}
+
+impl<T: Real> TouchedRows<T> {
+    /// Sums the gradients, moves the rows if they are to move at once, and returns the sum of
+    /// squares of the sums.
+    pub fn sum(
+        &mut self,
+        arch: Arch,
+        grads: *const T,
+        batch: &Batch<'_, T>,
+        at_once: Option<&RowMover<T>>,
+    ) -> f64 {
+        let target = at_once.map(|mover| mover.targets[self.table]);
+        let squares = T::sum_rows(arch, SumRows { touched: self, grads, batch, target });
+        if let Some(mover) = at_once {
+            self.move_rows(arch, mover);
+        }
+        squares
+    }
+
+    fn move_rows(&self, arch: Arch, mover: &RowMover<T>) {
+        let &RowMover { ref targets, rule, scale } = mover;
+        let target = targets[self.table];
+        T::update_rows(arch, UpdateRows { touched: self, target, rule, scale });
+    }
+}
+
+/// Where the rows of a table lie.
+#[derive(Clone, Copy)]
+pub struct Target<T> {
+    data: *mut T,
+    layout: RowLayout,
+    rounding_key: u64,
+}
+
+impl<T: Real> Target<T> {
+    /// Asks for a whole row.
+    #[inline(always)]
+    fn ask(&self, id: u32) {
+        let stride = self.layout.stride();
+        prefetch(self.data.wrapping_add(id as usize * stride), stride);
+    }
+}
+
+/// Moves rows of tables along gradients.
+pub(super) struct RowMover<T> {
+    targets: Vec<Target<T>>,
+    rule: Rule<T>,
+    scale: T,
+}
+
+// SAFETY: every touched entry names another table (`Uses::check_gradients`), and a table's rows are
+// moved by one task.
+unsafe impl<T: Send> Send for RowMover<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for RowMover<T> {}
+
+impl<T: Real> RowMover<T> {
+    /// Along `scale` times the gradients.
+    pub fn new(model: &mut Model<T>, rule: Rule<T>, step: u64, scale: T) -> Self {
+        let targets = model.tables.tables.iter_mut().map(|table| {
+            let layout = table.layout;
+            let rounding_key = match layout.storage {
+                TableStorage::Full => 0,
+                TableStorage::F16 | TableStorage::Bf16 => table.rounding_key(step),
+            };
+            Target { data: table.data.as_mut_slice().as_mut_ptr(), layout, rounding_key }
+        });
+        Self { targets: targets.collect(), rule, scale }
+    }
+}
+
 /// Sums one table's gradients.
 pub struct SumRows<'a, T> {
     touched: &'a mut TouchedRows<T>,
     grads: *const T,
     batch: &'a Batch<'a, T>,
+    /// The rows, where they move next.
+    target: Option<Target<T>>,
 }
 
 impl<T: Real> WithSimd for SumRows<'_, T> {
@@ -70,28 +159,32 @@ impl<T: Real> WithSimd for SumRows<'_, T> {
         }
         t.keys.sort_unstable();
         t.ids.clear();
-        t.sums.clear();
-        for &key in &t.keys {
-            let (id, mut place) = ((key >> 32) as u32, (key & 0xffff_ffff) as usize);
-            let mut offset = 0;
-            for source in &t.sources {
-                let count = source.ids.of(self.batch).len();
-                offset = source.offset;
-                if place < count {
-                    break;
+        let dim = t.dim;
+        let mut sums = std::mem::take(&mut t.sums);
+        sums.resize(t.keys.len() * dim, T::ZERO);
+        let mut end = 0;
+        for (i, &key) in t.keys.iter().enumerate() {
+            if let Some(&next) = t.keys.get(i + AHEAD) {
+                let offset = t.offset(self.batch, (next & 0xffff_ffff) as usize);
+                prefetch(self.grads.wrapping_add(offset), dim);
+                if let Some(target) = &self.target {
+                    target.ask((next >> 32) as u32);
                 }
-                place -= count;
             }
+            let id = (key >> 32) as u32;
+            let offset = t.offset(self.batch, (key & 0xffff_ffff) as usize);
             // SAFETY: the gradient of one sample's field or of one value of a list.
-            let grad = unsafe { slice(self.grads.add(offset + place * t.dim), t.dim) };
+            let grad = unsafe { slice(self.grads.add(offset), dim) };
             if t.ids.last() == Some(&id) {
-                let start = t.sums.len() - t.dim;
-                crate::lanes::update(&mut t.sums[start..], grad, |g, s| s + g);
+                crate::lanes::update(&mut sums[end - dim..end], grad, |g, s| s + g);
             } else {
                 t.ids.push(id);
-                t.sums.extend_from_slice(grad);
+                crate::lanes::copy(&mut sums[end..end + dim], grad);
+                end += dim;
             }
         }
+        sums.truncate(end);
+        t.sums = sums;
         crate::lanes::sum_of_squares(&t.sums)
     }
 }
@@ -99,9 +192,7 @@ impl<T: Real> WithSimd for SumRows<'_, T> {
 /// Moves the touched rows of one table.
 pub struct UpdateRows<'a, T> {
     touched: &'a TouchedRows<T>,
-    table: *mut T,
-    layout: RowLayout,
-    rounding_key: u64,
+    target: Target<T>,
     rule: Rule<T>,
     scale: T,
 }
@@ -117,16 +208,17 @@ impl<T: Real> WithSimd for UpdateRows<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let Self { touched, table, layout, rounding_key: key, rule, scale } = self;
+        let Self { touched, target, rule, scale } = self;
+        let Target { data, layout, rounding_key: key } = target;
         let (dim, stride) = (layout.dim, layout.stride());
         let mut widened = [T::ZERO; WIDENED];
         for (i, (&id, grads)) in touched.ids.iter().zip(touched.sums.chunks_exact(dim)).enumerate()
         {
             if let Some(&next) = touched.ids.get(i + AHEAD) {
-                prefetch(table.wrapping_add(next as usize * stride), stride);
+                target.ask(next);
             }
             // SAFETY: ids were checked against the table; its rows are touched by this task alone.
-            let row = unsafe { slice_mut(table.add(id as usize * stride), stride) };
+            let row = unsafe { slice_mut(data.add(id as usize * stride), stride) };
             let (weights, state) = row.split_at_mut(layout.weights);
             let (rule, state) = match layout.row_wise {
                 true => (rule.of_row(state, grads, scale), &mut [][..]),
@@ -152,7 +244,8 @@ impl<T: Real> WithSimd for UpdateRows<'_, T> {
 }
 
 impl<T: Real> Executor<T> {
-    pub(super) fn sum_table_rows(&mut self, program: &Program, batch: &Batch<'_, T>) {
+    /// Lists the tables that a batch touches.
+    pub(super) fn list_tables(&mut self, program: &Program, batch: &Batch<'_, T>) {
         for op in &program.ops {
             match op {
                 Op::Embedding(op) if program.buffer(op.out).read => {
@@ -171,19 +264,8 @@ impl<T: Real> Executor<T> {
                 _ => {}
             }
         }
-        self.table_squares.resize(self.touched.len(), 0.0);
-        let grads = Shared(self.grads.as_mut_slice().as_mut_ptr());
-        let (arch, clock) = (self.arch, &self.clock);
-        let touched = &mut self.touched[..self.n_touched];
-        touched.par_iter_mut().zip(&mut self.table_squares).with_max_len(1).for_each(
-            |(touched, squares)| {
-                // Phase one is over; the gradients are read only.
-                let grads = grads.get().cast_const();
-                let start = clock.start();
-                *squares = T::sum_rows(arch, SumRows { touched, grads, batch });
-                clock.stop(start, 2);
-            },
-        );
+        self.table_squares.clear();
+        self.table_squares.resize(self.n_touched, 0.0);
     }
 
     /// Notes that gradients of a table's rows lie in `source`.
@@ -219,20 +301,11 @@ impl<T: Real> Executor<T> {
     }
 
     /// Moves the touched rows of all tables.
-    pub(super) fn update_rows(&mut self, model: &mut Model<T>, rule: Rule<T>, step: u64, scale: T) {
-        let (arch, clock) = (self.arch, &self.clock);
-        let tables = Shared(model.tables.tables.as_mut_ptr());
+    pub(super) fn update_rows(&self, mover: &RowMover<T>) {
+        let clock = &self.clock;
         self.touched[..self.n_touched].par_iter().with_max_len(1).for_each(|touched| {
-            // SAFETY: every touched entry names another table (`Uses::check_gradients`).
-            let table = unsafe { &mut *tables.get().add(touched.table) };
-            let layout = table.layout;
-            let rounding_key = match layout.storage {
-                TableStorage::Full => 0,
-                TableStorage::F16 | TableStorage::Bf16 => table.rounding_key(step),
-            };
-            let table = table.data.as_mut_slice().as_mut_ptr();
             let start = clock.start();
-            T::update_rows(arch, UpdateRows { touched, table, layout, rounding_key, rule, scale });
+            touched.move_rows(self.arch, mover);
             clock.stop(start, 2);
         });
     }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Batch, Executor, Model, Shared, TILE_ROWS, Trainable};
+use super::{Executor, Shared, TILE_ROWS, Trainable};
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::lanes::sum_of_squares;
@@ -22,6 +22,17 @@ pub(super) struct Tile {
     slice: u32,
     first: u32,
     rows: u32,
+}
+
+impl Tile {
+    /// Products a row of the batch.
+    pub fn products(self, program: &Program) -> usize {
+        let slice = &program.slices[self.slice as usize];
+        match slice.source {
+            GradSource::Product { .. } => self.rows as usize * slice.cols,
+            GradSource::Partial { .. } => 0,
+        }
+    }
 }
 
 /// A part of a gradient: rows and columns of the slice, and where they are wanted.
@@ -104,6 +115,18 @@ pub struct RunTile<'a, 'c, T> {
     weight_grads: *mut T,
     chunks: usize,
     at_once: Option<Mover<T>>,
+}
+
+impl<'a, 'c, T> RunTile<'a, 'c, T> {
+    pub(super) fn new(
+        batch: &'a Chunk<'c, T>,
+        tile: Tile,
+        weight_grads: *mut T,
+        chunks: usize,
+        at_once: Option<Mover<T>>,
+    ) -> Self {
+        Self { batch, tile, weight_grads, chunks, at_once }
+    }
 }
 
 impl<T: Real> WithSimd for RunTile<'_, '_, T> {
@@ -207,6 +230,7 @@ impl<T: Real> Executor<T> {
         }
         self.tile_squares.clear();
         self.tile_squares.resize(self.tiles.len(), 0.0);
+        self.order_tiles(program);
     }
 
     fn push_tiles(&mut self, program: &Program, slices: Range<usize>) {
@@ -217,49 +241,6 @@ impl<T: Real> Executor<T> {
                 self.tiles.push(Tile { slice: index as u32, first: first as u32, rows });
             }
         }
-    }
-
-    pub(super) fn fill_weight_gradients(
-        &mut self,
-        model: &Model<T>,
-        program: &Program,
-        batch: &Batch<'_, T>,
-        with_products: bool,
-        at_once: Option<Mover<T>>,
-    ) {
-        let panels = self.panel_arenas(with_products);
-        let values = Shared(self.values.as_mut_slice().as_mut_ptr());
-        let grads = Shared(self.grads.as_mut_slice().as_mut_ptr());
-        let partials = Shared(self.partials.as_mut_slice().as_mut_ptr());
-        let weight_grads = Shared(self.weight_grads.as_mut_slice().as_mut_ptr());
-        let (arch, clock, chunks) = (self.arch, &self.clock, self.chunks);
-        let precision = self.precision;
-        self.tiles.par_iter().zip(&mut self.tile_squares).with_max_len(1).for_each(
-            |(&tile, squares)| {
-                let batch = Chunk {
-                    program,
-                    params: &model.params,
-                    heads: &model.params,
-                    tables: &model.tables,
-                    batch,
-                    values: values.get(),
-                    grads: grads.get(),
-                    partials: partials.get(),
-                    scratch: std::ptr::null_mut(),
-                    first: 0,
-                    at: 0,
-                    rows: batch.rows,
-                    precision,
-                    panels: panels.get(),
-                };
-                // SAFETY of the shared gradients: a tile writes its own rows only.
-                let weight_grads = weight_grads.get();
-                let run = RunTile { batch: &batch, tile, weight_grads, chunks, at_once };
-                let start = clock.start();
-                *squares = T::run_tile(arch, run);
-                clock.stop(start, 0);
-            },
-        );
     }
 
     /// Moves these tiles of parameters that are laid out as `params`.

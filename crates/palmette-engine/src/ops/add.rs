@@ -33,13 +33,15 @@ fn runs<T: Real>(
     let (count, skipped, y_len, x_len) = match yb.extent {
         Extent::Rows { width } => {
             let x_width = chunk.program.width(x).min(width);
-            (chunk.rows, [chunk.at * yb.stride, chunk.at * xb.stride], width, x_width)
+            let skipped = [yb, xb].map(|b| chunk.first_row(b) * b.stride);
+            (chunk.rows, skipped, width, x_width)
         }
         Extent::Fields { fields, dim } => {
-            (fields, [chunk.at * dim; 2], chunk.rows * dim, chunk.rows * dim)
+            let skipped = [yb, xb].map(|b| chunk.first_row(b) * dim);
+            (fields, skipped, chunk.rows * dim, chunk.rows * dim)
         }
         Extent::Jagged { dim, .. } => {
-            let (start, len) = (chunk.first_vector(yb.extent) * dim, chunk.vectors(y) * dim);
+            let (start, len) = (chunk.first_vector(yb) * dim, chunk.vectors(y) * dim);
             (1, [start; 2], len, len)
         }
     };
@@ -153,7 +155,8 @@ impl Multiply {
             let other_buffer = chunk.program.buffer(other.buffer);
             let own = chunk.program.buffer(input.buffer);
             runs(chunk, input.buffer, self.out, |x, y, len, _| {
-                // Equal shapes have equal strides, so the runs lie at equal distances.
+                // Equal shapes have equal strides and pass or stay alike, so the runs lie at equal
+                // distances.
                 let place = other_buffer.offset + (x - own.offset);
                 // SAFETY: runs of this chunk in different buffers or arenas.
                 let (dx, dy, b) = unsafe {

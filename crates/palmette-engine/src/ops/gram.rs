@@ -167,6 +167,11 @@ impl Gram {
         let width = vectors * (vectors - 1) / 2;
         for first in (0..chunk.rows).step_by(BLOCK) {
             let count = BLOCK.min(chunk.rows - first);
+            for (j, input) in chunk.program.inputs[self.inputs.range()].iter().enumerate() {
+                if input.grad {
+                    self.rows(chunk, j, true, first, count).ask();
+                }
+            }
             self.stack(simd, chunk, t, first, count);
             // SAFETY: as in forward.
             unsafe {

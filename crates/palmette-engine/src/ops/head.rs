@@ -151,7 +151,7 @@ fn for_each_run<T: Real>(
     mut each: impl FnMut(usize, (usize, usize)),
 ) {
     let b = chunk.program.buffer(buffer);
-    let row = chunk.at + r;
+    let row = chunk.first_row(b) + r;
     // One call: a closure with several callers is not inlined, and loses the instruction set.
     let (count, start, stride, len) = match b.extent {
         Extent::Rows { width } => (1, b.offset + row * b.stride, 0, width),

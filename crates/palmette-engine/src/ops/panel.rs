@@ -5,6 +5,7 @@ use pulp::Simd;
 use crate::Real;
 use crate::chunk::slice_mut;
 use crate::lanes::put;
+use crate::memory::prefetch_to_write;
 use crate::simd::BLOCK;
 
 /// Sixteen rows of a tensor with channels first, `[channels][fields][16]`: kernels work on
@@ -127,6 +128,20 @@ impl<T: Real> Rows<T> {
                         let live = l < self.count;
                         *lane = if live { *source.add(l * self.row_stride + c) } else { T::ZERO };
                     }
+                }
+            }
+        }
+    }
+
+    /// Asks for the rows in time before they are written: fields lie apart, so that nothing guesses
+    /// where the next is.
+    #[inline(always)]
+    pub fn ask(self) {
+        for f in 0..self.fields {
+            for r in 0..self.count {
+                let row = self.first.wrapping_add(f * self.field_stride + r * self.row_stride);
+                for c in (0..self.dim).step_by(BLOCK) {
+                    prefetch_to_write(row.wrapping_add(c).cast_const());
                 }
             }
         }

@@ -68,7 +68,7 @@ impl RowLayout {
     #[inline(always)]
     pub fn read<T: Real>(self, row: &[T], start: usize, weights: &mut [T]) {
         match self.storage {
-            TableStorage::Full => weights.copy_from_slice(&row[start..start + weights.len()]),
+            TableStorage::Full => crate::lanes::copy(weights, &row[start..start + weights.len()]),
             TableStorage::Bf16 => {
                 for (w, &bits) in weights.iter_mut().zip(&halves(row, self.dim)[start..]) {
                     *w = T::from_f64(f64::from(f32::from_bits(u32::from(bits) << 16)));

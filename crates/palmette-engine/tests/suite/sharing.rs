@@ -222,7 +222,7 @@ fn what_is_equal_is_computed_once() {
         assert_eq!(two.ops().len(), one.ops().len() + 1, "{name}");
         let head = one.ops().last().unwrap().macs(&one);
         assert_eq!(two.macs(), one.macs() + head, "{name}");
-        let held = |program: &Program| program.footprint(300).values;
+        let held = |program: &Program| program.footprint(300, 2).values;
         assert!(held(&two) < held(&one) + 300 * 80, "{name}: only logits are added");
         assert!(one.macs() <= plain.macs() && held(&one) <= held(&plain), "{name}");
     }

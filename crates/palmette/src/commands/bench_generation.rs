@@ -328,7 +328,7 @@ fn time(
             paths.iter().zip(groups).flat_map(|(p, groups)| groups.iter().map(move |g| (p, g)));
         let bytes = all.map(|(paths, group)| {
             shared.build_group(group.iter().map(|&i| paths[i]), &mut program);
-            group_bytes(&program, batch_size, PREDICT_ROWS)
+            group_bytes(&program, batch_size, PREDICT_ROWS, rayon::current_num_threads())
         });
         bytes.max().unwrap_or(0)
     });

@@ -169,7 +169,13 @@ pub fn run(args: &Args, console: &Console) -> anyhow::Result<ExitCode> {
         }
     }
     let mut violations: Vec<String> = violations.iter().map(ToString::to_string).collect();
-    let training = TrainingMemory::new(&compiled, args.batch, &keeping, log.memory);
+    let training = TrainingMemory::new(
+        &compiled,
+        args.batch,
+        &keeping,
+        log.memory,
+        rayon::current_num_threads(),
+    );
     if let Some(limit) = limits.peak_memory.filter(|&limit| training.held() > limit) {
         let (peak, limit) = (format_bytes(training.held()), format_bytes(limit));
         violations.push(format!("peak_memory {peak} over the limit of {limit}"));

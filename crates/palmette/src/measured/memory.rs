@@ -12,6 +12,9 @@ use crate::onnx::ExternalData;
 /// Code that was read, buffers of readers and writers, thread stacks: what the process of a
 /// logistic regression holds (`docs/performance.md`, "Memory of a training").
 const PROGRAM_BYTES: u64 = 14 << 20;
+/// The same of a search, with its worker threads, its journal and what was sampled to plan it: a
+/// search on the Criteo sample held 17 to 18 MiB beside its parts.
+pub const SEARCH_BYTES: u64 = 18 << 20;
 const F32: u64 = size_of::<f32>() as u64;
 /// A text of `encoders.json` in memory: its place in a list, and the smallest block of the heap.
 const VOCABULARY_ENTRY: u64 = 24 + 32;
@@ -79,13 +82,13 @@ pub fn model_bytes(
 }
 
 /// Bytes that the arenas of trainings and predictions hold: of a step with `batch_rows` rows, and
-/// afterwards, while rows are predicted.
-fn arenas(program: &Program, batch_rows: u64, predicted_rows: usize) -> [u64; 2] {
+/// afterwards, while rows are predicted, on `threads` threads each.
+fn arenas(program: &Program, batch_rows: u64, predicted_rows: usize, threads: usize) -> [u64; 2] {
     let batch_rows = usize::try_from(batch_rows).unwrap_or(usize::MAX);
-    let step = program.footprint(batch_rows);
-    let predicted = program.footprint(predicted_rows);
+    let step = program.footprint(batch_rows, threads);
+    let predicted = program.footprint(predicted_rows, threads);
     // Larger arenas replace the old ones, gradients' too, which predictions do not write; panels stay.
-    let replaced = predicted.values > step.values + step.values / 4;
+    let replaced = predicted.predicted_values > step.values + step.values / 4;
     let after = if replaced {
         predicted.of_prediction() + step.weight_gradients + step.backward_panels
     } else {
@@ -112,15 +115,18 @@ pub struct TrainingMemory {
 }
 
 impl TrainingMemory {
-    /// Foretells the peak of training `compiled` with Adagrad on batches of `batch_rows`.
+    /// Foretells the peak of training `compiled` with Adagrad on batches of `batch_rows`, on
+    /// `threads` threads.
     pub fn new(
         compiled: &CompiledModel,
         batch_rows: u64,
         keeping: &Keeping,
         dataset: DatasetMemory,
+        threads: usize,
     ) -> Self {
         let (model, files) = model_bytes(&compiled.layout, compiled.table_sizes(), keeping);
-        let [training, evaluation] = arenas(&compiled.program, batch_rows, dataset.predicted_rows);
+        let [training, evaluation] =
+            arenas(&compiled.program, batch_rows, dataset.predicted_rows, threads);
         // Exported weights are f32. The graph's message is built and then encoded; what goes to a
         // second file is streamed.
         let weights = (compiled.params() + compiled.table_params()) * F32;

@@ -12,5 +12,5 @@ mod memory;
 mod system;
 
 pub use latency::{Latency, LatencyProbe};
-pub use memory::{DatasetMemory, MemoryPart, RunMemory, TrainingMemory, model_bytes};
+pub use memory::{DatasetMemory, MemoryPart, RunMemory, SEARCH_BYTES, TrainingMemory, model_bytes};
 pub use system::{available_memory, peak_memory};

@@ -15,7 +15,8 @@ use super::setup::Run;
 use super::trials::Contender;
 use super::workers::{table_bytes, trainings_at_a_time};
 use crate::measured::{
-    DatasetMemory, MemoryPart, RunMemory, TrainingMemory, available_memory, model_bytes,
+    DatasetMemory, MemoryPart, RunMemory, SEARCH_BYTES, TrainingMemory, available_memory,
+    model_bytes,
 };
 
 /// Paths whose largest arenas stand for those of a whole training.
@@ -25,6 +26,11 @@ const FAMILIES: usize = 24;
 const MUTATIONS: usize = 6;
 /// Most random networks that stand for those that a search will choose.
 const NETWORKS: usize = 32;
+
+/// Threads that each of several models has: one where they run side by side, else all.
+fn threads_of_each(at_a_time: usize) -> usize {
+    if at_a_time > 1 { 1 } else { rayon::current_num_threads() }
+}
 
 /// What a network holds while it is trained and measured.
 fn fitted(memory: &TrainingMemory) -> u64 {
@@ -46,6 +52,7 @@ impl Run<'_, '_> {
         };
         let (model, mut files) = model_bytes(network.layout(), sizes(&tables), &keeping);
 
+        let threads = rayon::current_num_threads();
         let (mut program, mut step) = (Program::new(), 0);
         let strategy = search.supernet.paths;
         for index in 0..PATHS {
@@ -54,7 +61,7 @@ impl Run<'_, '_> {
             let paths = if first { PathStrategy::FullPath } else { strategy };
             let path = supernet_path(space, paths, index, 0, config.run.seed);
             network.build(&path, &mut program);
-            step = step.max(program.footprint(search.supernet.batch_size).of_step());
+            step = step.max(program.footprint(search.supernet.batch_size, threads).of_step());
         }
         let copies = trainings_at_a_time(search.ranking.batch_size, model);
         let forward = self.scoring(plan, &network, copies);
@@ -71,13 +78,15 @@ impl Run<'_, '_> {
         let trained = |tables: &[u32], batch_rows: usize| -> Result<(u64, Vec<TrainingMemory>)> {
             let inputs = self.context.inputs(tables);
             let own = DatasetMemory { pages: 0, ..all };
+            let at_a_time = trainings_at_a_time(batch_rows, table_bytes(tables, keeping.numbers));
+            let threads = threads_of_each(at_a_time);
             let mut found = Vec::new();
             for contender in &contenders {
                 let compiled = contender.compile(&inputs, train.network.layer_norm)?;
-                found.push(TrainingMemory::new(&compiled, batch_rows as u64, &keeping, own));
+                let rows = batch_rows as u64;
+                found.push(TrainingMemory::new(&compiled, rows, &keeping, own, threads));
             }
             found[..networks].sort_by_key(fitted);
-            let at_a_time = trainings_at_a_time(batch_rows, table_bytes(tables, keeping.numbers));
             Ok((at_a_time as u64, found))
         };
         let (at_a_time, found) = trained(&tables, train.network.batch_size)?;
@@ -89,7 +98,7 @@ impl Run<'_, '_> {
         files = files.max(exported.pages);
         let part = |what, bytes| MemoryPart { what, bytes };
         Ok(RunMemory {
-            program: exported.program,
+            program: SEARCH_BYTES,
             supernet: vec![
                 part("weights, tables and their state", model),
                 part("activations and gradients of a step", step),
@@ -115,13 +124,14 @@ impl Run<'_, '_> {
         let (weights, rows) = (search.ranking.weights, search.ranking.batch_size);
         let scored_rows = plan.validation_rows.min(PREDICT_ROWS);
         let genotypes = self.random_genotypes(plan.evaluations.min(PATHS as usize));
+        let threads = threads_of_each(at_a_time);
         let mut program = Program::new();
         if weights == RankingWeights::Fresh {
             let bytes = |genotype: &Genotype| {
                 let path = self.space.nasrec().path(genotype);
                 Network::standalone(&path, self.shape, false).build(&path, &mut program);
-                let trained = program.footprint(rows).of_step();
-                trained.max(program.footprint(scored_rows).of_prediction())
+                let trained = program.footprint(rows, threads).of_step();
+                trained.max(program.footprint(scored_rows, threads).of_prediction())
             };
             return genotypes.iter().map(bytes).max().unwrap_or(0);
         }
@@ -133,7 +143,7 @@ impl Run<'_, '_> {
             let paths: Vec<&Path> = family.iter().collect();
             for group in groups(network, &paths, rows, siblings.div_ceil(at_a_time)) {
                 network.build_group(group.iter().map(|&i| paths[i]), &mut program);
-                most = most.max(group_bytes(&program, rows, scored_rows));
+                most = most.max(group_bytes(&program, rows, scored_rows, threads));
             }
         }
         most

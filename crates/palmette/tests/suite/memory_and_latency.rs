@@ -56,9 +56,9 @@ fn the_peak_of_a_training_is_foretold() {
     }
 }
 
-/// The supernet's phase is foretold within a tenth too. Where models run side by side, each is
-/// counted at its own peak and the others as the largest of those that may run then, so what is
-/// foretold is more than what is held (1.18 times here), never less. Peaks stand in the journal.
+/// The supernet's phase is foretold within a tenth too. The largest phase here is an export beside
+/// another training, foretold as if both held most at once: 1.15 times what is held, never less.
+/// Peaks stand in the journal.
 #[test]
 #[cfg(target_os = "linux")]
 fn the_peak_of_a_search_is_foretold() {
@@ -83,7 +83,7 @@ fn the_peak_of_a_search_is_foretold() {
     assert!((0.9..1.1).contains(&ratio), "supernet: {memory} for {}", peak("supernet"));
     let largest = phases.iter().copied().fold(0.0, f64::max);
     let ratio = (largest + other) / peak("final");
-    assert!((0.97..1.25).contains(&ratio), "{memory} for {}", peak("final"));
+    assert!((0.97..1.2).contains(&ratio), "{ratio}: {memory} for {}", peak("final"));
 }
 
 /// The arenas of neighbours that are scored together are counted, at the largest of many groups.
@@ -129,7 +129,7 @@ fn a_search_that_cannot_fit_is_refused_before_it_starts() {
     for expected in [
         "more than the limit peak_memory=40.00 MiB",
         "the network that is exported",
-        "the program 14.00 MiB",
+        "the program 18.00 MiB",
         "--table-storage bf16",
         "--table-files",
         "search.table_cap",
