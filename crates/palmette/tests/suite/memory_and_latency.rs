@@ -57,7 +57,8 @@ fn the_peak_of_a_training_is_foretold() {
 }
 
 /// The supernet's phase is foretold within a tenth too. The largest phase here is an export beside
-/// another training, foretold as if both held most at once: 1.15 times what is held, never less.
+/// another training, foretold as if both held most at once: 1.15 to 1.22 times what is held, as the
+/// two happen to meet, never less.
 /// Peaks stand in the journal.
 #[test]
 #[cfg(target_os = "linux")]
@@ -83,7 +84,7 @@ fn the_peak_of_a_search_is_foretold() {
     assert!((0.9..1.1).contains(&ratio), "supernet: {memory} for {}", peak("supernet"));
     let largest = phases.iter().copied().fold(0.0, f64::max);
     let ratio = (largest + other) / peak("final");
-    assert!((0.97..1.2).contains(&ratio), "{ratio}: {memory} for {}", peak("final"));
+    assert!((0.97..1.25).contains(&ratio), "{ratio}: {memory} for {}", peak("final"));
 }
 
 /// The arenas of neighbours that are scored together are counted, at the largest of many groups.
