@@ -16,13 +16,17 @@ torch.Size([3, 1, 16])
 
 from __future__ import annotations
 
+import collections
 import functools
+import threading
 from typing import Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 
 from . import _native
+
+_lock = threading.Lock()
 
 __all__ = [
     "Rows",
@@ -55,9 +59,13 @@ class Rows:
     """
 
     def __init__(self, offsets: Tensor, max_len: Optional[int] = None, truncate: bool = False):
-        offsets = offsets.detach().to("cpu", torch.int64).contiguous()
-        if offsets.dim() != 1:
-            raise ValueError(f"offsets have shape {tuple(offsets.shape)}, expected [B + 1]")
+        if not isinstance(offsets, Tensor) or offsets.dim() != 1:
+            raise ValueError(f"offsets are {_described(offsets)}, expected a tensor [B + 1]")
+        _integers("offsets", offsets)
+        if max_len is not None and (not isinstance(max_len, int) or not 0 <= max_len < 1 << 62):
+            raise ValueError(f"max_len is {max_len!r}, expected an integer of at least 0")
+        # A copy: what was checked stays as it was.
+        offsets = offsets.detach().to("cpu", torch.int64, copy=True).contiguous()
         if max_len is None:
             max_len = int(offsets.diff().max()) if offsets.numel() > 1 else 0
             max_len = max(max_len, 0)
@@ -69,11 +77,26 @@ class Rows:
     @staticmethod
     def from_lengths(lengths: Union[Tensor, Sequence[int]], max_len: Optional[int] = None, truncate: bool = False) -> "Rows":
         """From the length of each row."""
-        lengths = torch.as_tensor(lengths, dtype=torch.int64, device="cpu").reshape(-1)
+        lengths = torch.as_tensor(lengths, device="cpu")
+        if lengths.dim() != 1:
+            raise ValueError(f"lengths are {_described(lengths)}, expected [B]")
+        if lengths.numel() == 0:
+            lengths = lengths.to(torch.int64)
+        _integers("lengths", lengths)
+        lengths = lengths.to(torch.int64)
         return Rows(torch.nn.functional.pad(lengths.cumsum(0), (1, 0)), max_len, truncate)
 
     def __repr__(self) -> str:
         return f"Rows({self.count} rows, {self.total} elements, max_len={self.max_len}, truncate={self.truncate})"
+
+
+def _described(x) -> str:
+    return f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else repr(x)
+
+
+def _integers(name: str, x: Tensor) -> None:
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise ValueError(f"{name} are {x.dtype}, expected integers")
 
 
 # Rows, shapes and plans are kept by what they were made from, the offsets' bytes included.
@@ -81,10 +104,25 @@ def _bytes(offsets: Tensor) -> bytes:
     return offsets.numpy().tobytes()
 
 
-@functools.lru_cache(maxsize=256)
+# Sets of rows in the order of their last use, and what their offsets take at most.
+_row_sets: "collections.OrderedDict[tuple, _native.Rows]" = collections.OrderedDict()
+_ROW_SET_BYTES = 64 << 20
+
+
 def _rows_of(offsets: bytes, max_len: int, truncate: bool) -> "_native.Rows":
+    key = (offsets, max_len, truncate)
+    with _lock:
+        if key in _row_sets:
+            _row_sets.move_to_end(key)
+            return _row_sets[key]
     held = torch.frombuffer(bytearray(offsets), dtype=torch.int64) if offsets else torch.zeros(0, dtype=torch.int64)
-    return _native.Rows(_buffer(held), max_len, truncate)
+    rows = _native.Rows(_buffer(held), max_len, truncate)
+    with _lock:
+        _row_sets[key] = rows
+        size = sum(len(kept[0]) for kept in _row_sets)
+        while len(_row_sets) > 256 or (size > _ROW_SET_BYTES and len(_row_sets) > 1):
+            size -= len(_row_sets.popitem(last=False)[0][0])
+    return rows
 
 
 # Plans count the tasks that a call has handed out: streams, whose calls may overlap, have plans
@@ -138,8 +176,13 @@ def _element(x: Tensor) -> str:
     return str(x.dtype).removeprefix("torch.")
 
 
-def _packed(x: Tensor) -> Tensor:
-    """Without gaps and, on a GPU, at an address that kernels read 16 bytes of at once."""
+def _packed(x: Tensor, like: Optional[Tensor] = None, dims: Optional[int] = None) -> Tensor:
+    """Without gaps and, on a GPU, at an address that kernels read 16 bytes of at once; of the type
+    and on the device of another operand."""
+    if like is not None and (x.dtype != like.dtype or x.device != like.device):
+        raise ValueError(f"an operand is {x.dtype} on {x.device}, another {like.dtype} on {like.device}")
+    if dims is not None and x.dim() != dims:
+        raise ValueError(f"an operand has shape {tuple(x.shape)}, expected {dims} dimensions")
     x = x.contiguous()
     return x.clone() if x.is_cuda and x.data_ptr() % 16 else x
 
@@ -177,6 +220,18 @@ def _attention_shape(q: Tensor, k: Tensor, left: int, right: int, scale: float) 
     return (q.shape[1], k.shape[1], q.shape[2], left, right, scale)
 
 
+def _operands(q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor]) -> tuple:
+    q, k, v = _packed(q, None, 3), _packed(k, q, 3), _packed(v, q, 3)
+    if v.shape != k.shape or k.shape[2] != q.shape[2]:
+        raise ValueError(f"q, k and v have shapes {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}")
+    if bias is not None and (bias.dim() != 4 or bias.dtype != _sum_dtype(q) or bias.device != q.device):
+        raise ValueError(
+            f"the bias is {bias.dtype} {tuple(bias.shape)} on {bias.device}, expected {_sum_dtype(q)} "
+            f"[1 or B, 1 or {q.shape[1]}, max_q, max_k] on {q.device}"
+        )
+    return q, k, v, None if bias is None else _packed(bias)
+
+
 @torch.library.custom_op("palmette::jagged_attention", mutates_args=())
 def _attention(
     q: Tensor,
@@ -194,8 +249,7 @@ def _attention(
     fast: bool,
     path: str,
 ) -> Tuple[Tensor, Tensor]:
-    q, k, v = _packed(q), _packed(k), _packed(v)
-    bias = None if bias is None else _packed(bias)
+    q, k, v, bias = _operands(q, k, v, bias)
     out = torch.empty_like(q)
     lse = q.new_empty((q.shape[1], q.shape[0]), dtype=_sum_dtype(q))
     rows_q, rows_k = (_bytes(offsets_q), max_q, truncate), (_bytes(offsets_k), max_k, truncate)
@@ -243,8 +297,11 @@ def _attention_backward(
     fast: bool,
     path: str,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-    d_out, q, k, v = _packed(d_out), _packed(q), _packed(k), _packed(v)
-    bias = None if bias is None else _packed(bias)
+    q, k, v, bias = _operands(q, k, v, bias)
+    d_out, out = _packed(d_out, q, 3), _packed(out, q, 3)
+    if lse.dtype != _sum_dtype(q) or lse.device != q.device:
+        raise ValueError(f"the log-sum-exp is {lse.dtype} on {lse.device}, expected {_sum_dtype(q)} on {q.device}")
+    lse = _packed(lse)
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     d_bias = lse.new_empty(0) if bias is None else torch.empty_like(bias)
     rows_q, rows_k = (_bytes(offsets_q), max_q, truncate), (_bytes(offsets_k), max_k, truncate)
@@ -312,7 +369,7 @@ def _reach(mask: Mask) -> Tuple[int, int]:
 
 def _check_attention(q: Tensor, k: Tensor, v: Tensor, rows: Rows, rows_k: Rows) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
-        if x.dim() != 3:
+        if x.dim() != 3 or x.shape[2] == 0:
             raise ValueError(f"{name} has shape {tuple(x.shape)}, expected [T, heads, head_dim]")
     _shape("q", q, (rows.total, q.shape[1], q.shape[2]), q)
     _shape("k", k, (rows_k.total, k.shape[1], q.shape[2]), q)
@@ -347,6 +404,8 @@ def attention(
     """
     rows_k = rows if rows_k is None else rows_k
     _check_attention(q, k, v, rows, rows_k)
+    if path not in ("auto", "wgmma", "mma", "plain") or (path != "auto" and not q.is_cuda):
+        raise ValueError(f"the path is {path!r}: auto, and on a GPU wgmma, mma or plain are taken")
     if bias is not None and (bias.dim() != 4 or bias.dtype != _sum_dtype(q) or bias.device != q.device):
         raise ValueError(
             f"the bias is {bias.dtype} {tuple(bias.shape)} on {bias.device}, expected {_sum_dtype(q)} "
@@ -398,7 +457,7 @@ def pooled_attention(
     The softmax runs over the history; an empty one gives 0. ``bias`` is ``[B, N, S]`` with
     ``N = rows.max_len``. The scale is 1 unless set, as in FBGEMM.
     """
-    if targets.dim() != 3 or targets.shape[0] != rows.count:
+    if targets.dim() != 3 or targets.shape[0] != rows.count or 0 in targets.shape[1:]:
         raise ValueError(f"targets have shape {tuple(targets.shape)}, expected ({rows.count}, S, D)")
     count, size, width = targets.shape
     _shape("keys", keys, (rows.total, width), targets)
@@ -407,16 +466,23 @@ def pooled_attention(
         if tuple(bias.shape) != (count, rows.max_len, size):
             raise ValueError(f"the bias has shape {tuple(bias.shape)}, expected {(count, rows.max_len, size)}")
         bias = bias.transpose(1, 2).to(_sum_dtype(targets)).unsqueeze(1)
-    rows_q = Rows(torch.arange(count + 1) * size, size)
-    out = attention(
+    # Cross attention from rows of `size` queries each.
+    offsets = torch.arange(count + 1, dtype=torch.int64, device="cpu") * size
+    out, _ = _attention(
         targets.reshape(count * size, 1, width),
         keys.unsqueeze(1),
         values.unsqueeze(1),
-        rows_q,
-        rows,
-        scale=scale,
-        bias=bias,
-        deterministic=deterministic,
+        offsets,
+        rows.offsets,
+        bias,
+        size,
+        rows.max_len,
+        rows.truncate,
+        float(scale),
+        -1,
+        -1,
+        not deterministic,
+        "auto",
     )
     return out.reshape(count, size, width)
 
@@ -427,6 +493,13 @@ def pooled_attention(
 def _hstu_shape(shape: tuple) -> "_native.Hstu":
     heads, dims, factors, contextual, targets, max_attention, min_full = shape
     return _native.Hstu(heads, dims, factors, contextual, None if targets is None else list(targets), max_attention, min_full)
+
+
+def _hstu_operands(q: Tensor, k: Tensor, v: Tensor) -> tuple:
+    q, k, v = _packed(q, None, 3), _packed(k, q, 3), _packed(v, q, 3)
+    if k.shape != q.shape or v.shape[:2] != q.shape[:2]:
+        raise ValueError(f"q, k and v have shapes {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}")
+    return q, k, v
 
 
 @torch.library.custom_op("palmette::hstu_attention", mutates_args=())
@@ -444,7 +517,7 @@ def _hstu(
     max_attention: int,
     min_full_attention: int,
 ) -> Tensor:
-    q, k, v = _packed(q), _packed(k), _packed(v)
+    q, k, v = _hstu_operands(q, k, v)
     out = torch.empty_like(v)
     shape = _hstu_key(q, v, alpha, norm, contextual, targets, max_attention, min_full_attention)
     rows = (_bytes(offsets), max_len, truncate)
@@ -483,7 +556,10 @@ def _hstu_backward(
     max_attention: int,
     min_full_attention: int,
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    d_out, q, k, v = _packed(d_out), _packed(q), _packed(k), _packed(v)
+    q, k, v = _hstu_operands(q, k, v)
+    d_out = _packed(d_out, q, 3)
+    if d_out.shape != v.shape:
+        raise ValueError(f"the output's gradient has shape {tuple(d_out.shape)}, expected {tuple(v.shape)}")
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     shape = _hstu_key(q, v, alpha, norm, contextual, targets, max_attention, min_full_attention)
     rows = (_bytes(offsets), max_len, truncate)
@@ -542,7 +618,15 @@ def hstu_attention(
     to ``D ** -0.5``, ``norm`` to one over the maximal length. On a GPU: bfloat16 and float16,
     values as wide as keys, head dimensions to 256 (backward to 128).
     """
-    _check_attention(q, k, v, rows, rows) if v.shape == q.shape else None
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.dim() != 3 or x.shape[2] == 0:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}, expected [T, heads, head_dim]")
+    heads = (rows.total, q.shape[1])
+    _shape("q", q, (*heads, q.shape[2]), q)
+    _shape("k", k, (*heads, q.shape[2]), q)
+    _shape("v", v, (*heads, v.shape[2]), q)
+    if contextual < 0 or max_attention < 0 or min_full_attention < 0 or (targets and min(targets) < 0):
+        raise ValueError("contextual, targets, max_attention and min_full_attention are counts, expected at least 0")
     alpha = q.shape[2] ** -0.5 if alpha is None else float(alpha)
     norm = 1.0 / max(rows.max_len, 1) if norm is None else float(norm)
     targets = None if targets is None else [int(n) for n in targets]
@@ -579,7 +663,9 @@ def _(x, offsets, max_len, truncate):
 
 @torch.library.custom_op("palmette::jagged_softmax_backward", mutates_args=())
 def _softmax_backward(dy: Tensor, y: Tensor, offsets: Tensor, max_len: int, truncate: bool) -> Tensor:
-    dy, y = _packed(dy), _packed(y)
+    dy, y = _packed(dy, y), _packed(y)
+    if dy.shape != y.shape:
+        raise ValueError(f"the output's gradient has shape {tuple(dy.shape)}, expected {tuple(y.shape)}")
     dx, width, rows = torch.empty_like(y), _width(y), (_bytes(offsets), max_len, truncate)
     if y.is_cuda:
         plan = _planned(_gpu_operators, _place(y), _element(y), rows)
@@ -619,8 +705,10 @@ def softmax(x: Tensor, rows: Rows) -> Tensor:
 
 @torch.library.custom_op("palmette::jagged_dense_bmm", mutates_args=())
 def _dense_bmm(x: Tensor, y: Tensor, transposed: bool, offsets: Tensor, max_len: int, truncate: bool) -> Tensor:
-    x, y = _packed(x), _packed(y)
+    x, y = _packed(x, None, 2), _packed(y, x, 3)
     k, m = x.shape[1], y.shape[1 if transposed else 2]
+    if y.shape[2 if transposed else 1] != k or y.shape[0] != offsets.numel() - 1:
+        raise ValueError(f"matrices of shape {tuple(y.shape)} do not multiply {offsets.numel() - 1} rows of width {k}")
     z, rows = x.new_empty((x.shape[0], m)), (_bytes(offsets), max_len, truncate)
     if x.is_cuda:
         kind = "dense transposed" if transposed else "dense"
@@ -638,7 +726,7 @@ def _(x, y, transposed, offsets, max_len, truncate):
 
 @torch.library.custom_op("palmette::jagged_jagged_bmm", mutates_args=())
 def _jagged_bmm(x: Tensor, y: Tensor, offsets: Tensor, max_len: int, truncate: bool) -> Tensor:
-    x, y = _packed(x), _packed(y)
+    x, y = _packed(x, None, 2), _packed(y, x, 2)
     sizes, rows = (x.shape[1], y.shape[1]), (_bytes(offsets), max_len, truncate)
     z = x.new_empty((offsets.numel() - 1, *sizes))
     if x.is_cuda:
@@ -720,6 +808,8 @@ def _(x, padding, offsets, max_len, truncate):
 @torch.library.custom_op("palmette::padded_to_jagged", mutates_args=())
 def _from_padded(dense: Tensor, total: int, offsets: Tensor, max_len: int, truncate: bool) -> Tensor:
     dense = _packed(dense)
+    if dense.dim() < 2 or tuple(dense.shape[:2]) != (offsets.numel() - 1, max_len):
+        raise ValueError(f"dense has shape {tuple(dense.shape)}, expected ({offsets.numel() - 1}, {max_len}, ...)")
     x = dense.new_empty((total, *dense.shape[2:]))
     width, rows = _width(x), (_bytes(offsets), max_len, truncate)
     if dense.is_cuda:

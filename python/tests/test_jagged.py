@@ -5,6 +5,7 @@ one, on a CUDA GPU; nothing is skipped silently.
 """
 
 import math
+import multiprocessing
 import unittest
 
 import numpy
@@ -262,6 +263,41 @@ class Interplay(Case):
             (found,), (expected,) = (torch.autograd.grad(f(x), x) for f in (compiled, model))
             self.assertTrue(torch.equal(found, expected), device)
 
+            def pooled(x):
+                history, targets = x[:, 0] * 2, x[:6, 1].reshape(3, 2, 16)
+                return jagged.pooled_attention(history, history + 1, targets, rows).square().sum()
+
+            torch._dynamo.reset()
+            compiled = torch.compile(pooled, backend="aot_eager", fullgraph=True)
+            (found,), (expected,) = (torch.autograd.grad(f(x), x) for f in (compiled, pooled))
+            self.assertTrue(torch.equal(found, expected), device)
+
+    @unittest.skipUnless("fork" in multiprocessing.get_all_start_methods(), "no processes that fork")
+    def test_a_forked_process_computes(self):
+        rows = jagged.Rows.from_lengths([300, 0, 500])
+        x = random(800, 2, 16)
+        expected = jagged.attention(x, x, x, rows)  # starts the threads that a child does not have
+
+        def child(pipe):
+            pipe.send(bool(torch.equal(jagged.attention(x, x, x, rows), expected)))
+
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=child, args=(theirs,), daemon=True)
+        process.start()
+        answered = ours.poll(60)
+        equal = answered and ours.recv()
+        process.kill()
+        process.join()
+        self.assertTrue(answered, "the child hangs")
+        self.assertTrue(equal)
+
+    def test_rows_stay_as_they_were_checked(self):
+        offsets = torch.tensor([0, 3, 8])
+        rows = jagged.Rows(offsets)
+        offsets[1] = 4
+        self.assertEqual(rows.offsets.tolist(), [0, 3, 8])
+
     def test_nothing_is_copied(self):
         for array in [numpy.arange(24.0, dtype=numpy.float32).reshape(8, 3), torch.arange(24.0).reshape(8, 3)]:
             values = jagged.as_tensor(array)
@@ -361,9 +397,35 @@ class Interplay(Case):
             (lambda: jagged.attention(x, x, x, rows, mask="left"), "'full', 'causal' or a window"),
             (lambda: jagged.softmax(x.int(), rows), "int32"),
             (lambda: jagged.dense_bmm(x[:, 0], random(3, 15, 4), rows), r"y has shape \(3, 15, 4\)"),
+            (lambda: jagged.Rows(torch.tensor([0.0, 2.7])), "offsets are torch.float32, expected integers"),
+            (lambda: jagged.Rows.from_lengths([2.5, 1.0]), "lengths are torch.float32, expected integers"),
+            (lambda: jagged.Rows.from_lengths([2, 1], max_len=-1), "max_len is -1"),
+            (lambda: jagged.attention(x, x, x, rows, path="wgmma"), "the path is 'wgmma'"),
+            (lambda: jagged.attention(*[random(8, 2, 0)] * 3, rows), r"q has shape \(8, 2, 0\)"),
+            (lambda: jagged.hstu_attention(x, x, random(8, 2, 24).half(), rows), "v is torch.float16"),
+            (lambda: jagged.hstu_attention(x, x.half(), random(8, 2, 24), rows), "k is torch.float16"),
+            (lambda: jagged.hstu_attention(x, x, random(4, 4, 16), rows), r"v has shape \(4, 4, 16\)"),
+            (lambda: jagged.hstu_attention(x, x, x[:, 0], rows), r"v has shape \(8, 16\)"),
+            (lambda: jagged.hstu_attention(x, x, x, rows, contextual=-1), "expected at least 0"),
         ]
         for call, message in checks:
             with self.assertRaisesRegex(ValueError, message):
+                call()
+
+    def test_registered_operators_check_their_operands(self):
+        ops, x, offsets = torch.ops.palmette, random(8, 2, 16), torch.tensor([0, 3, 3, 8])
+        numbers = (5, 5, False, 0.25, -1, -1, False, "auto")
+        for call in [
+            lambda: ops.jagged_attention(x, x.half(), x, offsets, offsets, None, *numbers),
+            lambda: ops.jagged_attention(x, x, x[:, :, :8], offsets, offsets, None, *numbers),
+            lambda: ops.jagged_attention(x, x, x, offsets, offsets, random(1, 1, 5, 5).half(), *numbers),
+            lambda: ops.jagged_dense_bmm(x[:, 0], random(3, 16, 4).half(), False, offsets, 5, False),
+            lambda: ops.jagged_dense_bmm(x[:, 0], random(2, 16, 4), False, offsets, 5, False),
+            lambda: ops.jagged_jagged_bmm(x[:, 0], x[:, 1].double(), offsets, 5, False),
+            lambda: ops.jagged_softmax_backward(x.half(), x, offsets, 5, False),
+            lambda: ops.padded_to_jagged(random(2, 5, 4), 8, offsets, 5, False),
+        ]:
+            with self.assertRaises(ValueError):
                 call()
 
 

@@ -8,7 +8,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use crate::rows::{Attention, Hstu, Rows};
-use crate::{Buffer, exception, unknown_type};
+use crate::{Buffer, exception, pool, unknown_type};
 
 /// The elements at an address.
 ///
@@ -40,26 +40,27 @@ unsafe fn write<'a, T>((address, count): Buffer) -> &'a mut [T] {
 /// contiguous, on the CPU and of that type; outputs are fresh tensors.
 macro_rules! by_type {
     ($py:expr, $name:expr, $T:ident => $body:expr) => {{
-        let result: Result<(), JaggedError> = match $name {
+        let result: Result<Result<(), JaggedError>, _> = match $name {
             "float32" => $py.detach(|| {
                 type $T = f32;
-                $body
+                pool::run(|| $body)
             }),
             "float64" => $py.detach(|| {
                 type $T = f64;
-                $body
+                pool::run(|| $body)
             }),
             "bfloat16" => $py.detach(|| {
                 type $T = bf16;
-                $body
+                pool::run(|| $body)
             }),
             "float16" => $py.detach(|| {
                 type $T = f16;
-                $body
+                pool::run(|| $body)
             }),
             other => return Err(unknown_type(other)),
         };
-        result.map_err(exception)
+        let no_threads = |error| PyRuntimeError::new_err(format!("no threads: {error}"));
+        result.map_err(no_threads)?.map_err(exception)
     }};
 }
 

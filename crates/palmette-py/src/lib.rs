@@ -10,6 +10,7 @@ released while the CPU computes.
 
 mod cpu;
 mod gpu;
+mod pool;
 mod rows;
 
 use palmette_jagged::JaggedError;

@@ -332,7 +332,8 @@ fn is_read(live: BlockLiveness, block: &Block, gene: usize) -> bool {
         }
         4 | 5 => live.dense_operator && block.is_binary(),
         8 => live.sparse_output,
-        _ => live.dense_output,
+        // Pairs may be added to what the other merge reads as well.
+        _ => live.dense_operator,
     }
 }
 
