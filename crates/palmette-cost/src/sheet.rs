@@ -66,6 +66,18 @@ impl CostSheet {
         let total_params = params + embedding_params;
         Self { macs, params, embedding_params, total_params, memory: bytes }
     }
+
+    /// This sheet of tables alone with a network of these counts: what [`CostSheet::new`] gives
+    /// without going through the tables again.
+    pub fn with_network(self, macs: u64, params: u64, memory: &MemoryModel) -> Self {
+        Self {
+            macs,
+            params,
+            total_params: params + self.embedding_params,
+            memory: self.memory + memory.bytes(params),
+            ..self
+        }
+    }
 }
 
 #[cfg(test)]
@@ -83,5 +95,7 @@ mod tests {
         let sheet = CostSheet::new(7, 10, [(100, 16), (100, 1)], &least);
         assert_eq!((sheet.embedding_params, sheet.total_params), (1700, 1710));
         assert_eq!(sheet.memory, 80 + 3600 + 800);
+        let tables = CostSheet::new(0, 0, [(100, 16), (100, 1)], &least);
+        assert_eq!(tables.with_network(7, 10, &least), sheet);
     }
 }

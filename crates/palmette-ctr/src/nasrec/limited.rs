@@ -50,6 +50,8 @@ pub struct LimitedSpace {
     limits: Limits,
     memory: MemoryModel,
     table_rows: Vec<u64>,
+    /// What the tables cost by themselves: candidates are counted by the hundred thousand.
+    tables: CostSheet,
     table_cap: Option<u64>,
     latency: Vec<LatencyBound>,
     cheapest: Genotype,
@@ -72,10 +74,12 @@ impl LimitedSpace {
             shape,
             limits,
             memory,
-            table_rows: table_rows.iter().map(|&rows| rows.min(1)).collect(),
+            table_rows: Vec::new(),
+            tables: CostSheet::new(0, 0, [], &memory),
             table_cap: None,
             latency: Vec::new(),
         };
+        limited.cut_tables(table_rows, 1);
         limited.cheapest = limited.find_cheapest();
         let sheet = limited.sheet(&limited.cheapest);
         if !limited.limits.is_met(&sheet) {
@@ -89,7 +93,7 @@ impl LimitedSpace {
             }));
         }
         let cap = limited.solve_table_cap(table_rows, sheet.params);
-        limited.table_rows = table_rows.iter().map(|&rows| rows.min(cap)).collect();
+        limited.cut_tables(table_rows, cap);
         limited.table_cap = (limited.table_rows != table_rows).then_some(cap);
         // The cheapest under another table size may differ where total and network trade off.
         limited.cheapest = limited.find_cheapest();
@@ -158,8 +162,13 @@ impl LimitedSpace {
     /// What a path costs as a standalone network.
     pub fn sheet_of(&self, path: &Path) -> CostSheet {
         let (macs, params) = live_size(path, self.shape);
+        self.tables.with_network(macs, params, &self.memory)
+    }
+
+    fn cut_tables(&mut self, rows: &[u64], cap: u64) {
+        self.table_rows = rows.iter().map(|&rows| rows.min(cap)).collect();
         let tables = self.table_rows.iter().map(|&rows| (rows, EMBEDDING_DIM as u64));
-        CostSheet::new(macs, params, tables, &self.memory)
+        self.tables = CostSheet::new(0, 0, tables, &self.memory);
     }
 
     fn solve_table_cap(&self, rows: &[u64], cheapest_params: u64) -> u64 {

@@ -188,15 +188,16 @@ fn phases(store: &RunStore) -> Vec<Phase> {
         ("plan", "plan", None),
         ("supernet", "supernet", None),
         ("ranking", "score", None),
-        ("networks found", "trial", Some(Origin::Searched)),
-        ("random networks", "trial", Some(Origin::Random)),
-        ("hand-made models", "trial", Some(Origin::Baseline)),
+        // Found and random networks are trained side by side.
+        ("networks", "trial", Some(false)),
+        ("hand-made models", "trial", Some(true)),
         ("final fits", "final", None),
     ];
     let mut clock = Clock::default();
-    let phase = |(name, kind, of): (&str, &str, Option<Origin>)| {
+    let phase = |(name, kind, hand_made): (&str, &str, Option<bool>)| {
         let before = clock.seconds();
-        let is_of = |e: &&Value| of.is_none() || e["id"].as_str().map(origin) == of;
+        let is_hand_made = |e: &Value| e["id"].as_str().map(origin) == Some(Origin::Baseline);
+        let is_of = |e: &&Value| hand_made.is_none_or(|wanted| is_hand_made(e) == wanted);
         store.all(kind).filter(is_of).for_each(|event| clock.add(event));
         Phase { name: name.into(), seconds: clock.seconds() - before }
     };
