@@ -220,15 +220,20 @@ def _attention_shape(q: Tensor, k: Tensor, left: int, right: int, scale: float) 
     return (q.shape[1], k.shape[1], q.shape[2], left, right, scale)
 
 
+# The function checks before tracing, when no operator runs; the operator when it is called by itself.
+def _check_bias(bias: Optional[Tensor], q: Tensor, count: Union[int, str]) -> None:
+    if bias is not None and (bias.dim() != 4 or bias.dtype != _sum_dtype(q) or bias.device != q.device):
+        raise ValueError(
+            f"the bias is {bias.dtype} {tuple(bias.shape)} on {bias.device}, expected {_sum_dtype(q)} "
+            f"[1 or {count}, 1 or {q.shape[1]}, max_q, max_k] on {q.device}"
+        )
+
+
 def _operands(q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor]) -> tuple:
     q, k, v = _packed(q, None, 3), _packed(k, q, 3), _packed(v, q, 3)
     if v.shape != k.shape or k.shape[2] != q.shape[2]:
         raise ValueError(f"q, k and v have shapes {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}")
-    if bias is not None and (bias.dim() != 4 or bias.dtype != _sum_dtype(q) or bias.device != q.device):
-        raise ValueError(
-            f"the bias is {bias.dtype} {tuple(bias.shape)} on {bias.device}, expected {_sum_dtype(q)} "
-            f"[1 or B, 1 or {q.shape[1]}, max_q, max_k] on {q.device}"
-        )
+    _check_bias(bias, q, "B")
     return q, k, v, None if bias is None else _packed(bias)
 
 
@@ -406,11 +411,7 @@ def attention(
     _check_attention(q, k, v, rows, rows_k)
     if path not in ("auto", "wgmma", "mma", "plain") or (path != "auto" and not q.is_cuda):
         raise ValueError(f"the path is {path!r}: auto, and on a GPU wgmma, mma or plain are taken")
-    if bias is not None and (bias.dim() != 4 or bias.dtype != _sum_dtype(q) or bias.device != q.device):
-        raise ValueError(
-            f"the bias is {bias.dtype} {tuple(bias.shape)} on {bias.device}, expected {_sum_dtype(q)} "
-            f"[1 or {rows.count}, 1 or {q.shape[1]}, max_q, max_k] on {q.device}"
-        )
+    _check_bias(bias, q, rows.count)
     left, right = _reach(mask)
     scale = q.shape[2] ** -0.5 if scale is None else float(scale)
     out, lse = _attention(

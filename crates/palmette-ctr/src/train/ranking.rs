@@ -204,7 +204,8 @@ impl<'a> SubnetRanker<'a> {
             }
         };
         let score = scores.and_then(|mut scores| scores.pop());
-        Ok(score.unwrap_or_else(|| unreachable!("nobody ends it"))?)
+        // `go_on` never ends the work, and one path has one score.
+        Ok(score.unwrap_or_else(|| unreachable!("a path without a score"))?)
     }
 
     /// Validation log losses of several paths; with shared weights, what they compute alike is
