@@ -191,7 +191,8 @@ impl GpuAttention {
                 gpu.kernel(Source::HopperForward, definitions, "hopper_forward", shared_bytes)?;
             let persistent = gpu.processors() * tile.blocks;
             let shape = (tile.threads(), shared_bytes, persistent);
-            let boxes = (tile.queries(), tile.keys);
+            // Each warpgroup's queries are loaded by themselves.
+            let boxes = (64, tile.keys);
             Launch::new(stream, function, offsets_q, heads, tile.queries(), shape, boxes, &keys_of)?
         } else {
             plain(offsets_q, heads, "plain_forward", &keys_of)?

@@ -116,6 +116,12 @@ fn checked(result: sys::nvrtcResult, what: &str) -> Result<(), JaggedError> {
     }
 }
 
+/// What NVRTC is told besides, for profilers and checkers: `--generate-line-info`, or
+/// `-DARRIVALS=32` (`kernels/hopper.cuh`).
+fn more_options() -> String {
+    std::env::var("PALMETTE_NVRTC_OPTIONS").unwrap_or_default()
+}
+
 /// Compiles a source for an architecture such as `sm_90a`; needs NVRTC, no GPU.
 pub(super) fn compile(
     source: Source,
@@ -134,6 +140,9 @@ pub(super) fn compile(
     ];
     for definition in definitions {
         options.push(c_string(format!("-D{definition}"))?);
+    }
+    for option in more_options().split_whitespace() {
+        options.push(c_string(option.into())?);
     }
     let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
     let mut program = std::ptr::null_mut();
@@ -174,7 +183,8 @@ pub(super) fn compile_cached(
     // SAFETY: both pointers are valid for the call.
     checked(unsafe { sys::nvrtcVersion(&mut major, &mut minor) }, "the version")?;
     let mut hash = Sha256::new();
-    for part in [&source.text(), arch, &definitions.join(" "), &format!("{major}.{minor}")] {
+    let (text, version, more) = (source.text(), format!("{major}.{minor}"), more_options());
+    for part in [&text, arch, &definitions.join(" "), &version, &more] {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }

@@ -19,8 +19,7 @@ struct Rows {
     y: u64,
     out: u64,
     list: u64,
-    rows: i32,
-    long_rows: i32,
+    ends: [i32; 4],
     vectors: i32,
     parts: i32,
     columns_log: i32,
@@ -31,9 +30,8 @@ unsafe impl DeviceRepr for Rows {}
 
 const WARP: usize = 32;
 
-/// Rows up to this length take a warp, longer ones a block: a lane of a warp then has 16 vectors
-/// of a row of 64 bf16 columns. (32 was level with it on an H200, 128 was 1 to 9 % slower.)
-const SHORT: usize = 64;
+/// Tokens of a row to a warp, at most, where more warps can share it.
+const EACH: usize = 64;
 
 /// The shape of the kernels.
 #[derive(Debug, Clone, Copy)]
@@ -72,9 +70,8 @@ impl Shape {
 pub(super) struct Softmax {
     /// First element and length of each row, longest first.
     list: CudaSlice<[i64; 2]>,
-    rows: usize,
-    /// Rows of which a block, not a warp, has a part.
-    long_rows: usize,
+    /// Lengths of the rows, longest first.
+    lengths: Vec<i64>,
     mean: usize,
     hopper: bool,
 }
@@ -84,14 +81,12 @@ impl Softmax {
         let row =
             |&b: &u32| [offsets.range(b as usize).start as i64, offsets.length(b as usize) as i64];
         let mut list: Vec<[i64; 2]> = offsets.longest_first().iter().map(row).collect();
-        let (rows, long_rows) =
-            (list.len(), list.partition_point(|&[_, length]| length > SHORT as i64));
+        let lengths: Vec<i64> = list.iter().map(|&[_, length]| length).collect();
         list.push([0, 0]);
         Ok(Self {
             list: gpu.stream().clone_htod(&list).map_err(driver)?,
-            rows,
-            long_rows,
-            mean: offsets.total() / rows.max(1),
+            mean: offsets.total() / lengths.len().max(1),
+            lengths,
             hopper: gpu.is_hopper(),
         })
     }
@@ -132,8 +127,17 @@ impl Softmax {
         let parts = vectors.div_ceil(columns);
         let shape = self.shape(columns * bytes == LINE_BYTES);
         let Shape { threads, slots, .. } = shape;
-        let short_rows = self.rows - self.long_rows;
-        let blocks = (self.long_rows + short_rows.div_ceil(threads / WARP)).saturating_mul(parts);
+        let warps = threads / WARP;
+        // Rows that a block has side by side, and the ends of those that take so much of one.
+        let sides = [1, 2, 4, warps];
+        // A lane's vectors fit its slots, which backward has for two inputs.
+        let inputs = if y == 0 { 1 } else { 2 };
+        let each = (slots / inputs * (WARP / columns)).min(EACH);
+        let longer = |warps: usize| self.lengths.partition_point(|&n| n > (each * warps) as i64);
+        let ends = [longer(warps / 2), longer(warps / 4), longer(1), self.lengths.len()];
+        let rows_of = |s: usize| ends[s] - if s == 0 { 0 } else { ends[s - 1] };
+        let blocks: usize = (0..4).map(|s| rows_of(s).div_ceil(sides[s])).sum();
+        let blocks = blocks.saturating_mul(parts);
         if blocks == 0 {
             return Ok(());
         }
@@ -144,8 +148,7 @@ impl Softmax {
             y,
             out,
             list: address(stream, &self.list),
-            rows: self.rows as i32,
-            long_rows: self.long_rows as i32,
+            ends: ends.map(|end| end as i32),
             vectors: vectors as i32,
             parts: parts as i32,
             columns_log: columns.ilog2() as i32,

@@ -133,10 +133,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   u32 b = shared_address(&barriers);
   if (threadIdx.x == 0) {
     barrier_init(b, 1);
-    barrier_init(b + 8, 4 * GROUPS);
+    barrier_init_of_warps(b + 8, 4 * GROUPS);
     for (int s = 0; s < STAGES; s++) {
       barrier_init(b + 16 + 8 * s, FOR_KEYS ? 32 : 1);  // every lane that writes statistics arrives
-      barrier_init(b + 16 + 8 * (STAGES + s), 4 * GROUPS);
+      barrier_init_of_warps(b + 16 + 8 * (STAGES + s), 4 * GROUPS);
     }
     fence_barrier_init();
   }

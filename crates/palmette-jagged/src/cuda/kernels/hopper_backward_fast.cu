@@ -231,13 +231,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   u32 b = shared_address(&barriers), s = shared_address(&sums_barriers);
   if (threadIdx.x == 0) {
     barrier_init(b, 1);
-    barrier_init(b + 8, 4 * GROUPS);
+    barrier_init_of_warps(b + 8, 4 * GROUPS);
     for (int i = 0; i < STAGES; i++) {
       barrier_init(b + 16 + 8 * i, 32);  // every lane that writes statistics arrives
-      barrier_init(b + 16 + 8 * (STAGES + i), 4 * GROUPS);
+      barrier_init_of_warps(b + 16 + 8 * (STAGES + i), 4 * GROUPS);
     }
-    barrier_init(s, 4 * GROUPS);
-    for (int g = 0; g < GROUPS; g++) barrier_init(s + 8 + 8 * g, 4), barrier_init(s + 8 + 8 * (GROUPS + g), 1);
+    barrier_init_of_warps(s, 4 * GROUPS);
+    for (int g = 0; g < GROUPS; g++) barrier_init_of_warps(s + 8 + 8 * g, 4), barrier_init(s + 8 + 8 * (GROUPS + g), 1);
     fence_barrier_init();
   }
   __syncthreads();

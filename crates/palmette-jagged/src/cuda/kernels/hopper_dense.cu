@@ -94,8 +94,8 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 32, 1)
   u32 x = start, y = x + STAGES * X_BYTES, b = shared_address(&barriers);
   element* staging = (element*)(bytes + (y + 2 * Y_BYTES - shared_address(bytes)));
   if (threadIdx.x == 0) {
-    for (int i = 0; i < 2; i++) barrier_init(b + 8 * i, 1), barrier_init(b + 16 + 8 * i, 4 * GROUPS);
-    for (int s = 0; s < STAGES; s++) barrier_init(b + 32 + 8 * s, 1), barrier_init(b + 32 + 8 * (STAGES + s), 4);
+    for (int i = 0; i < 2; i++) barrier_init(b + 8 * i, 1), barrier_init_of_warps(b + 16 + 8 * i, 4 * GROUPS);
+    for (int s = 0; s < STAGES; s++) barrier_init(b + 32 + 8 * s, 1), barrier_init_of_warps(b + 32 + 8 * (STAGES + s), 4);
     fence_barrier_init();
   }
   __syncthreads();

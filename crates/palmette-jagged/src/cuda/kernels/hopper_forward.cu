@@ -4,7 +4,9 @@
 // One producer warp runs ahead through a ring of STAGES tiles. A consumer starts the
 // scores of the next tile before the exponentials of this one, so the tensor cores work
 // while the special function units do. The grid is persistent: a counter hands out
-// (row, block of queries, head), longest row first.
+// (row, block of queries, head), longest row first. Each warpgroup has its own queries, task and
+// barriers for them: under a causal mask the first of them see fewer keys, and begin the next task
+// while the others are still at this one.
 
 const int D = HEAD_DIM, WIDTH = D <= 64 ? 64 : D <= 128 ? 128 : 256, PANELS = WIDTH / 64;
 const int QUERIES = 64 * GROUPS;
@@ -13,30 +15,41 @@ const u32 Q_PANEL = QUERIES * 128, K_PANEL = KEYS * 128;
 const u32 Q_BYTES = Q_PANEL * PANELS, K_BYTES = K_PANEL * PANELS;
 
 struct Barriers {
-  u64 q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+  u64 q_full[GROUPS], q_empty[GROUPS], k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+};
+// Where they lie.
+struct BarriersAt {
+  u32 q_full, q_empty, k_full, k_empty, v_full, v_empty;
+  DEVICE BarriersAt(u32 b)
+      : q_full(b), q_empty(b + 8 * GROUPS), k_full(b + 16 * GROUPS), k_empty(k_full + 8 * STAGES),
+        v_full(k_empty + 8 * STAGES), v_empty(v_full + 8 * STAGES) {}
 };
 
-// What the block works on: resolved by the producer, so that consumers do not wait for
+// What a warpgroup works on: resolved by the producer, so that consumers do not wait for
 // two dependent loads from device memory.
 struct Task {
   Row row;
   int i0, head;  // head -1: no more work
 };
+template <class From> DEVICE void assign(volatile Task& to, const From& from) {
+  to.row.start_q = from.row.start_q, to.row.start_k = from.row.start_k;
+  to.row.n_q = from.row.n_q, to.row.n_k = from.row.n_k, to.row.shift = from.row.shift;
+  to.i0 = from.i0, to.head = from.head;
+}
 
 DEVICE void produce(const Arguments& a, const TensorMap* map_q, const TensorMap* map_k, const TensorMap* map_v,
-                    u32 q, u32 k, u32 v, u32 barriers, Task* shared_task) {
-  const u32 q_full = barriers, q_empty = barriers + 8, k_full = barriers + 16, k_empty = k_full + 8 * STAGES,
-            v_full = k_empty + 8 * STAGES, v_empty = v_full + 8 * STAGES;
+                    u32 q, u32 k, u32 v, BarriersAt at, Task* tasks) {
   u32 total = (u32)a.task_count * a.heads, parity = 0, stage = 0, ring = 0;
   u32 last = total + gridDim.x - 1;  // the counter wraps to 0 when every block has seen the end
   u32 next = atomicInc(a.counter, last);
   for (;; parity ^= 1) {
     u32 work = next;
-    bool end = work >= total;
-    if (end) {
-      barrier_wait(q_empty, parity ^ 1);
-      shared_task->head = -1;
-      barrier_arrive(q_full);
+    if (work >= total) {
+      for (int group = 0; group < GROUPS; group++) {
+        barrier_wait(at.q_empty + 8 * group, parity ^ 1);
+        tasks[group].head = -1;
+        barrier_arrive(at.q_full + 8 * group);
+      }
       return;
     }
     next = atomicInc(a.counter, last);
@@ -52,33 +65,46 @@ DEVICE void produce(const Arguments& a, const TensorMap* map_q, const TensorMap*
       for (int p = 0; p < PANELS; p++)
         tensor_load(tile + stage * K_BYTES + p * K_PANEL, map, full + 8 * stage, p * 64, g, (int)(r.start_k + j0));
     };
-    // The first keys need not wait until the last task's queries are done with.
-    if (first < end_k) load_tile(k, map_k, k_full, k_empty, first);
-    barrier_wait(q_empty, parity ^ 1);
-    *shared_task = {r, i0, h};
-    barrier_expect(q_full, Q_BYTES);
+    // The producer has few registers: it keeps the task in shared memory, too.
+    volatile Task& own = tasks[GROUPS];
+    assign(own, Task{r, i0, h});
+    auto load_queries = [&](int group) {
+      barrier_wait(at.q_empty + 8 * group, parity ^ 1);
+      assign(tasks[group], own);
+      barrier_expect(at.q_full + 8 * group, Q_BYTES / GROUPS);
 #pragma unroll
-    for (int p = 0; p < PANELS; p++) tensor_load(q + p * Q_PANEL, map_q, q_full, p * 64, h, (int)(r.start_q + i0));
+      for (int p = 0; p < PANELS; p++)
+        tensor_load(q + p * Q_PANEL + group * 64 * 128, map_q, at.q_full + 8 * group, p * 64, own.head,
+                    (int)own.row.start_q + own.i0 + group * 64);
+    };
+    // Neither the first keys nor the queries of the first groups wait until all groups are done
+    // with the last task. Queries of group n come before tile n: from tile STAGES on, a place in
+    // the ring is free only when every group has begun.
+    static_assert(GROUPS <= STAGES + 1, "groups begin before the ring is full");
+    int group = 0;
+    if (first < end_k) load_tile(k, map_k, at.k_full, at.k_empty, first);
     for (int j0 = first; j0 < end_k; j0 += KEYS) {
-      if (j0 > first) load_tile(k, map_k, k_full, k_empty, j0);
-      load_tile(v, map_v, v_full, v_empty, j0);
+      if (group < GROUPS) load_queries(group++);
+      if (j0 > first) load_tile(k, map_k, at.k_full, at.k_empty, j0);
+      load_tile(v, map_v, at.v_full, at.v_empty, j0);
       if (++stage == STAGES) stage = 0, ring ^= 1;
     }
+    for (; group < GROUPS; group++) load_queries(group);
   }
 }
 
-DEVICE void consume(const Arguments& a, u32 q, u32 k, u32 v, char* v_bytes, u32 barriers, const Task* shared_task) {
-  const u32 q_full = barriers, q_empty = barriers + 8, k_full = barriers + 16, k_empty = k_full + 8 * STAGES,
-            v_full = k_empty + 8 * STAGES, v_empty = v_full + 8 * STAGES;
+DEVICE void consume(const Arguments& a, u32 q, u32 k, u32 v, char* v_bytes, BarriersAt at, const Task* tasks) {
   int group = threadIdx.x / 128, t = threadIdx.x % 128, lane = t % 32;
   u32 parity = 0, stage = 0, ring = 0;
   const float scale_log2 = a.scale * LOG2E;
   q += group * 64 * 128;
+  const u32 q_full = at.q_full + 8 * group, q_empty = at.q_empty + 8 * group;
+  const u32 k_full = at.k_full, k_empty = at.k_empty, v_full = at.v_full, v_empty = at.v_empty;
   for (;; parity ^= 1) {
     barrier_wait(q_full, parity);
-    int h = shared_task->head, i0 = shared_task->i0;
+    int h = tasks[group].head, i0 = tasks[group].i0;
     if (h < 0) return;
-    Row r = shared_task->row;
+    Row r = tasks[group].row;
     int i1 = min(i0 + QUERIES, r.n_q);
     int first = first_key(a, r, i0) / KEYS * KEYS, end = end_key(a, r, i1);
     int own0 = i0 + group * 64, own1 = min(own0 + 64, r.n_q);
@@ -231,19 +257,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                    const __grid_constant__ TensorMap map_v) {
   extern __shared__ char bytes[];
   __shared__ Barriers barriers;
-  __shared__ Task task;
+  __shared__ Task tasks[GROUPS + 1];  // of each warpgroup and the producer
   // The swizzle's pattern repeats every 1024 bytes.
   u32 start = (shared_address(bytes) + 1023) & ~1023u;
   char* aligned = bytes + (start - shared_address(bytes));
-  u32 q = start, k = q + Q_BYTES, v = k + STAGES * K_BYTES, b = shared_address(&barriers);
+  u32 q = start, k = q + Q_BYTES, v = k + STAGES * K_BYTES;
+  BarriersAt at(shared_address(&barriers));
   if (threadIdx.x == 0) {
-    barrier_init(b, 1);
-    barrier_init(b + 8, 4 * GROUPS);
+    for (int g = 0; g < GROUPS; g++) {
+      barrier_init(at.q_full + 8 * g, 1);
+      barrier_init_of_warps(at.q_empty + 8 * g, 4);
+    }
     for (int s = 0; s < STAGES; s++) {
-      barrier_init(b + 16 + 8 * s, 1);
-      barrier_init(b + 16 + 8 * (STAGES + s), 4 * GROUPS);
-      barrier_init(b + 16 + 8 * (2 * STAGES + s), 1);
-      barrier_init(b + 16 + 8 * (3 * STAGES + s), 4 * GROUPS);
+      barrier_init(at.k_full + 8 * s, 1);
+      barrier_init_of_warps(at.k_empty + 8 * s, 4 * GROUPS);
+      barrier_init(at.v_full + 8 * s, 1);
+      barrier_init_of_warps(at.v_empty + 8 * s, 4 * GROUPS);
     }
     fence_barrier_init();
   }
@@ -252,11 +281,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #if CONSUMER_REGISTERS
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
 #endif
-    if (threadIdx.x == CONSUMERS) produce(a, &map_q, &map_k, &map_v, q, k, v, b, &task);
+    if (threadIdx.x == CONSUMERS) produce(a, &map_q, &map_k, &map_v, q, k, v, at, tasks);
   } else {
 #if CONSUMER_REGISTERS
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
 #endif
-    consume(a, q, k, v, aligned + Q_BYTES + STAGES * K_BYTES, b, &task);
+    consume(a, q, k, v, aligned + Q_BYTES + STAGES * K_BYTES, at, tasks);
   }
 }

@@ -95,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMERS + 32, 1)
   char* slices = bytes + (start - shared_address(bytes));
   element* staging = (element*)(slices + STAGES * BYTES);
   if (threadIdx.x == 0) {
-    for (int s = 0; s < STAGES; s++) barrier_init(b + 8 * s, 1), barrier_init(b + 8 * (STAGES + s), 4 * GROUPS);
+    for (int s = 0; s < STAGES; s++) barrier_init(b + 8 * s, 1), barrier_init_of_warps(b + 8 * (STAGES + s), 4 * GROUPS);
     fence_barrier_init();
   }
   __syncthreads();

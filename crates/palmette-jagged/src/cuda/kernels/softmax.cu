@@ -1,8 +1,8 @@
 // Softmax over the elements of each jagged row, separately for every column.
 //
-// A long row and up to 128 bytes of its columns (a line of memory) take a block, a short one a
-// warp; each of their lanes follows its own vector through the row, SLOTS of them on their way at
-// a time. A lane keeps them in shared memory that no other lane touches, so that nothing waits at
+// A row and up to 128 bytes of its columns (a line of memory) take a warp or, the longer it is, a
+// quarter, half or whole block; each lane follows its own vector through the row, SLOTS of them on
+// their way at a time. A lane keeps them in shared memory that no other lane touches, so that nothing waits at
 // a barrier while a row arrives, and reads a second time only what no longer fits.
 // The host defines THREADS, BLOCKS (on a multiprocessor), SLOTS and, of these, DEPTH batches.
 
@@ -10,7 +10,8 @@ struct Rows {
   const element *x, *y;
   element* out;
   const longlong2* list;  // each row's start and length, longest first
-  int rows, long_rows, vectors, parts, columns_log;
+  int ends[4];            // of the rows that take a block, half of one, a quarter, a warp
+  int vectors, parts, columns_log;
 };
 
 const int WARPS = THREADS / 32, LINE = 128 / sizeof(element);
@@ -23,22 +24,35 @@ constexpr DEVICE int log2_of(int x) { return x == 1 ? 0 : 1 + log2_of(x / 2); }
 struct Part {
   long long at;  // its first vector
   int count, lanes_log;
-  bool whole_block;
+  int warps, first_warp;  // that share the row
 };
 DEVICE Part part_of(const Rows& a) {
-  u32 row = blockIdx.x, part = 0, t = threadIdx.x;
-  if (a.parts > 1) row = blockIdx.x / a.parts, part = blockIdx.x % a.parts;
+  int block = blockIdx.x, part = 0, row = 0, end = 0;
+  if (a.parts > 1) block = blockIdx.x / a.parts, part = blockIdx.x % a.parts;
   Part p;
-  p.whole_block = row < a.long_rows;
-  p.lanes_log = (p.whole_block ? log2_of(THREADS) : 5) - a.columns_log;
-  if (!p.whole_block) row = a.long_rows + (row - a.long_rows) * WARPS + t / 32, t %= 32;
-  int lane = t >> a.columns_log, column = (part << a.columns_log) + (t & ((1 << a.columns_log) - 1));
+#pragma unroll
+  for (int s = 0, begin = 0; s < 4; begin = a.ends[s++]) {
+    const int warps_log = s < 3 ? log2_of(WARPS) - s : 0, each = WARPS >> warps_log;
+    int blocks = (a.ends[s] - begin + each - 1) / each;
+    if (block >= 0 && block < blocks) {
+      p.warps = 1 << warps_log, p.lanes_log = 5 + warps_log - a.columns_log;
+      row = begin + block * each + (threadIdx.x / 32 >> warps_log), end = a.ends[s];
+    }
+    block -= blocks;
+  }
+  p.first_warp = threadIdx.x / 32 & -p.warps;
+  int t = threadIdx.x - p.first_warp * 32, lane = t >> a.columns_log;
+  int column = (part << a.columns_log) + (t & ((1 << a.columns_log) - 1));
   // A thread without a column or row has no elements, and takes part in what the others exchange.
-  bool some = row < a.rows && column < a.vectors;
+  bool some = row < end && column < a.vectors;
   longlong2 range = some ? a.list[row] : make_longlong2(0, 0);
   p.count = ((int)range.y - lane + (1 << p.lanes_log) - 1) >> p.lanes_log;
   p.at = (range.x + lane) * a.vectors + column;
   return p;
+}
+// Waits for the warps that share the row.
+DEVICE void meet(const Part& p) {
+  asm volatile("bar.sync %0, %1;" ::"r"(1 + p.first_warp / p.warps), "r"(p.warps * 32) : "memory");
 }
 
 DEVICE Pack filled(float x) {
@@ -180,7 +194,7 @@ template <int INPUTS> struct Lane {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) softmax_forward(Rows a) {
-  __shared__ __align__(16) float bases[WARPS + 1][LINE], totals[WARPS + 1][LINE];
+  __shared__ __align__(16) float bases[WARPS][LINE], totals[WARPS][LINE];
   Part p = part_of(a);
   start_next();
   wait_for_stream();
@@ -228,23 +242,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) softmax_forward(Ro
   for (int step = columns; step < 32; step *= 2)
 #pragma unroll
     for (int e = 0; e < VECTOR; e++) total[e] += __shfl_xor_sync(~0u, total[e], step);
-  if (p.whole_block) {
+  if (p.warps > 1) {
+    const int own = threadIdx.x - p.first_warp * 32, first = p.first_warp;
     if (threadIdx.x % 32 < columns)
 #pragma unroll
       for (int e = 0; e < VECTOR; e++) bases[warp][column + e] = base[e], totals[warp][column + e] = total[e];
-    __syncthreads();
-    if (threadIdx.x < columns * VECTOR) {
-      float m = bases[0][threadIdx.x], sum = 0.f;
-#pragma unroll
-      for (int w = 1; w < WARPS; w++) m = fmaxf(m, bases[w][threadIdx.x]);
-#pragma unroll
-      for (int w = 0; w < WARPS; w++) sum += totals[w][threadIdx.x] * exp2_fast(bases[w][threadIdx.x] - m);
-      bases[WARPS][threadIdx.x] = m;
-      totals[WARPS][threadIdx.x] = inverse(sum);
+    meet(p);
+    if (own < columns * VECTOR) {
+      float m = bases[first][own], sum = 0.f;
+      for (int w = 1; w < p.warps; w++) m = fmaxf(m, bases[first + w][own]);
+      for (int w = 0; w < p.warps; w++) sum += totals[first + w][own] * exp2_fast(bases[first + w][own] - m);
+      bases[first][own] = m;
+      totals[first][own] = inverse(sum);
     }
-    __syncthreads();
+    meet(p);
 #pragma unroll
-    for (int e = 0; e < VECTOR; e++) base[e] = bases[WARPS][column + e], total[e] = totals[WARPS][column + e];
+    for (int e = 0; e < VECTOR; e++) base[e] = bases[first][column + e], total[e] = totals[first][column + e];
   } else {
 #pragma unroll
     for (int e = 0; e < VECTOR; e++) total[e] = inverse(total[e]);
@@ -266,7 +279,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) softmax_forward(Ro
 
 // dx = (dy - sum_i dy_i y_i) y, with x the output y and y its gradient dy.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) softmax_backward(Rows a) {
-  __shared__ __align__(16) float dots[WARPS + 1][LINE];
+  __shared__ __align__(16) float dots[WARPS][LINE];
   Part p = part_of(a);
   start_next();
   wait_for_stream();
@@ -289,20 +302,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) softmax_backward(R
   for (int step = columns; step < 32; step *= 2)
 #pragma unroll
     for (int e = 0; e < VECTOR; e++) dot[e] += __shfl_xor_sync(~0u, dot[e], step);
-  if (p.whole_block) {
+  if (p.warps > 1) {
+    const int own = threadIdx.x - p.first_warp * 32, first = p.first_warp;
     if (threadIdx.x % 32 < columns)
 #pragma unroll
       for (int e = 0; e < VECTOR; e++) dots[warp][column + e] = dot[e];
-    __syncthreads();
-    if (threadIdx.x < columns * VECTOR) {
+    meet(p);
+    if (own < columns * VECTOR) {
       float sum = 0.f;
-#pragma unroll
-      for (int w = 0; w < WARPS; w++) sum += dots[w][threadIdx.x];
-      dots[WARPS][threadIdx.x] = sum;
+      for (int w = 0; w < p.warps; w++) sum += dots[first + w][own];
+      dots[first][own] = sum;
     }
-    __syncthreads();
+    meet(p);
 #pragma unroll
-    for (int e = 0; e < VECTOR; e++) dot[e] = dots[WARPS][column + e];
+    for (int e = 0; e < VECTOR; e++) dot[e] = dots[first][column + e];
   }
   char* out = (char*)a.out + p.at * sizeof(Pack);
   lane.down([&](int i, const Pack (*x)[BATCH]) {
