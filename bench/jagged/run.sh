@@ -25,9 +25,17 @@ done
 for case in "check --only cross --path plain" "check --only cross --path mma" "operators --only portable" "operators --only small" "operators --only hstu"; do
     timeout 60 compute-sanitizer --tool racecheck --error-exitcode 9 "$program" $case > racecheck.txt || echo "racecheck of $case failed"
 done
+# Racecheck follows mbarriers from version 2026.4 on (PyPI: nvidia-cuda-sanitizer-api), and arrivals where every lane makes its own.
+for case in "check --path wgmma --only tiny" "operators --only wgmma"; do
+    PALMETTE_NVRTC_OPTIONS="-DARRIVALS=32 --generate-line-info" timeout 200 compute-sanitizer --tool racecheck --error-exitcode 9 "$program" $case > racecheck.txt || echo "racecheck of $case failed"
+done
 for workload in 1024 2048 4096; do
     (cd lengths && timeout 60 "$program" bench "$workload") > "bench_$workload.txt" || echo "bench $workload failed"
 done
+(cd lengths && timeout 60 "$program" causal 4096) > causal.txt || echo "causal failed"
+(cd lengths && timeout 100 "$program" types 1024 2048 4096) > types.txt || echo "types failed"
+(cd lengths && timeout 100 python3 "$here/forms.py" 1024 2048) > forms.txt || echo "forms failed"
+timeout 60 python3 "$here/row_errors.py" > row_errors.txt || echo "row errors failed"
 (cd lengths && timeout 60 "$program" small 1024 2048 4096) > small.txt || echo "small failed"
 (cd lengths && timeout 400 python3 "$here/peers.py" --seconds 350 --markdown ../peers.md 1024 2048 4096) > peers.txt || echo "peers failed"
 (cd lengths && timeout 100 python3 "$here/peers.py" --seconds 80 --markdown ../fuller.md --only palmette,FlashAttention-4,varlen,cuDNN 1024_50 1024_90) > fuller.txt || echo "fuller rows failed"
@@ -35,5 +43,5 @@ taskset -c 0,1 timeout 200 python3 "$here/cpu_peers.py" 2 256 lengths/1024 > cpu
 test -z "$data" || timeout 300 python3 "$here/histories.py" "$data" > histories.txt || echo "histories failed"
 tail -n 3 check.txt operators.txt python.txt
 for workload in 1024 2048 4096; do tail -n 7 "bench_$workload.txt"; done
-cat small.txt peers.md fuller.md cpu.txt
+cat causal.txt types.txt forms.txt row_errors.txt small.txt peers.md fuller.md cpu.txt
 test -z "$data" || cat histories.txt

@@ -3,7 +3,9 @@
 A jagged tensor stores rows of varying length one after the other: values ``[T, ...]``, where
 ``T`` is the sum of all lengths, and :class:`Rows`, which says where each row begins. The
 operators take float32, bfloat16 and float16 (float64 too on the CPU), run where the tensors
-are, on the current CUDA stream, and have gradients. Each is a ``torch.library`` operator of
+are, on the current CUDA stream, and have gradients (of the first order; ``torch.func`` is not
+supported). CPU operators use all cores; :func:`set_threads`, before the first of them runs, or
+``RAYON_NUM_THREADS`` in the environment sets another number. Each is a ``torch.library`` operator of
 the namespace ``palmette`` with a fake implementation, so ``torch.compile`` takes it whole.
 
 >>> import torch
@@ -44,6 +46,7 @@ __all__ = [
     "from_nested",
     "to_nested",
     "attention_path",
+    "set_threads",
 ]
 
 Mask = Union[str, Tuple[int, int]]
@@ -876,12 +879,22 @@ class Feature(NamedTuple):
     rows: Rows
 
 
+def set_threads(threads: int) -> None:
+    """Sets the number of threads of CPU operators, once, before the first of them runs."""
+    if threads < 1:
+        raise ValueError(f"{threads} threads: expected at least 1")
+    _native.set_threads(threads)
+
+
 def keyed_rows(keys: Sequence[str], lengths: Tensor) -> Dict[str, Feature]:
     """The features of TorchRec's KeyedJaggedTensor from its ``keys()`` and ``lengths()``: rows
     are feature-major, ``lengths`` is ``[F * B]``."""
     lengths = torch.as_tensor(lengths).to("cpu", torch.int64)
     if len(keys) == 0 or lengths.numel() % len(keys):
         raise ValueError(f"{lengths.numel()} lengths for {len(keys)} keys: expected a multiple, F features x B samples")
+    repeated = [key for key, count in collections.Counter(keys).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the key {repeated[0]!r} is given more than once")
     features, start = {}, 0
     for key, own in zip(keys, lengths.view(len(keys), -1)):
         rows = Rows.from_lengths(own)

@@ -159,6 +159,26 @@ class Attention(Case):
                     f"{device} {dtype}",
                 )
 
+    def test_the_bias_of_pooled_attention_has_a_gradient(self):
+        rows = jagged.Rows.from_lengths([4, 0, 70])
+        for device in DEVICES:
+            for dtype in types(device):
+                keys, values = (random(rows.total, 32, device=device, dtype=dtype, seed=s) for s in (1, 2))
+                targets = random(3, 5, 32, device=device, dtype=dtype, seed=3)
+                sums = torch.float64 if dtype == torch.float64 else torch.float32
+                bias = random(3, 70, 5, device=device, dtype=sums, seed=4).requires_grad_()
+                jagged.pooled_attention(keys, values, targets, rows, scale=0.2, bias=bias).double().square().sum().backward()
+                exact = bias.detach().double().cpu().requires_grad_()
+                loss = 0
+                for b, (k, v) in enumerate(zip(parts(keys.double().cpu(), rows), parts(values.double().cpu(), rows))):
+                    if len(k):
+                        s = 0.2 * targets[b].double().cpu() @ k.T + exact[b, : len(k)].T
+                        loss = loss + (torch.softmax(s, -1) @ v).square().sum()
+                loss.backward()
+                error = (bias.grad.double().cpu() - exact.grad).norm() / exact.grad.norm()
+                self.assertLess(error, 1e-9 if dtype == torch.float64 else 1e-5 if dtype == torch.float32 else 1e-2)
+                self.assertEqual(bias.grad[1].abs().max(), 0)
+
     def test_hstu(self):
         rows = jagged.Rows.from_lengths([0, 1, 66, 30])
         for device in DEVICES:
@@ -167,17 +187,54 @@ class Attention(Case):
                     continue  # the GPU path takes bfloat16 and float16
                 inputs = [random(rows.total, 2, 32, device=device, dtype=dtype, seed=s) for s in (1, 2, 3)]
 
-                def reference(q, k, v):
-                    outs = []
-                    for q_b, k_b, v_b in zip(*(parts(x, rows) for x in (q, k, v))):
-                        s = 0.3 * torch.einsum("ihd,jhd->hij", q_b, k_b)
-                        p = torch.nn.functional.silu(s).tril() / 66
-                        outs.append(torch.einsum("hij,jhd->ihd", p, v_b))
-                    return torch.cat(outs)
+                causal = lambda b, n: torch.ones(n, n, dtype=torch.bool).tril()
+                self.hstu_is(causal, rows, inputs, {}, dtype, f"{device} {dtype}")
 
-                self.gradients(
-                    lambda *x: jagged.hstu_attention(*x, rows, alpha=0.3), reference, inputs, dtype, f"{device} {dtype}"
-                )
+    def test_hstu_masks(self):
+        rows = jagged.Rows.from_lengths([0, 1, 66, 30])
+        options = [
+            dict(contextual=3),
+            dict(targets=[0, 1, 5, 2]),
+            dict(max_attention=9),
+            dict(max_attention=9, min_full_attention=4, contextual=2, targets=[0, 0, 3, 7]),
+        ]
+        for device in DEVICES:
+            dtype = torch.float64 if device == "cpu" else torch.bfloat16
+            for option in options:
+                inputs = [random(rows.total, 2, 32, device=device, dtype=dtype, seed=s) for s in (1, 2, 3)]
+                contextual, most = option.get("contextual", 0), option.get("max_attention", 0)
+
+                def allowed(b, n):
+                    # Generative Recommenders' mask, on the ids that positions have.
+                    last = n - max(contextual - 1, 0) - option.get("targets", [0] * 4)[b]
+                    ids = torch.arange(n)
+                    ids = ((ids - contextual + 1).clamp(min=0) if contextual else ids).clamp(max=last)
+                    i, j = ids[:, None], ids[None]
+                    near = i - j <= most if most else torch.ones(n, n, dtype=torch.bool)
+                    if "min_full_attention" in option:
+                        near = near | (i >= last - option["min_full_attention"])
+                    mask = torch.eye(n, dtype=torch.bool) | (i > j) & near
+                    return mask | (i == 0) & (j < last) if contextual else mask
+
+                self.hstu_is(allowed, rows, inputs, option, dtype, f"{device} {option}")
+
+    def hstu_is(self, allowed, rows, inputs, option, dtype, name):
+        def reference(q, k, v):
+            outs = []
+            for b, (q_b, k_b, v_b) in enumerate(zip(*(parts(x, rows) for x in (q, k, v)))):
+                s = 0.3 * torch.einsum("ihd,jhd->hij", q_b, k_b)
+                p = torch.nn.functional.silu(s) * allowed(b, len(q_b)) / rows.max_len
+                outs.append(torch.einsum("hij,jhd->ihd", p, v_b))
+            return torch.cat(outs)
+
+        self.gradients(lambda *x: jagged.hstu_attention(*x, rows, alpha=0.3, **option), reference, inputs, dtype, name)
+
+    def test_hstu_takes_wider_values_on_the_cpu(self):
+        rows = jagged.Rows.from_lengths([2, 0, 20])
+        inputs = [random(rows.total, 2, width, dtype=torch.float64, seed=s) for s, width in enumerate((16, 16, 40))]
+
+        causal = lambda b, n: torch.ones(n, n, dtype=torch.bool).tril()
+        self.hstu_is(causal, rows, inputs, {}, torch.float64, "values of 40")
 
 
 class SmallOperators(Case):
@@ -390,6 +447,9 @@ class Interplay(Case):
         checks = [
             (lambda: jagged.Rows(torch.tensor([0, 4, 3])), "row 1 runs from offset 4 to 3"),
             (lambda: jagged.Rows(torch.tensor([0, 4, 9]), max_len=4), "row 1 has 5 elements"),
+            (lambda: jagged.Rows(torch.tensor([0, 4, 9]), max_len=4), "truncate=True"),
+            (lambda: jagged.keyed_rows(["a", "b", "a"], torch.tensor([1, 2, 3])), "'a' is given more than once"),
+            (lambda: jagged.set_threads(0), "0 threads"),
             (lambda: jagged.attention(x[:7], x, x, rows), r"q has shape \(7, 2, 16\), expected \(8, 2, 16\)"),
             (lambda: jagged.attention(x, x[:, :, :8], x, rows), r"k has shape \(8, 2, 8\)"),
             (lambda: jagged.attention(x, x, x.half(), rows), "v is torch.float16"),

@@ -36,7 +36,7 @@ pub enum JaggedError {
     /// A row is longer than the maximal length.
     #[error(
         "row {row} has {length} elements, more than the maximal length {max_len}: \
-         raise the maximal length or build the offsets with Overflow::Truncate"
+         raise the maximal length, or truncate (Overflow::Truncate, in Python truncate=True)"
     )]
     RowTooLong {
         /// The row.
