@@ -370,8 +370,8 @@ def _reach(mask: Mask) -> Tuple[int, int]:
         return -1, -1
     if mask == "causal":
         return -1, 0
-    if isinstance(mask, tuple) and len(mask) == 2 and min(mask) >= 0:
-        return int(mask[0]), int(mask[1])
+    if isinstance(mask, tuple) and len(mask) == 2 and all(isinstance(n, int) and 0 <= n < 1 << 62 for n in mask):
+        return mask
     raise ValueError(f"the mask is {mask!r}: 'full', 'causal' or a window (left, right) are taken")
 
 
@@ -629,11 +629,13 @@ def hstu_attention(
     _shape("q", q, (*heads, q.shape[2]), q)
     _shape("k", k, (*heads, q.shape[2]), q)
     _shape("v", v, (*heads, v.shape[2]), q)
-    if contextual < 0 or max_attention < 0 or min_full_attention < 0 or (targets and min(targets) < 0):
-        raise ValueError("contextual, targets, max_attention and min_full_attention are counts, expected at least 0")
+    if targets is not None:
+        targets = targets.tolist() if hasattr(targets, "tolist") else list(targets)
+    counts = (contextual, max_attention, min_full_attention, *(targets or ()))
+    if not all(isinstance(n, int) and 0 <= n < 1 << 62 for n in counts):
+        raise ValueError("contextual, targets, max_attention and min_full_attention are counts, expected integers, at least 0")
     alpha = q.shape[2] ** -0.5 if alpha is None else float(alpha)
     norm = 1.0 / max(rows.max_len, 1) if norm is None else float(norm)
-    targets = None if targets is None else [int(n) for n in targets]
     numbers = (rows.max_len, rows.truncate, alpha, norm, contextual, targets, max_attention, min_full_attention)
     return _hstu(q, k, v, rows.offsets, *numbers)
 
@@ -889,7 +891,12 @@ def set_threads(threads: int) -> None:
 def keyed_rows(keys: Sequence[str], lengths: Tensor) -> Dict[str, Feature]:
     """The features of TorchRec's KeyedJaggedTensor from its ``keys()`` and ``lengths()``: rows
     are feature-major, ``lengths`` is ``[F * B]``."""
-    lengths = torch.as_tensor(lengths).to("cpu", torch.int64)
+    lengths = torch.as_tensor(lengths, device="cpu")
+    if lengths.dim() != 1:
+        raise ValueError(f"lengths are {_described(lengths)}, expected [F * B]")
+    if lengths.numel():
+        _integers("lengths", lengths)
+    lengths = lengths.to(torch.int64)
     if len(keys) == 0 or lengths.numel() % len(keys):
         raise ValueError(f"{lengths.numel()} lengths for {len(keys)} keys: expected a multiple, F features x B samples")
     repeated = [key for key, count in collections.Counter(keys).items() if count > 1]
@@ -907,6 +914,8 @@ def from_nested(nested: Tensor) -> Tuple[Tensor, Rows]:
     """Values and rows of a nested tensor of layout ``torch.jagged``, without a copy of the values."""
     if nested.layout != torch.jagged or nested.lengths() is not None:
         raise ValueError("expected a contiguous nested tensor of layout torch.jagged")
+    if getattr(nested, "_ragged_idx", 1) != 1:
+        raise ValueError("the rows of the nested tensor vary in a dimension behind the first: transpose it back")
     return nested.values(), Rows(nested.offsets())
 
 

@@ -135,6 +135,61 @@ class Attention(Case):
                 jagged.attention(x, x, x, rows).sum().backward()
                 self.assertEqual(tuple(x.grad.shape), (0, 2, 64))
 
+    def test_one_side_is_empty(self):
+        some, none = jagged.Rows.from_lengths([2, 0, 3]), jagged.Rows.from_lengths([0, 0, 0])
+        for device in DEVICES:
+            for dtype in types(device):
+                for rows, rows_k in [(some, none), (none, some)]:
+                    q = random(rows.total, 2, 64, device=device, dtype=dtype).requires_grad_()
+                    k = random(rows_k.total, 2, 64, device=device, dtype=dtype).requires_grad_()
+                    for deterministic in [True, False] if device == "cuda" else [True]:
+                        out = jagged.attention(q, k, k, rows, rows_k, deterministic=deterministic)
+                        self.assertEqual(out.abs().sum(), 0)
+                        for gradient in torch.autograd.grad(out.sum(), (q, k)):
+                            self.assertEqual(gradient.abs().sum(), 0)
+                keys, targets = random(0, 32, device=device, dtype=dtype), random(3, 5, 32, device=device, dtype=dtype)
+                self.assertEqual(jagged.pooled_attention(keys, keys, targets, none).abs().sum(), 0)
+
+    def test_a_large_negative_bias_masks(self):
+        rows = jagged.Rows.from_lengths([130, 3, 80])
+        for device in DEVICES:
+            for dtype in types(device):
+                sums = torch.float64 if dtype == torch.float64 else torch.float32
+                for value in [-1e9, -1e10, -1e30, -math.inf]:
+                    hidden = torch.zeros(3, 1, 130, 130, dtype=torch.bool)
+                    hidden[0, :, :, :70] = True
+                    hidden[2, :, 5, 1:] = True
+                    bias = torch.where(hidden, value, 0.0).to(device, sums)
+                    inputs = [random(rows.total, 2, 64, device=device, dtype=dtype, seed=s) for s in (1, 2, 3)]
+
+                    def reference(q, k, v):
+                        outs = []
+                        for b, (q_b, k_b, v_b) in enumerate(zip(*(parts(x, rows) for x in (q, k, v)))):
+                            n = len(q_b)
+                            s = torch.einsum("ihd,jhd->hij", q_b, k_b) / 8
+                            p = torch.softmax(s.masked_fill(hidden[b, :, :n, :n], -math.inf), -1)
+                            outs.append(torch.einsum("hij,jhd->ihd", p, v_b))
+                        return torch.cat(outs)
+
+                    self.gradients(
+                        lambda *x: jagged.attention(*x, rows, bias=bias), reference, inputs, dtype, f"{device} {dtype} {value}"
+                    )
+
+    @unittest.skipUnless(torch.cuda.device_count() > 1, "one CUDA GPU or none")
+    def test_the_current_device_stays(self):
+        rows = jagged.Rows.from_lengths([100, 0, 30])
+        results = []
+        for device in ["cuda:0", "cuda:1"]:
+            x = random(rows.total, 2, 64, device=device, dtype=torch.bfloat16, seed=1).requires_grad_()
+            jagged.attention(x, x, x, rows, mask="causal").sum().backward()
+            jagged.hstu_attention(x, x, x, rows).sum().backward()
+            jagged.softmax(x.flatten(1), rows).sum().backward()
+            jagged.dense_bmm(x.flatten(1), x[:3].detach().flatten(1)[:, :, None].repeat(1, 1, 8), rows).sum().backward()
+            self.assertEqual(torch.cuda.current_device(), 0)
+            self.assertEqual(torch.zeros(1, device="cuda").device.index, 0)
+            results.append(x.grad.cpu())
+        self.assertTrue(torch.equal(*results))
+
     def test_pooled(self):
         rows = jagged.Rows.from_lengths([4, 0, 70])
         for device in DEVICES:
@@ -253,6 +308,26 @@ class SmallOperators(Case):
                 lambda x: torch.cat([torch.softmax(p, 0) for p in parts(x, self.rows)]),
                 (self.rows.total, *width),
             )
+
+    def test_softmax_of_mask_values(self):
+        rows = jagged.Rows.from_lengths([4, 70, 300])
+        for device in DEVICES:
+            for dtype in types(device):
+                lowest = torch.finfo(dtype).min
+                for value in [-1e4, -1e9, -1e10, -1e30, lowest, 1e10, -lowest]:
+                    if abs(value) > torch.finfo(dtype).max:
+                        continue
+                    for width in (1, 4, 64):
+                        x = random(rows.total, width, device=device, dtype=dtype)
+                        x[2] = value
+                        x[4:40] = value
+                        x[74:] = value
+                        out = jagged.softmax(x, rows)
+                        expected = torch.cat([torch.softmax(p, 0) for p in parts(x.double().cpu(), rows)])
+                        self.close(out, expected, dtype, f"{device} {dtype} {value} {width}")
+                x = random(4, 64, device=device, dtype=dtype)
+                x[1] = math.nan
+                self.assertTrue(jagged.softmax(x, jagged.Rows.from_lengths([4])).isnan().all())
 
     def test_products(self):
         for k, m in [(128, 64), (9, 5)]:
@@ -449,7 +524,19 @@ class Interplay(Case):
             (lambda: jagged.Rows(torch.tensor([0, 4, 9]), max_len=4), "row 1 has 5 elements"),
             (lambda: jagged.Rows(torch.tensor([0, 4, 9]), max_len=4), "truncate=True"),
             (lambda: jagged.keyed_rows(["a", "b", "a"], torch.tensor([1, 2, 3])), "'a' is given more than once"),
+            (lambda: jagged.keyed_rows(["a", "b"], torch.tensor([1.9, 2.9])), "lengths are torch.float32"),
+            (lambda: jagged.keyed_rows(["a", "b"], torch.tensor([[1], [2]])), "lengths are torch.int64"),
             (lambda: jagged.set_threads(0), "0 threads"),
+            (lambda: jagged.attention(x, x, x, rows, mask=(1.7, 2.2)), "the mask is"),
+            (lambda: jagged.attention(x, x, x, rows, mask=(math.inf, 0)), "the mask is"),
+            (lambda: jagged.attention(x, x, x, rows, mask=(2**63, 0)), "the mask is"),
+            (lambda: jagged.hstu_attention(x, x, x, rows, targets=[1.5, 0, 0]), "are counts"),
+            (
+                lambda: jagged.from_nested(
+                    torch.nested.nested_tensor([torch.zeros(2, 6), torch.zeros(4, 6)], layout=torch.jagged).transpose(1, 2)
+                ),
+                "transpose it back",
+            ),
             (lambda: jagged.attention(x[:7], x, x, rows), r"q has shape \(7, 2, 16\), expected \(8, 2, 16\)"),
             (lambda: jagged.attention(x, x[:, :, :8], x, rows), r"k has shape \(8, 2, 8\)"),
             (lambda: jagged.attention(x, x, x.half(), rows), "v is torch.float16"),
@@ -466,7 +553,7 @@ class Interplay(Case):
             (lambda: jagged.hstu_attention(x, x.half(), random(8, 2, 24), rows), "k is torch.float16"),
             (lambda: jagged.hstu_attention(x, x, random(4, 4, 16), rows), r"v has shape \(4, 4, 16\)"),
             (lambda: jagged.hstu_attention(x, x, x[:, 0], rows), r"v has shape \(8, 16\)"),
-            (lambda: jagged.hstu_attention(x, x, x, rows, contextual=-1), "expected at least 0"),
+            (lambda: jagged.hstu_attention(x, x, x, rows, contextual=-1), "expected integers, at least 0"),
         ]
         for call, message in checks:
             with self.assertRaisesRegex(ValueError, message):

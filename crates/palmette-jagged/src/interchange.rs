@@ -31,17 +31,22 @@ impl<T: Element> NestedTensorParts<T> {
         };
         let spaces = Offsets::new(&self.offsets, usize::MAX, Overflow::Error)?;
         check_equal("the number of lengths", lengths.len(), spaces.rows(), "offsets")?;
-        let width: usize = self.inner.iter().product();
+        let width = self.inner.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
+        let too_large = || JaggedError::Overflow { formula: format!("{:?}", self.inner) };
+        let width = width.ok_or_else(too_large)?;
         let whole = crate::JaggedView::new(&self.values, width, &spaces)?;
         let packed =
             Offsets::from_lengths(&lengths)?.with_max_len(self.max_seqlen, Overflow::Error)?;
-        let mut values = Vec::with_capacity(packed.total() * width);
         for b in 0..packed.rows() {
             let (length, space) = (packed.length(b), spaces.length(b));
             if length > space {
                 return Err(JaggedError::RowTooLong { row: b, length, max_len: space });
             }
-            values.extend_from_slice(&whole.row(b)[..length * width]);
+        }
+        // No row is longer than its space, so all of them fit in the values that are there.
+        let mut values = Vec::with_capacity(packed.total() * width);
+        for b in 0..packed.rows() {
+            values.extend_from_slice(&whole.row(b)[..packed.length(b) * width]);
         }
         JaggedTensor::new(values, &self.inner, Arc::new(packed))
     }
@@ -232,6 +237,15 @@ mod tests {
         };
         let tensor = parts.clone().into_jagged().unwrap();
         assert_eq!(tensor.view().values(), &[1., 2., 4.]);
+        // A length that nothing could hold is the row's error, not an allocation's.
+        let huge = NestedTensorParts {
+            lengths: Some(vec![1 << 60, 1]),
+            max_seqlen: usize::MAX,
+            ..parts.clone()
+        };
+        assert!(matches!(huge.into_jagged(), Err(JaggedError::RowTooLong { row: 0, .. })));
+        let wide = NestedTensorParts { inner: vec![1 << 33, 1 << 33], ..parts.clone() };
+        assert!(matches!(wide.into_jagged(), Err(JaggedError::Overflow { .. })));
         let long = NestedTensorParts { lengths: Some(vec![2, 3]), ..parts };
         assert_eq!(
             long.into_jagged(),

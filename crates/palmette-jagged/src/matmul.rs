@@ -112,8 +112,12 @@ fn check_same_rows<T: Element>(
 /// Offsets of the matrices `[M_b, N_b]` that one product a sample gives.
 pub fn product_offsets(rows: &Offsets, columns: &Offsets) -> Result<Offsets, JaggedError> {
     check_equal("the number of column rows", columns.rows(), rows.rows(), "the row offsets")?;
-    let sizes: Vec<i64> =
-        (0..rows.rows()).map(|b| (rows.length(b) * columns.length(b)) as i64).collect();
+    let size = |b| {
+        let (m, n) = (rows.length(b), columns.length(b));
+        let size = m.checked_mul(n).and_then(|size| i64::try_from(size).ok());
+        size.ok_or_else(|| JaggedError::Overflow { formula: format!("{m} x {n} of row {b}") })
+    };
+    let sizes: Vec<i64> = (0..rows.rows()).map(size).collect::<Result<_, _>>()?;
     Offsets::from_lengths(&sizes)
 }
 

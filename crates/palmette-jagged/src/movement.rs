@@ -126,8 +126,11 @@ pub fn cat_offsets(parts: &[&Offsets]) -> Result<Offsets, JaggedError> {
     for part in parts {
         check_equal("the number of rows of a part", part.rows(), rows, "the first part")?;
     }
-    let lengths: Vec<i64> =
-        (0..rows).map(|b| parts.iter().map(|part| part.length(b) as i64).sum()).collect();
+    let length = |b| {
+        let sum = parts.iter().try_fold(0i64, |sum, part| sum.checked_add(part.length(b) as i64));
+        sum.ok_or_else(|| JaggedError::Overflow { formula: format!("the joined row {b}") })
+    };
+    let lengths: Vec<i64> = (0..rows).map(length).collect::<Result<_, _>>()?;
     Offsets::from_lengths(&lengths)
 }
 
@@ -177,6 +180,14 @@ mod tests {
 
     fn rows() -> (Vec<f32>, Offsets) {
         (vec![1., 2., 3., 4., 5., 6.], Offsets::from_lengths(&[2i64, 0, 3, 1]).unwrap())
+    }
+
+    #[test]
+    fn sizes_that_no_machine_holds_are_refused() {
+        let far = Offsets::new(&[0, i64::MAX], usize::MAX, crate::Overflow::Error).unwrap();
+        let overflow = |result| matches!(result, Err(JaggedError::Overflow { .. }));
+        assert!(overflow(cat_offsets(&[&far, &far, &far])));
+        assert!(overflow(crate::product_offsets(&far, &far)));
     }
 
     #[test]

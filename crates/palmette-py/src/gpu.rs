@@ -1,10 +1,12 @@
 //! Operators on a GPU, planned once for a batch's rows.
 
+use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex};
 
+use palmette_jagged::JaggedError;
 use palmette_jagged::cuda::{
     BackwardBuffers, BackwardMode, CudaStream, ForwardBuffers, Gpu, GpuAttention, GpuElement,
-    GpuHstu, GpuOperators, GpuOptions, GpuPath, GpuProduct, HstuBuffers,
+    GpuHstu, GpuOperators, GpuOptions, GpuPath, GpuProduct, HstuBuffers, KeptContext,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -47,40 +49,47 @@ fn path_of(name: &str) -> PyResult<Option<GpuPath>> {
     }
 }
 
-/// The GPU and the stream of PyTorch's that a plan is for. Plans count tasks on the device, so that
-/// calls that may overlap have plans of their own.
-///
-/// It is the first field of every plan and so goes first: what the plan frees on the GPU's own
-/// stream then waits for the calls that are still queued.
-struct Place {
+/// A plan for a GPU and a stream of PyTorch's. Plans count tasks on the device, so that calls that
+/// may overlap have plans of their own. PyTorch's current device stays what it is.
+struct Planned<P> {
     gpu: Arc<Gpu>,
     stream: u64,
+    plan: ManuallyDrop<P>,
 }
 
-impl Place {
-    fn new((ordinal, stream): (usize, u64)) -> PyResult<Self> {
-        Ok(Self { gpu: gpu(ordinal)?, stream })
-    }
-
+impl<P> Planned<P> {
     /// Plans, also while a graph is captured.
-    fn plan<P, E>(&self, make: impl FnOnce(&Arc<Gpu>) -> Result<P, E>) -> Result<P, E> {
-        self.gpu.beside_capture(|| make(&self.gpu))
+    fn new(
+        (ordinal, stream): (usize, u64),
+        make: impl FnOnce(&Arc<Gpu>) -> Result<P, JaggedError>,
+    ) -> PyResult<Self> {
+        let _kept = KeptContext::new();
+        let gpu = gpu(ordinal)?;
+        let plan = gpu.beside_capture(|| make(&gpu)).map_err(exception)?;
+        Ok(Self { gpu, stream, plan: ManuallyDrop::new(plan) })
     }
 
-    /// The stream.
-    ///
-    /// # Safety
-    /// PyTorch keeps its streams for the life of the process.
-    unsafe fn stream(&self) -> PyResult<Arc<CudaStream>> {
-        // SAFETY: the caller's promise.
-        unsafe { self.gpu.borrow_stream(self.stream) }.map_err(exception)
+    /// Calls the plan on its stream.
+    fn call(
+        &self,
+        call: impl FnOnce(&P, &Arc<CudaStream>) -> Result<(), JaggedError>,
+    ) -> PyResult<()> {
+        let _kept = KeptContext::new();
+        // SAFETY: PyTorch keeps its streams for the life of the process.
+        let stream = unsafe { self.gpu.borrow_stream(self.stream) }.map_err(exception)?;
+        call(&self.plan, &stream).map_err(exception)
     }
 }
 
-impl Drop for Place {
+impl<P> Drop for Planned<P> {
     fn drop(&mut self) {
+        let _kept = KeptContext::new();
+        // What the plan frees on the GPU's own stream waits for the calls that are still queued.
         // SAFETY: as above. Without an answer of the driver there is nothing to wait for.
-        let _ = unsafe { self.stream() }.map(|stream| self.gpu.stream().join(&stream));
+        let _ = unsafe { self.gpu.borrow_stream(self.stream) }
+            .map(|stream| self.gpu.stream().join(&stream));
+        // SAFETY: once, and nothing uses it afterwards.
+        unsafe { ManuallyDrop::drop(&mut self.plan) };
     }
 }
 
@@ -90,10 +99,7 @@ impl Drop for Place {
 
 /// Attention planned for rows of queries and keys.
 #[pyclass(frozen, module = "palmette._native")]
-pub struct GpuAttentionPlan {
-    place: Place,
-    plan: GpuAttention,
-}
+pub struct GpuAttentionPlan(Planned<GpuAttention>);
 
 #[pymethods]
 impl GpuAttentionPlan {
@@ -109,38 +115,34 @@ impl GpuAttentionPlan {
     ) -> PyResult<Self> {
         let mode = if fast { BackwardMode::Fast } else { BackwardMode::Deterministic };
         let options = GpuOptions { path: path_of(path)?, mode, bias, ..GpuOptions::default() };
-        let (place, element) = (Place::new(place)?, element_of(element)?);
+        let element = element_of(element)?;
         let (q, k) = (&rows.0.offsets, &rows.1.offsets);
         let make = |gpu: &_| GpuAttention::new(gpu, attention.attention, element, q, k, options);
-        let plan = place.plan(make).map_err(exception)?;
-        Ok(Self { place, plan })
+        Planned::new(place, make).map(Self)
     }
 
     /// The family of kernels that forward takes.
     #[getter]
     fn path(&self) -> String {
-        self.plan.path().to_string()
+        self.0.plan.path().to_string()
     }
 
     /// The family of kernels that backward takes.
     #[getter]
     fn backward_path(&self) -> String {
-        self.plan.backward_path().to_string()
+        self.0.plan.backward_path().to_string()
     }
 
     /// Bytes of scratch for backward.
     #[getter]
     fn workspace_bytes(&self) -> usize {
-        self.plan.workspace_bytes()
+        self.0.plan.workspace_bytes()
     }
 
     /// Addresses of q, k, v, bias (or 0), output, log-sum-exp.
     fn forward(&self, buffers: [u64; 6]) -> PyResult<()> {
         // SAFETY: see above.
-        unsafe {
-            let stream = self.place.stream()?;
-            self.plan.forward(&stream, &forward_buffers(buffers)).map_err(exception)
-        }
+        self.0.call(|plan, stream| unsafe { plan.forward(stream, &forward_buffers(buffers)) })
     }
 
     /// Those of forward, then the output's gradient, delta, dq, dk, dv, dbias and workspace (or 0).
@@ -149,10 +151,7 @@ impl GpuAttentionPlan {
         let forward = forward_buffers(forward);
         let buffers = BackwardBuffers { forward, d_output, delta, dq, dk, dv, dbias, workspace };
         // SAFETY: see above.
-        unsafe {
-            let stream = self.place.stream()?;
-            self.plan.backward(&stream, &buffers).map_err(exception)
-        }
+        self.0.call(|plan, stream| unsafe { plan.backward(stream, &buffers) })
     }
 }
 
@@ -162,20 +161,14 @@ fn forward_buffers([q, k, v, bias, output, lse]: [u64; 6]) -> ForwardBuffers {
 
 /// HSTU attention planned for rows.
 #[pyclass(frozen, module = "palmette._native")]
-pub struct GpuHstuPlan {
-    place: Place,
-    plan: GpuHstu,
-}
+pub struct GpuHstuPlan(Planned<GpuHstu>);
 
 #[pymethods]
 impl GpuHstuPlan {
     #[new]
     fn new(place: (usize, u64), element: &str, hstu: &Hstu, rows: &Rows) -> PyResult<Self> {
-        let place = Place::new(place)?;
-        let hstu = hstu.attention().map_err(exception)?;
-        let element = element_of(element)?;
-        let plan = place.plan(|gpu| GpuHstu::new(gpu, &hstu, element, &rows.offsets));
-        Ok(Self { plan: plan.map_err(exception)?, place })
+        let (hstu, element) = (hstu.attention().map_err(exception)?, element_of(element)?);
+        Planned::new(place, |gpu| GpuHstu::new(gpu, &hstu, element, &rows.offsets)).map(Self)
     }
 
     /// Addresses of q, k, v and the output.
@@ -183,10 +176,7 @@ impl GpuHstuPlan {
         let [q, k, v, output] = buffers;
         let buffers = HstuBuffers { q, k, v, output, ..HstuBuffers::default() };
         // SAFETY: see above.
-        unsafe {
-            let stream = self.place.stream()?;
-            self.plan.forward(&stream, &buffers).map_err(exception)
-        }
+        self.0.call(|plan, stream| unsafe { plan.forward(stream, &buffers) })
     }
 
     /// Addresses of q, k, v, the output's gradient, dq, dk and dv.
@@ -194,73 +184,50 @@ impl GpuHstuPlan {
         let [q, k, v, d_output, dq, dk, dv] = buffers;
         let buffers = HstuBuffers { q, k, v, output: 0, d_output, dq, dk, dv };
         // SAFETY: see above.
-        unsafe {
-            let stream = self.place.stream()?;
-            self.plan.backward(&stream, &buffers).map_err(exception)
-        }
+        self.0.call(|plan, stream| unsafe { plan.backward(stream, &buffers) })
     }
 }
 
 /// Softmax and padding over one set of rows.
 #[pyclass(frozen, module = "palmette._native")]
-pub struct GpuOperatorsPlan {
-    place: Place,
-    plan: GpuOperators,
-}
+pub struct GpuOperatorsPlan(Planned<GpuOperators>);
 
 #[pymethods]
 impl GpuOperatorsPlan {
     #[new]
     fn new(place: (usize, u64), element: &str, rows: &Rows) -> PyResult<Self> {
-        let place = Place::new(place)?;
         let element = element_of(element)?;
-        let plan = place.plan(|gpu| GpuOperators::new(gpu, element, &rows.offsets));
-        Ok(Self { plan: plan.map_err(exception)?, place })
+        Planned::new(place, |gpu| GpuOperators::new(gpu, element, &rows.offsets)).map(Self)
     }
 
     /// `x` and `out` are `[T, width]`.
     fn softmax(&self, width: usize, x: u64, out: u64) -> PyResult<()> {
         // SAFETY: see above.
-        unsafe {
-            let stream = self.place.stream()?;
-            self.plan.softmax(&stream, width, x, out).map_err(exception)
-        }
+        self.0.call(|plan, stream| unsafe { plan.softmax(stream, width, x, out) })
     }
 
     /// The output, its gradient and the input's gradient, `[T, width]` each.
     fn softmax_backward(&self, width: usize, y: u64, dy: u64, dx: u64) -> PyResult<()> {
         // SAFETY: see above.
-        unsafe {
-            let stream = self.place.stream()?;
-            self.plan.softmax_backward(&stream, width, y, dy, dx).map_err(exception)
-        }
+        self.0.call(|plan, stream| unsafe { plan.softmax_backward(stream, width, y, dy, dx) })
     }
 
     /// `[T, width]` to `[B, N, width]`.
     fn to_padded(&self, width: usize, x: u64, padding: f32, dense: u64) -> PyResult<()> {
         // SAFETY: see above.
-        unsafe {
-            let stream = self.place.stream()?;
-            self.plan.to_padded(&stream, width, x, padding, dense).map_err(exception)
-        }
+        self.0.call(|plan, stream| unsafe { plan.to_padded(stream, width, x, padding, dense) })
     }
 
     /// `[B, N, width]` to `[T, width]`.
     fn to_jagged(&self, width: usize, dense: u64, x: u64) -> PyResult<()> {
         // SAFETY: see above.
-        unsafe {
-            let stream = self.place.stream()?;
-            self.plan.to_jagged(&stream, width, dense, x).map_err(exception)
-        }
+        self.0.call(|plan, stream| unsafe { plan.to_jagged(stream, width, dense, x) })
     }
 }
 
 /// A batched product planned for rows.
 #[pyclass(frozen, module = "palmette._native")]
-pub struct GpuProductPlan {
-    place: Place,
-    plan: GpuProduct,
-}
+pub struct GpuProductPlan(Planned<GpuProduct>);
 
 #[pymethods]
 impl GpuProductPlan {
@@ -273,24 +240,21 @@ impl GpuProductPlan {
         kind: &str,
         sizes: [usize; 2],
     ) -> PyResult<Self> {
-        let (place, element) = (Place::new(place)?, element_of(element)?);
-        let (offsets, is_transposed) = (&rows.offsets, kind == "dense transposed");
-        let plan = match kind {
-            "dense" | "dense transposed" => {
-                place.plan(|gpu| GpuProduct::dense(gpu, element, offsets, sizes, is_transposed))
-            }
-            "jagged" => place.plan(|gpu| GpuProduct::jagged(gpu, element, offsets, sizes)),
+        let (element, offsets) = (element_of(element)?, &rows.offsets);
+        let is_transposed = kind == "dense transposed";
+        match kind {
+            "dense" | "dense transposed" => Planned::new(place, |gpu| {
+                GpuProduct::dense(gpu, element, offsets, sizes, is_transposed)
+            }),
+            "jagged" => Planned::new(place, |gpu| GpuProduct::jagged(gpu, element, offsets, sizes)),
             other => return Err(PyValueError::new_err(format!("no product is called {other:?}"))),
-        };
-        Ok(Self { plan: plan.map_err(exception)?, place })
+        }
+        .map(Self)
     }
 
     /// Addresses of the left and right operand and of the output.
     fn run(&self, a: u64, b: u64, c: u64) -> PyResult<()> {
         // SAFETY: see above.
-        unsafe {
-            let stream = self.place.stream()?;
-            self.plan.run(&stream, a, b, c).map_err(exception)
-        }
+        self.0.call(|plan, stream| unsafe { plan.run(stream, a, b, c) })
     }
 }

@@ -89,7 +89,14 @@ impl GpuAttention {
                 return Err(gpu_error("a batch has at most 2^31 - 1 tokens and rows on a GPU"));
             }
         }
-        let portable = element != GpuElement::F32 && attention.scale() > 0.0;
+        let scale = attention.scale() as f32;
+        if !scale.is_finite() || (scale == 0.0) != (attention.scale() == 0.0) {
+            return Err(gpu_error(format!(
+                "the scale {} has no f32, in which scores are scaled",
+                attention.scale()
+            )));
+        }
+        let portable = element != GpuElement::F32 && scale > 0.0;
         let fast = portable && gpu.is_hopper() && options.bias.is_none();
         let path = match options.path {
             None if fast => GpuPath::Wgmma,
@@ -141,7 +148,7 @@ impl GpuAttention {
             bias_k: bias_k as i32,
             bias_transposed: i32::from(options.bias_transposed),
             rows: offsets_q.rows() as i32,
-            scale: attention.scale() as f32,
+            scale,
             ..Arguments::default()
         };
 
@@ -395,8 +402,9 @@ impl GpuAttention {
                     (self.tokens.1, self.attention.kv_heads())
                 };
                 let rows = if stationary { launch.boxes.0 } else { launch.boxes.1 };
-                // A kernel with blocks for queries never reads keys that are not there,
-                // but the map of an empty tensor would be refused.
+                // A kernel with blocks for queries never reads keys that are not there, but the
+                // map of an empty tensor, which may have no address, would be refused.
+                let pointer = if tokens == 0 { arguments.tasks } else { pointer };
                 let shape = [tokens.max(1), heads, self.attention.head_dim()];
                 let bfloat = self.element == GpuElement::Bf16;
                 tensor_maps.push(TensorMap::new(pointer, bfloat, shape, rows)?);

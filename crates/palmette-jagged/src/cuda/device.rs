@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use cudarc::driver::result::ctx;
 use cudarc::driver::sys::{
-    CUdevice_attribute, CUfunction_attribute_enum, CUstreamCaptureMode,
+    CUcontext, CUdevice_attribute, CUfunction_attribute_enum, CUstreamCaptureMode,
     cuThreadExchangeStreamCaptureMode, is_culib_present,
 };
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError};
+use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DeviceRepr, DriverError};
 use cudarc::nvrtc::Ptx;
 
 use super::compile::{Source, compile_cached, gpu_error};
@@ -46,6 +47,29 @@ impl Drop for CaptureMode {
     fn drop(&mut self) {
         // SAFETY: as above.
         let _ = unsafe { cuThreadExchangeStreamCaptureMode(&mut self.0) };
+    }
+}
+
+/// The calling thread's context, put back when this goes: what another library takes for the
+/// current device stays that one.
+#[derive(Debug)]
+pub struct KeptContext(Option<CUcontext>);
+
+impl KeptContext {
+    /// Remembers the context of the calling thread.
+    #[expect(clippy::new_without_default, reason = "it has an effect")]
+    pub fn new() -> Self {
+        // SAFETY: only opens the library, and reads a variable of this thread.
+        Self(unsafe { is_culib_present() }.then(|| ctx::get_current().ok().flatten()).flatten())
+    }
+}
+
+impl Drop for KeptContext {
+    fn drop(&mut self) {
+        if let Some(context) = self.0 {
+            // SAFETY: it was this thread's; a driver that refuses leaves what is there.
+            let _ = unsafe { ctx::set_current(context) };
+        }
     }
 }
 
@@ -92,6 +116,13 @@ impl Gpu {
     /// A stream of its own.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
+    }
+
+    /// A list of a plan on the device. It is there when this returns, for calls on any stream.
+    pub(super) fn upload<T: DeviceRepr>(&self, list: &[T]) -> Result<CudaSlice<T>, JaggedError> {
+        let uploaded = self.stream.clone_htod(list).map_err(driver)?;
+        self.stream.synchronize().map_err(driver)?;
+        Ok(uploaded)
     }
 
     /// A stream that another library owns, for calls from the current thread.

@@ -24,7 +24,7 @@ mod tiles;
 pub use attention::GpuAttention;
 pub use compile::{Compiled, compile_report, precompile};
 pub use cudarc::driver::CudaStream;
-pub use device::Gpu;
+pub use device::{Gpu, KeptContext};
 pub use hstu::{GpuHstu, HstuBuffers};
 pub use operators::GpuOperators;
 pub use options::{BackwardBuffers, BackwardMode, ForwardBuffers, GpuElement, GpuOptions, GpuPath};

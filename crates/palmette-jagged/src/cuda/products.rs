@@ -202,11 +202,10 @@ impl GpuProduct {
         };
         let (mut tasks, first) = dealt(&tasks, blocks);
         tasks.resize(tasks.len().max(1), Task::default());
-        let stream = gpu.stream();
         let tiles = Tiles {
             function,
-            tasks: stream.clone_htod(&tasks).map_err(driver)?,
-            first: stream.clone_htod(&first).map_err(driver)?,
+            tasks: gpu.upload(&tasks)?,
+            first: gpu.upload(&first)?,
             blocks,
             shared_bytes,
             tensor_cores,

@@ -50,7 +50,7 @@ impl GpuRows {
         }
         Ok(Self {
             function: operator(gpu, element, width, "move_rows")?,
-            list: gpu.stream().clone_htod(&list).map_err(driver)?,
+            list: gpu.upload(&list)?,
             blocks,
             width,
             clear: clear * width * element.bytes(),
@@ -182,7 +182,7 @@ impl GpuIndexAdd {
         list.push(0);
         Ok(Self {
             function: operator(gpu, element, width, "add_rows")?,
-            list: gpu.stream().clone_htod(&list).map_err(driver)?,
+            list: gpu.upload(&list)?,
             targets,
             width,
         })
@@ -239,7 +239,7 @@ impl GpuMatrixSoftmax {
         list.push(0);
         Ok(Self {
             function: operator(gpu, element, 1, "softmax_strided")?,
-            list: gpu.stream().clone_htod(&list).map_err(driver)?,
+            list: gpu.upload(&list)?,
             count,
         })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, LaunchConfig};
 
 use super::compile::{Source, gpu_error};
-use super::device::{Gpu, driver};
+use super::device::Gpu;
 use super::launch::{address, launch_early};
 use super::operators::{definitions_of, vector_of};
 use super::options::GpuElement;
@@ -84,7 +84,7 @@ impl Softmax {
         let lengths: Vec<i64> = list.iter().map(|&[_, length]| length).collect();
         list.push([0, 0]);
         Ok(Self {
-            list: gpu.stream().clone_htod(&list).map_err(driver)?,
+            list: gpu.upload(&list)?,
             mean: offsets.total() / lengths.len().max(1),
             lengths,
             hopper: gpu.is_hopper(),

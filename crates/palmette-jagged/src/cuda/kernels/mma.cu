@@ -48,7 +48,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) mma_forward(Arguments a) {
     if (j0 + KEYS > r.n_k || j0 + KEYS - 1 - i0 - r.shift > a.right || j0 - (i1 - 1) - r.shift < -a.left)
       mask_tile<KEYS>(s, a, r, i, j0, lane);
     float shrink[2];
-    if (softmax_tile<KEYS>(s, softmax, scale_log2, shrink)) {
+    bool grown = a.bias ? softmax_tile<KEYS, true>(s, softmax, scale_log2, shrink)
+                        : softmax_tile<KEYS>(s, softmax, scale_log2, shrink);
+    if (grown) {
 #pragma unroll
       for (int e = 0; e < WIDTH / 2; e++) sums[e] *= shrink[e / 2 % 2];
     }
@@ -119,6 +121,11 @@ template <bool FOR_KEYS> DEVICE void backward(const Arguments& a) {
       scores<TILE>(s, x, ta);
       if (a.bias) add_bias<TILE, FOR_KEYS>(s, a, r, task.x, FOR_KEYS ? h : head, own, at, lane);
       weights_tile<TILE, FOR_KEYS>(s, scale_log2, row_lse, lse_of, lane);
+      // Of a query that a mask of -1e9 hides from all keys f32 has neither its weights nor their sum.
+      if (a.bias) {
+#pragma unroll
+        for (int e = 0; e < TILE / 2; e++) s[e] = s[e] > 1.f ? 1.f : s[e];
+      }
       int near = FOR_KEYS ? row0 - (at + TILE - 1) : at - (row0 + ROWS - 1);
       int far = FOR_KEYS ? row0 + ROWS - 1 - at : at + TILE - 1 - row0;
       if (far - r.shift > a.right || near - r.shift < -a.left || at + TILE > length)

@@ -18,7 +18,7 @@ extern "C" __global__ void __launch_bounds__(256) softmax_strided(Operands a) {
     if (largest == NEG_INFINITY) largest = 0.f;
     for (long long i = lane; i < n; i += 32) total += exp2_fast((widen(a.x[start + i * step]) - largest) * LOG2E);
     for (int s = 16; s; s /= 2) total += __shfl_xor_sync(~0u, total, s);
-    float inverse = total > 0.f ? 1.f / total : 0.f;
+    float inverse = total == 0.f ? 0.f : 1.f / total;  // a NaN stays one
     for (long long i = lane; i < n; i += 32)
       a.out[start + i * step] = narrow(exp2_fast((widen(a.x[start + i * step]) - largest) * LOG2E) * inverse);
   } else {

@@ -46,7 +46,7 @@ DEVICE Part part_of(const Rows& a) {
   // A thread without a column or row has no elements, and takes part in what the others exchange.
   bool some = row < end && column < a.vectors;
   longlong2 range = some ? a.list[row] : make_longlong2(0, 0);
-  p.count = ((int)range.y - lane + (1 << p.lanes_log) - 1) >> p.lanes_log;
+  p.count = ((u32)range.y - lane + (1 << p.lanes_log) - 1) >> p.lanes_log;
   p.at = (range.x + lane) * a.vectors + column;
   return p;
 }
@@ -103,7 +103,7 @@ DEVICE bool above(const Pack& x, const Pack& limit) {
 DEVICE float inverse(float x) {
   float r;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
-  return x > 0.f ? r : 0.f;
+  return x == 0.f ? 0.f : r;  // a NaN stays one
 }
 
 // The vectors of one thread, of INPUTS tensors, in batches of BATCH; a batch's vectors past the
@@ -200,9 +200,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) softmax_forward(Ro
   wait_for_stream();
   Lane<1> lane(a, p, NEG_INFINITY);
   const int BATCH = Lane<1>::BATCH;
-  // Weights are exp2(x log2(e) - base). The base follows the maximum only when that has grown by
-  // more than 22: sums stay far from overflow and are as exact.
-  const float NONE = -1e30f, MOST = 22.f;
+  // Weights are exp(x - base). The base follows the maximum only when that has grown by more than
+  // 22: sums stay far from overflow and are as exact. (Rounding base log2(e) once instead would save
+  // an instruction, and take weights out of f32 from |x| = 1e9 on, where masks are.)
+  const float NONE = -3.402823466e38f, MOST = 22.f;
   float base[VECTOR], total[VECTOR];
 #pragma unroll
   for (int e = 0; e < VECTOR; e++) base[e] = NONE, total[e] = 0.f;
@@ -216,8 +217,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) softmax_forward(Ro
       for (int e = 0; e < VECTOR; e++) {
         float m = widen(largest.e[e]), before = base[e];
         if (!(m > widen(limit.e[e]))) continue;
-        base[e] = m * LOG2E;
-        total[e] *= exp2_fast(before - base[e]);
+        base[e] = m;
+        total[e] *= exp2_fast((before - m) * LOG2E);
         limit.e[e] = narrow(m + MOST);
       }
     }
@@ -226,7 +227,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) softmax_forward(Ro
       float v[VECTOR];
       unpack(v, x[0][r]);
 #pragma unroll
-      for (int e = 0; e < VECTOR; e++) total[e] += exp2_fast(fmaf(v[e], LOG2E, -base[e]));
+      for (int e = 0; e < VECTOR; e++) total[e] += exp2_fast((v[e] - base[e]) * LOG2E);
     }
   });
   // One base and total for all lanes of a column, in one order.
@@ -238,7 +239,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) softmax_forward(Ro
 #pragma unroll
     for (int e = 0; e < VECTOR; e++) base[e] = fmaxf(base[e], __shfl_xor_sync(~0u, base[e], step));
 #pragma unroll
-  for (int e = 0; e < VECTOR; e++) total[e] *= exp2_fast(own[e] - base[e]);
+  for (int e = 0; e < VECTOR; e++) total[e] *= exp2_fast((own[e] - base[e]) * LOG2E);
   for (int step = columns; step < 32; step *= 2)
 #pragma unroll
     for (int e = 0; e < VECTOR; e++) total[e] += __shfl_xor_sync(~0u, total[e], step);
@@ -251,7 +252,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) softmax_forward(Ro
     if (own < columns * VECTOR) {
       float m = bases[first][own], sum = 0.f;
       for (int w = 1; w < p.warps; w++) m = fmaxf(m, bases[first + w][own]);
-      for (int w = 0; w < p.warps; w++) sum += totals[first + w][own] * exp2_fast(bases[first + w][own] - m);
+      for (int w = 0; w < p.warps; w++) sum += totals[first + w][own] * exp2_fast((bases[first + w][own] - m) * LOG2E);
       bases[first][own] = m;
       totals[first][own] = inverse(sum);
     }
@@ -271,7 +272,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) softmax_forward(Ro
       float y[VECTOR];
       unpack(y, x[0][r]);
 #pragma unroll
-      for (int e = 0; e < VECTOR; e++) y[e] = exp2_fast(fmaf(y[e], LOG2E, -base[e])) * total[e];
+      for (int e = 0; e < VECTOR; e++) y[e] = exp2_fast((y[e] - base[e]) * LOG2E) * total[e];
       *(Pack*)to = packed(y);
     }
   });

@@ -17,8 +17,9 @@ struct Softmax {
 // Scores to weights. The exponentials' base follows the maximum only when that has grown
 // by more than 2^8: weights stay far from overflow, their relative rounding is the same,
 // and most tiles need neither the exchange between lanes nor a rescaling of the sums.
-// Returns whether earlier sums must be multiplied by `shrink`.
-template <int N> DEVICE bool softmax_tile(float* s, Softmax& x, float scale_log2, float* shrink) {
+// Returns whether earlier sums must be multiplied by `shrink`. BIASED: scores may be as large as
+// a mask's -1e9, where rounding the base would take weights out of their range.
+template <int N, bool BIASED = false> DEVICE bool softmax_tile(float* s, Softmax& x, float scale_log2, float* shrink) {
   float m[2] = {NEG_INFINITY, NEG_INFINITY};
 #pragma unroll
   for (int j = 0; j < N / 8; j++) {
@@ -41,12 +42,14 @@ template <int N> DEVICE bool softmax_tile(float* s, Softmax& x, float scale_log2
   // A query that has seen no key yet: any finite base gives weights of 0.
   float base[2];
 #pragma unroll
-  for (int i = 0; i < 2; i++) base[i] = x.largest[i] == NEG_INFINITY ? 0.f : x.largest[i] * scale_log2;
+  for (int i = 0; i < 2; i++)
+    base[i] = x.largest[i] == NEG_INFINITY ? 0.f : BIASED ? x.largest[i] : x.largest[i] * scale_log2;
 #pragma unroll
   for (int j = 0; j < N / 8; j++) {
 #pragma unroll
     for (int e = 0; e < 4; e++) {
-      s[j * 4 + e] = exp2_fast(fmaf(s[j * 4 + e], scale_log2, -base[e / 2]));
+      s[j * 4 + e] = exp2_fast(BIASED ? (s[j * 4 + e] - base[e / 2]) * scale_log2
+                                      : fmaf(s[j * 4 + e], scale_log2, -base[e / 2]));
       x.total[e / 2] += s[j * 4 + e];
     }
   }
