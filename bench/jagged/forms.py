@@ -1,10 +1,10 @@
 """Times pooled target attention and HSTU attention on the jagged workloads beside PyTorch on padded
 tensors, in one process, all taking turns.
 
-    python bench/jagged/forms.py FILE...
+    python bench/jagged/forms.py pooled|hstu FILE...
 
 where the files come from lengths.py. bf16, heads of 64: forward, and forward + backward; median and
-minimum in ms, and the peak of bytes allocated during the call beyond its operands, MiB. Pooled
+minimum in ms, what the kernels take of that, and the peak of bytes allocated during the call beyond its operands, MiB. Pooled
 attention: 8 targets a row over its history, one head. HSTU: 4 heads, causal. Needs a CUDA GPU,
 PyTorch 2.11 and the package palmette.
 """
@@ -22,17 +22,15 @@ DIM, TARGETS = 64, 8
 
 
 def pooled(w):
-    keys, values = (x[:, :1].contiguous() for x in (w.k, w.v))
+    keys, values = (x[:, 0].contiguous() for x in (w.k, w.v))
     generator = torch.Generator(device=DEVICE).manual_seed(2)
     targets = torch.randn(w.rows, TARGETS, DIM, device=DEVICE, dtype=TYPE, generator=generator)
     rows = jagged.Rows(w.offsets)
-    padded_keys, mask = w.padded(keys)
-    padded_values, _ = w.padded(values)
+    padded_keys, mask = w.padded(keys[:, None])
+    padded_values, _ = w.padded(values[:, None])
 
     def ours(deterministic):
-        return lambda k, v, t: jagged.pooled_attention(
-            k[:, 0], v[:, 0], t, rows, scale=DIM**-0.5, deterministic=deterministic
-        )
+        return lambda k, v, t: jagged.pooled_attention(k, v, t, rows, scale=DIM**-0.5, deterministic=deterministic)
 
     def dense(k, v, t):
         return F.scaled_dot_product_attention(t[:, None], k, v, attn_mask=mask[:, None, None])[:, 0]
@@ -81,22 +79,30 @@ def measure(form, w):
         del out, found
         memory[name] = [extra_bytes(c) for c in (forward, both)]
     times = in_turns(calls)
-    print(f"| {w.name} | forward, ms | both, ms | memory, forward / both |\n|---|---|---|---|")
+    print(f"| {w.name} | forward, ms | both, ms | kernels alone | memory, forward / both |\n|---|---|---|---|---|")
     for name in peers:
         cells = " | ".join("{:.3f} ({:.3f})".format(*times[name, kind]) for kind in ("forward", "both"))
-        print(f"| {name} | {cells} | {memory[name][0]:.0f} / {memory[name][1]:.0f} |")
+        kernels = " / ".join(f"{on_device(calls[name, kind]):.3f}" for kind in ("forward", "both"))
+        print(f"| {name} | {cells} | {kernels} | {memory[name][0]:.0f} / {memory[name][1]:.0f} |")
+
+
+def on_device(call):
+    """What the kernels of a call take, ms, without what Python takes to launch them."""
+    call()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(5):
+            call()
+        torch.cuda.synchronize()
+    return sum(event.self_device_time_total for event in profile.key_averages()) / 5000
 
 
 def main():
     print(torch.cuda.get_device_name(), "PyTorch", torch.__version__)
-    for form in (pooled, hstu):
-        for path in sys.argv[1:]:
-            print(f"\n{form.__name__}, {pathlib.Path(path).name}")
-            try:
-                measure(form, Workload(path, DIM))
-            except torch.OutOfMemoryError as problem:
-                print("out of memory:", str(problem).splitlines()[0])
-            torch.cuda.empty_cache()
+    form = {"pooled": pooled, "hstu": hstu}[sys.argv[1]]
+    for path in sys.argv[2:]:
+        print(f"\n{form.__name__}, {pathlib.Path(path).name}")
+        measure(form, Workload(path, DIM))
+        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ for workload in 1024 2048 4096; do
 done
 (cd lengths && timeout 60 "$program" causal 4096) > causal.txt || echo "causal failed"
 (cd lengths && timeout 100 "$program" types 1024 2048 4096) > types.txt || echo "types failed"
-(cd lengths && timeout 100 python3 "$here/forms.py" 1024 2048) > forms.txt || echo "forms failed"
+(cd lengths && timeout 100 python3 "$here/forms.py" pooled 1024 2048 4096 && timeout 100 python3 "$here/forms.py" hstu 1024 2048) > forms.txt || echo "forms failed"
 timeout 60 python3 "$here/row_errors.py" > row_errors.txt || echo "row errors failed"
 (cd lengths && timeout 60 "$program" small 1024 2048 4096) > small.txt || echo "small failed"
 (cd lengths && timeout 400 python3 "$here/peers.py" --seconds 350 --markdown ../peers.md 1024 2048 4096) > peers.txt || echo "peers failed"
