@@ -33,6 +33,29 @@ impl<T: Real> Case<T> {
         };
         let c_row = n + below(20);
         let (by_column, accumulate) = ([below(2) == 1, below(2) == 1], below(2) == 1);
+        Self::of([m, n, k], c_row, by_column, accumulate, &mut rng)
+    }
+
+    /// Sums of many terms that are contiguous in both factors.
+    fn long(index: u64) -> Self {
+        let mut rng = stream(12, "test/matmul", index);
+        let mut below = |n: u64| rng.below(n) as usize;
+        // Every height and width of a tile, one or several, and more columns than are held.
+        let m = 4 + below(16);
+        let n = [4 + below(12), 58 + below(16)][usize::from(below(4) == 0)];
+        // Ends of registers and passes, and in between.
+        let k = [2048 + below(3) * 1024 + below(3), 2048 + below(2500)][below(2)];
+        let (c_row, accumulate) = (n + below(20), below(2) == 1);
+        Self::of([m, n, k], c_row, [false, true], accumulate, &mut rng)
+    }
+
+    fn of(
+        [m, n, k]: [usize; 3],
+        c_row: usize,
+        by_column: [bool; 2],
+        accumulate: bool,
+        rng: &mut impl Draw,
+    ) -> Self {
         let mut numbers =
             |len: usize| -> Vec<T> { (0..len).map(|_| T::from_f64(rng.normal())).collect() };
         let (a, b, mut c) = (numbers(m * k), numbers(k * n), numbers(m * c_row + 64));
@@ -99,12 +122,15 @@ impl<T: Real> Case<T> {
 }
 
 fn check_all<T: Real, S: Simd>(simd: S, unit: f64) {
+    let run = |product| {
+        // SAFETY: the case owns all three matrices.
+        unsafe { matmul(simd, Precision::F32, product) };
+    };
     for index in 0..300 {
-        let run = |product| {
-            // SAFETY: the case owns all three matrices.
-            unsafe { matmul(simd, Precision::F32, product) };
-        };
         Case::<T>::draw(index).check(|x| x, unit, run);
+    }
+    for index in 0..50 {
+        Case::<T>::long(index).check(|x| x, unit, run);
     }
 }
 
@@ -142,6 +168,7 @@ fn bf16_products_round_operands_to_nearest_even_and_nothing_else() {
         // SAFETY: the case owns all three matrices, and the instructions are there.
         let run = |product| unsafe { bf16::product(product) };
         Case::<f32>::draw(index).check(to_bf16, 2f64.powi(-24), run);
+        Case::<f32>::long(index).check(to_bf16, 2f64.powi(-24), run);
     }
 }
 
