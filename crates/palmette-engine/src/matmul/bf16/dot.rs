@@ -6,11 +6,13 @@
 //!
 //! Both factors come as f32 from beyond the second-level cache, and a row of either serves few
 //! products. So nothing waits for rounding: the copy of either factor exists twice, and tiles round
-//! the rows that are needed next, a register at a time between their multiply-adds, and ask for
-//! the row after it. Beside 24 multiply-adds four registers are rounded and stored for nothing, eight
-//! cost twelve multiply-adds (Zen 4).
+//! the rows that are needed next, a register at a time between their multiply-adds. Beside 24
+//! multiply-adds four registers are rounded and stored for nothing, eight cost twelve multiply-adds
+//! (Zen 4). The processor sees by itself that rows are read one after the other; asking for the next
+//! row made small products 5 to 10 % slower.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::{as_bf16, pairs_of};
 use crate::matmul::Product;
@@ -22,27 +24,31 @@ const PAIRS: usize = 512;
 const ROW: usize = PAIRS + BLOCK;
 /// Rows and columns of a tile: 24 sums, four registers of B and one of A.
 const TILE: [usize; 2] = [6, 4];
-/// Columns of B that are rounded for a whole pass: twice 132 KiB of a second-level cache.
+/// Rows of a factor that are held for a whole pass: twice 132 KiB of a second-level cache.
 const HELD: usize = 64;
-/// The most rows that a tile rounds: all of the next tile of A, and of a tile of B where there is
-/// only one of either.
-const MOST_JOBS: usize = TILE[0] + TILE[1];
+/// The most rows that a tile rounds: as many of either factor as a tile has.
+const MOST_JOBS: usize = 2 * TILE[0];
 
-/// The rows of a tile of A, all columns of B that are held, and in both cases those that follow.
+/// The streamed rows of a tile, all held ones, and in both cases those that follow.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub(super) struct Copies {
-    a: [[u32; TILE[0] * ROW]; 2],
-    b: [[u32; HELD * ROW]; 2],
+    streamed: [[u32; TILE[0] * ROW]; 2],
+    held: [[u32; HELD * ROW]; 2],
 }
 
-/// Rows of a factor with contiguous terms.
+/// Rows of A, or columns of B, whose terms are contiguous.
 #[derive(Clone, Copy)]
 struct Factor {
     pointer: *const f32,
+    /// Elements from row to row.
     stride: usize,
     rows: usize,
     terms: usize,
+    /// Rows of a tile.
+    tile: usize,
+    /// Elements of C from row to row of this factor.
+    c: usize,
 }
 
 impl Factor {
@@ -56,40 +62,32 @@ impl Factor {
         self.pointer.wrapping_add(row * self.stride + pass * 2 * PAIRS)
     }
 
+    /// Tiles of all rows.
+    fn tiles(&self) -> usize {
+        self.rows.div_ceil(self.tile)
+    }
+
     /// Rounding a row for a pass.
     fn job(&self, row: usize, pass: usize, target: *mut u32) -> Job {
-        let next = match row + 1 < self.rows {
-            true => self.place(row + 1, pass),
-            false => self.place(0, pass + 1),
-        };
-        Job { source: self.place(row, pass), terms: self.terms_of(pass), target, next }
+        Job { source: self.place(row, pass), terms: self.terms_of(pass), target }
     }
 }
 
-/// A row to be rounded, and the one that comes after it, wherever that may be.
+/// A row to be rounded.
 #[derive(Clone, Copy)]
 struct Job {
     source: *const f32,
     terms: usize,
     target: *mut u32,
-    next: *const f32,
 }
 
 impl Job {
-    const NONE: Self = Self {
-        source: std::ptr::null(),
-        terms: 0,
-        target: std::ptr::null_mut(),
-        next: std::ptr::null(),
-    };
+    const NONE: Self = Self { source: std::ptr::null(), terms: 0, target: std::ptr::null_mut() };
 
     /// Rounds sixteen pairs; those past the end are zeros.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     #[inline]
     unsafe fn round(&self, pair: usize) {
-        let next = self.next.wrapping_add(2 * pair);
-        _mm_prefetch::<_MM_HINT_T1>(next.cast());
-        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(BLOCK).cast());
         // SAFETY: only terms that exist are read, and copies are whole registers.
         unsafe {
             let live = self.terms.saturating_sub(2 * pair);
@@ -108,99 +106,119 @@ impl Job {
     }
 }
 
-/// Part `index` of nearly equal parts of at most `most`: its first element and its length.
-fn part(whole: usize, most: usize, index: usize) -> (usize, usize) {
-    let part = share(whole, index, whole.div_ceil(most));
-    (part.start, part.len())
-}
-
-/// What of `whole` falls to `index` of `count`.
-fn share(whole: usize, index: usize, count: usize) -> std::ops::Range<usize> {
-    index * whole / count..(index + 1) * whole / count
+/// `count` nearly equal parts of `whole`. One division a part: a tile takes 700 cycles.
+fn parts(whole: usize, count: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut start = 0;
+    (1..=count).map(move |part| {
+        let end = part * whole / count;
+        std::mem::replace(&mut start, end)..end
+    })
 }
 
 /// Computes `p`, both of whose factors have contiguous terms.
+///
+/// The factor with fewer rows is held, the other one streamed through the first-level cache.
 ///
 /// # Safety
 /// As for [`product`](super::product).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 pub(super) unsafe fn multiply(p: &Product<f32>, copies: *mut Copies) {
     let [m, n, terms] = p.shape;
-    let a = Factor { pointer: p.a.pointer, stride: p.a.row, rows: m, terms };
-    for first in (0..n).step_by(HELD) {
-        let pointer = p.b.pointer.wrapping_add(first * p.b.col);
-        let b = Factor { pointer, stride: p.b.col, rows: HELD.min(n - first), terms };
-        let c = (p.c.0.wrapping_add(first), p.c.1);
-        // SAFETY: these columns of B and C.
-        unsafe { multiply_held([a, b], c, p.accumulate, copies) };
+    let factor = |pointer, stride, rows, tile, c| Factor { pointer, stride, rows, terms, tile, c };
+    let a = factor(p.a.pointer, p.a.row, m, TILE[0], p.c.1);
+    let b = factor(p.b.pointer, p.b.col, n, TILE[1], 1);
+    let [held, streamed] = if m < n { [a, b] } else { [b, a] };
+    for first in (0..held.rows).step_by(HELD) {
+        let rows = HELD.min(held.rows - first);
+        let held = Factor { pointer: held.place(first, 0), rows, ..held };
+        let c = p.c.0.wrapping_add(first * held.c);
+        // SAFETY: these rows of the held factor, and of C.
+        unsafe { multiply_held([streamed, held], m < n, c, p.accumulate, copies) };
     }
 }
 
-/// [`multiply`] for at most [`HELD`] columns.
+/// [`multiply`] for at most [`HELD`] rows of the second factor, which is A under `holds_a`.
 ///
 /// # Safety
 /// As for [`product`](super::product).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn multiply_held(
-    [a, b]: [Factor; 2],
-    c: (*mut f32, usize),
+    [streamed, held]: [Factor; 2],
+    holds_a: bool,
+    c: *mut f32,
     accumulate: bool,
     copies: *mut Copies,
 ) {
     // SAFETY: places within the copies.
-    let [a_copies, b_copies] =
-        unsafe { [(&raw mut (*copies).a).cast::<u32>(), (&raw mut (*copies).b).cast()] };
-    let a_copy = |tile: usize| a_copies.wrapping_add(tile % 2 * TILE[0] * ROW);
-    let b_copy = |pass: usize| b_copies.wrapping_add(pass % 2 * HELD * ROW);
-    let (passes, high, wide) =
-        (a.terms.div_ceil(2 * PAIRS), a.rows.div_ceil(TILE[0]), b.rows.div_ceil(TILE[1]));
-    let rows_of = |pass, i| if pass < passes { part(a.rows, TILE[0], i) } else { (0, 0) };
-    for row in 0..rows_of(0, 0).1 {
-        // SAFETY: a row of A, and of its copy.
-        unsafe { a.job(row, 0, a_copy(0).add(row * ROW)).round_all() };
+    let (streamed_copies, held_copies) =
+        unsafe { (&raw mut (*copies).streamed, &raw mut (*copies).held) };
+    let streamed_copy =
+        |tile: usize| streamed_copies.cast::<u32>().wrapping_add(tile % 2 * TILE[0] * ROW);
+    let held_copy = |pass: usize| held_copies.cast::<u32>().wrapping_add(pass % 2 * HELD * ROW);
+    let passes = held.terms.div_ceil(2 * PAIRS);
+    let (outer, inner) = (streamed.tiles(), held.tiles());
+    let first = parts(streamed.rows, outer).next().unwrap_or_default();
+    for row in first.clone() {
+        // SAFETY: a row, and one of the copy.
+        unsafe { streamed.job(row, 0, streamed_copy(0).add(row * ROW)).round_all() };
     }
-    for row in 0..b.rows {
-        // SAFETY: a column of B, and a row of its copy.
-        unsafe { b.job(row, 0, b_copy(0).add(row * ROW)).round_all() };
+    for row in 0..held.rows {
+        // SAFETY: as above.
+        unsafe { held.job(row, 0, held_copy(0).add(row * ROW)).round_all() };
     }
     let mut jobs = [Job::NONE; MOST_JOBS];
-    for tile in 0..passes * high {
-        let (pass, i) = (tile / high, tile % high);
-        let (first, rows) = rows_of(pass, i);
-        let (next_pass, next_i) = ((tile + 1) / high, (tile + 1) % high);
-        let (next_first, next_rows) = rows_of(next_pass, next_i);
-        let later_rows = if pass + 1 < passes { b.rows } else { 0 };
-        for j in 0..wide {
-            let of_a = share(next_rows, j, wide).map(|row| {
-                a.job(next_first + row, next_pass, a_copy(tile + 1).wrapping_add(row * ROW))
-            });
-            let of_b = share(later_rows, i * wide + j, high * wide)
-                .map(|row| b.job(row, pass + 1, b_copy(pass + 1).wrapping_add(row * ROW)));
-            let mut count = 0;
-            for (place, job) in jobs.iter_mut().zip(of_a.chain(of_b)) {
-                *place = job;
-                count += 1;
-            }
-            let (column, columns) = part(b.rows, TILE[1], j);
-            let ends = Ends {
-                terms: a.terms_of(pass),
-                a: a_copy(tile),
-                b: b_copy(pass).wrapping_add(column * ROW),
-                c: (c.0.wrapping_add(first * c.1 + column), c.1),
-                accumulate: accumulate || pass > 0,
-                jobs: &jobs[..count],
-            };
-            // SAFETY: this tile of C, and rows that were rounded before.
-            unsafe {
-                match rows {
-                    1 => of_rows::<1>(&ends, columns),
-                    2 => of_rows::<2>(&ends, columns),
-                    3 => of_rows::<3>(&ends, columns),
-                    4 => of_rows::<4>(&ends, columns),
-                    5 => of_rows::<5>(&ends, columns),
-                    _ => of_rows::<6>(&ends, columns),
+    let mut step = 0;
+    for pass in 0..passes {
+        let is_last = pass + 1 == passes;
+        let mut later = parts(if is_last { 0 } else { held.rows }, outer * inner);
+        // Every part with the one after it: the first one again after the last, for the next pass.
+        let nexts = parts(streamed.rows, outer).skip(1).map(|rows| (rows, pass));
+        let again = (if is_last { 0..0 } else { first.clone() }, pass + 1);
+        let nexts = nexts.chain(std::iter::once(again));
+        for (rows, (next, next_pass)) in parts(streamed.rows, outer).zip(nexts) {
+            let of_next = parts(next.len(), inner);
+            for (held_rows, next_rows) in parts(held.rows, inner).zip(of_next) {
+                let mut count = 0;
+                let mut add = |job| {
+                    jobs[count] = job;
+                    count += 1;
+                };
+                for row in next_rows {
+                    let target = streamed_copy(step + 1).wrapping_add(row * ROW);
+                    add(streamed.job(next.start + row, next_pass, target));
+                }
+                for row in later.next().unwrap_or_default() {
+                    let target = held_copy(pass + 1).wrapping_add(row * ROW);
+                    add(held.job(row, pass + 1, target));
+                }
+                let copies =
+                    [streamed_copy(step), held_copy(pass).wrapping_add(held_rows.start * ROW)];
+                let shape = [rows.len(), held_rows.len()];
+                let ([a, b], [height, width], c_row) = match holds_a {
+                    false => (copies, shape, streamed.c),
+                    true => ([copies[1], copies[0]], [shape[1], shape[0]], held.c),
+                };
+                let ends = Ends {
+                    terms: held.terms_of(pass),
+                    a,
+                    b,
+                    c: (c.wrapping_add(rows.start * streamed.c + held_rows.start * held.c), c_row),
+                    accumulate: accumulate || pass > 0,
+                    jobs: &jobs[..count],
+                };
+                // SAFETY: this tile of C, and rows that were rounded before.
+                unsafe {
+                    match height {
+                        1 => of_rows::<1>(&ends, width),
+                        2 => of_rows::<2>(&ends, width),
+                        3 => of_rows::<3>(&ends, width),
+                        4 => of_rows::<4>(&ends, width),
+                        5 => of_rows::<5>(&ends, width),
+                        _ => of_rows::<6>(&ends, width),
+                    }
                 }
             }
+            step += 1;
         }
     }
 }
