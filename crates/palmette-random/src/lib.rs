@@ -46,13 +46,15 @@ pub trait Draw: Rng {
     /// Uniform in `0..n` without bias (Lemire's multiplication with rejection). `n` must be positive.
     fn below(&mut self, n: u64) -> u64 {
         debug_assert!(n > 0);
-        let threshold = n.wrapping_neg() % n;
-        loop {
-            let product = u128::from(self.next_u64()) * u128::from(n);
-            if product as u64 >= threshold {
-                return (product >> 64) as u64;
+        let mut product = u128::from(self.next_u64()) * u128::from(n);
+        // The threshold is below n: hardly a draw needs the division.
+        if (product as u64) < n {
+            let threshold = n.wrapping_neg() % n;
+            while (product as u64) < threshold {
+                product = u128::from(self.next_u64()) * u128::from(n);
             }
         }
+        (product >> 64) as u64
     }
 
     /// True with probability `p`.
@@ -101,6 +103,29 @@ mod tests {
         }
         // sd of a count is 93; six of them
         assert!(counts.iter().all(|&c| (9_440..10_560).contains(&c)), "{counts:?}");
+    }
+
+    /// Every draw below the threshold is rejected, and no other one.
+    #[test]
+    fn below_rejects_what_would_bias_it() {
+        let sizes = [1, 2, 3, 7, 10, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 63) + 1, u64::MAX];
+        for (index, n) in (0u64..).zip(sizes) {
+            let mut rng = stream(2, "test/below", index);
+            let mut plain = rng.clone();
+            let mut rejected = 0;
+            for _ in 0..1000 {
+                let want = loop {
+                    let product = u128::from(plain.next_u64()) * u128::from(n);
+                    if product as u64 >= n.wrapping_neg() % n {
+                        break (product >> 64) as u64;
+                    }
+                    rejected += 1;
+                };
+                assert_eq!(rng.below(n), want, "below {n}");
+            }
+            // The one size of which half of the draws are rejected.
+            assert_eq!(rejected > 400, n == (1 << 63) + 1, "{rejected} of {n}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use palmette_random::{Draw, stream};
 use proptest::prelude::*;
 
-use crate::{ChoiceId, Domain, Genotype, MutationTree, Space, SpaceError, Subspace};
+use crate::{ChoiceId, Domain, Genotype, MutationTree, Space, SpaceError, Subspace, key_of};
 
 /// A small random space with conditions, from a seed.
 fn random_space(seed: u64) -> Space {
@@ -252,4 +252,13 @@ fn a_part_keeps_to_its_members() {
     let again: Subspace = serde_json::from_str(&text).unwrap();
     assert_eq!(again.members(), part.members());
     assert!(Subspace::new(space, vec![]).is_err());
+}
+
+#[test]
+fn keys_hash_all_genes_at_once() {
+    let genes: Vec<u32> = (0..200).map(|i: u32| i.wrapping_mul(0x9e37_79b9)).collect();
+    for count in 0..=genes.len() {
+        let bytes: Vec<u8> = genes[..count].iter().flat_map(|gene| gene.to_le_bytes()).collect();
+        assert_eq!(key_of(&genes[..count]), xxhash_rust::xxh3::xxh3_128(&bytes), "{count} genes");
+    }
 }

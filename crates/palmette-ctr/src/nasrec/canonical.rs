@@ -1,7 +1,10 @@
 //! One form for all paths that are the same network.
 
+use smallvec::SmallVec;
+
 use super::{
-    Block, DenseOp, EMBEDDING_DIM, Path, Set, SparseOp, liveness::BlockLiveness, liveness::liveness,
+    Block, BlockLiveness, DenseOp, EMBEDDING_DIM, MAX_BLOCKS, Path, Set, SparseOp,
+    liveness::live_blocks,
 };
 
 /// The canonical form: equal networks have equal forms, different networks different ones.
@@ -12,10 +15,36 @@ use super::{
 /// a sum are ordered, because l + r = r + l. The result is a path that computes
 /// the same function; it may have fewer blocks.
 pub fn canonical(path: &Path) -> Path {
-    let live = liveness(path);
+    Path { blocks: canonical_blocks(path).into_vec() }
+}
+
+/// A 128-bit hash of [`canonical`] that is stable across runs and machines.
+pub fn canonical_key(path: &Path) -> u128 {
+    let mut words = [0u32; 6 * MAX_BLOCKS];
+    let blocks = canonical_blocks(path);
+    for (block, words) in blocks.iter().zip(words.as_chunks_mut::<6>().0) {
+        let flags = block.dense_ops.0 << 16
+            | block.sparse_ops.0 << 8
+            | u32::from(block.dense_to_sparse) << 1
+            | u32::from(block.sparse_to_dense);
+        let widths = u32::from(block.dense_width) << 16 | u32::from(block.sparse_width);
+        *words = [
+            block.dense_sources.0,
+            block.sparse_sources.0,
+            block.left.0,
+            block.right.0,
+            flags,
+            widths,
+        ];
+    }
+    palmette_space::key_of(&words[..6 * blocks.len()])
+}
+
+/// [`canonical`], on the stack for the seven blocks of the published spaces.
+fn canonical_blocks(path: &Path) -> SmallVec<[Block; 8]> {
     let mut renumbered = [0u8; 32];
-    let mut blocks = Vec::with_capacity(path.blocks.len());
-    for (index, (block, &live)) in path.blocks.iter().zip(&live).enumerate() {
+    let mut blocks = SmallVec::new();
+    for (index, (block, live)) in path.blocks.iter().zip(live_blocks(path)).enumerate() {
         if live.is_dead() {
             continue;
         }
@@ -25,30 +54,7 @@ pub fn canonical(path: &Path) -> Path {
         blocks.push(canonical_block(block, live, rename));
         renumbered[index + 1] = blocks.len() as u8;
     }
-    Path { blocks }
-}
-
-/// A 128-bit hash of [`canonical`] that is stable across runs and machines.
-pub fn canonical_key(path: &Path) -> u128 {
-    let mut words = [0u32; 6 * 31];
-    let mut used = 0;
-    for block in &canonical(path).blocks {
-        let flags = block.dense_ops.0 << 16
-            | block.sparse_ops.0 << 8
-            | u32::from(block.dense_to_sparse) << 1
-            | u32::from(block.sparse_to_dense);
-        let widths = u32::from(block.dense_width) << 16 | u32::from(block.sparse_width);
-        words[used..used + 6].copy_from_slice(&[
-            block.dense_sources.0,
-            block.sparse_sources.0,
-            block.left.0,
-            block.right.0,
-            flags,
-            widths,
-        ]);
-        used += 6;
-    }
-    palmette_space::key_of(&words[..used])
+    blocks
 }
 
 fn canonical_block(block: &Block, live: BlockLiveness, rename: impl Fn(Set) -> Set) -> Block {

@@ -7,7 +7,7 @@
 //! calls FLOPs.
 
 use super::{
-    Block, BlockLiveness, DenseOp, EMBEDDING_DIM, MERGE_FIELDS, Path, Shape, SparseOp, liveness,
+    Block, BlockLiveness, DenseOp, EMBEDDING_DIM, MERGE_FIELDS, Path, Shape, SparseOp,
     liveness::live_blocks,
 };
 
@@ -54,7 +54,7 @@ pub fn projected_fields(dense_width: usize) -> usize {
 
 /// Multiply-accumulates per sample of the standalone network, dead code skipped.
 pub fn macs(path: &Path, shape: Shape) -> u64 {
-    standalone(path, shape, &liveness(path)).macs
+    standalone(path, shape, &live_blocks(path)).macs
 }
 
 /// Multiply-accumulates per sample of the standalone network with what never reaches the head.
@@ -65,7 +65,7 @@ pub fn macs_with_dead_code(path: &Path, shape: Shape) -> u64 {
 /// Parameters of the standalone network (layer norm off, biases on) without
 /// embedding tables, dead code skipped.
 pub fn params(path: &Path, shape: Shape) -> u64 {
-    standalone(path, shape, &liveness(path)).params
+    standalone(path, shape, &live_blocks(path)).params
 }
 
 /// Like [`params`], with what never reaches the head.
@@ -79,9 +79,8 @@ pub fn params_with_dead_code(path: &Path, shape: Shape) -> u64 {
 /// V[., R slot], Sum reads V's slots of L and R, DP the prefix k of projected fields. Operators
 /// that are summed are counted each.
 pub fn supernet_macs(path: &Path, shape: Shape) -> u64 {
-    let live = liveness(path);
-    let blocks = path.blocks.iter().zip(&live);
-    let blocks: u64 = blocks.map(|(block, &live)| supernet_block(path, shape, block, live)).sum();
+    let blocks = path.blocks.iter().zip(live_blocks(path));
+    let blocks: u64 = blocks.map(|(block, live)| supernet_block(path, shape, block, live)).sum();
     blocks + head(path, shape).macs
 }
 

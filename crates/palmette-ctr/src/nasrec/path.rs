@@ -96,8 +96,13 @@ impl Set {
     }
 
     /// Members in ascending order.
-    pub fn iter(self) -> impl DoubleEndedIterator<Item = usize> + Clone {
-        (0..32).filter(move |&i| self.has(i))
+    pub fn iter(self) -> impl Iterator<Item = usize> + Clone {
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let index = left.trailing_zeros();
+            left &= left.wrapping_sub(1);
+            (index < 32).then_some(index as usize)
+        })
     }
 }
 

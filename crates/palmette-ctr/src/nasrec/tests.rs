@@ -35,6 +35,16 @@ fn cardinalities_are_those_of_the_table() {
 }
 
 #[test]
+fn sets_list_their_members_in_order() {
+    for bits in [0, 1, 0b1011_0100, 1 << 31, u32::MAX, 0x8000_0001] {
+        let members: Vec<usize> = Set(bits).iter().collect();
+        let want: Vec<usize> = (0..32).filter(|&i| Set(bits).has(i)).collect();
+        assert_eq!(members, want);
+        assert_eq!(members.into_iter().collect::<Set>(), Set(bits));
+    }
+}
+
+#[test]
 fn tokens_have_the_published_lengths() {
     for (operators, length) in [(Operators::Full, 280), (Operators::Small, 259)] {
         let space = published(operators);

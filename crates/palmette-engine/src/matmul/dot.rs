@@ -7,7 +7,7 @@ use crate::Real;
 use crate::simd::BLOCK;
 
 /// Rows of A, and of the transpose of B, that a tile takes at most: sixteen sums.
-pub(super) const TILE: usize = 4;
+const TILE: usize = 4;
 /// Columns that a tile of a single row takes.
 const WIDE: usize = 16;
 /// Terms of one pass: four rows of B (16 KiB of f32) then stay in the first-level cache.
@@ -98,7 +98,7 @@ unsafe fn few_rows<T: Real, S: Simd>(simd: S, p: Product<T>) {
 
 /// First element and length of nearly equal parts of at most [`TILE`].
 #[inline(always)]
-pub(super) fn parts(whole: usize) -> impl Iterator<Item = (usize, usize)> {
+fn parts(whole: usize) -> impl Iterator<Item = (usize, usize)> {
     let count = whole.div_ceil(TILE);
     (0..count).map(move |t| {
         let first = t * whole / count;

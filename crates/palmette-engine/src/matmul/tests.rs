@@ -33,6 +33,29 @@ impl<T: Real> Case<T> {
         };
         let c_row = n + below(20);
         let (by_column, accumulate) = ([below(2) == 1, below(2) == 1], below(2) == 1);
+        Self::of([m, n, k], c_row, by_column, accumulate, &mut rng)
+    }
+
+    /// Sums of many terms that are contiguous in both factors.
+    fn long(index: u64) -> Self {
+        let mut rng = stream(12, "test/matmul", index);
+        let mut below = |n: u64| rng.below(n) as usize;
+        // Every height and width of a tile, one or several, either factor with fewer rows, and more
+        // rows of both than are held.
+        let [m, n] = [0; 2].map(|_| [4 + below(16), 58 + below(16)][usize::from(below(4) == 0)]);
+        // Ends of registers and passes, and in between.
+        let k = [2048 + below(3) * 1024 + below(3), 2048 + below(2500)][below(2)];
+        let (c_row, accumulate) = (n + below(20), below(2) == 1);
+        Self::of([m, n, k], c_row, [false, true], accumulate, &mut rng)
+    }
+
+    fn of(
+        [m, n, k]: [usize; 3],
+        c_row: usize,
+        by_column: [bool; 2],
+        accumulate: bool,
+        rng: &mut impl Draw,
+    ) -> Self {
         let mut numbers =
             |len: usize| -> Vec<T> { (0..len).map(|_| T::from_f64(rng.normal())).collect() };
         let (a, b, mut c) = (numbers(m * k), numbers(k * n), numbers(m * c_row + 64));
@@ -99,12 +122,15 @@ impl<T: Real> Case<T> {
 }
 
 fn check_all<T: Real, S: Simd>(simd: S, unit: f64) {
+    let run = |product| {
+        // SAFETY: the case owns all three matrices.
+        unsafe { matmul(simd, Precision::F32, product) };
+    };
     for index in 0..300 {
-        let run = |product| {
-            // SAFETY: the case owns all three matrices.
-            unsafe { matmul(simd, Precision::F32, product) };
-        };
         Case::<T>::draw(index).check(|x| x, unit, run);
+    }
+    for index in 0..12 {
+        Case::<T>::long(index).check(|x| x, unit, run);
     }
 }
 
@@ -142,6 +168,19 @@ fn bf16_products_round_operands_to_nearest_even_and_nothing_else() {
         // SAFETY: the case owns all three matrices, and the instructions are there.
         let run = |product| unsafe { bf16::product(product) };
         Case::<f32>::draw(index).check(to_bf16, 2f64.powi(-24), run);
+        if index % 2 == 0 {
+            Case::<f32>::long(index).check(to_bf16, 2f64.powi(-24), run);
+        }
+    }
+    // The lowest tiles: what is left of a held factor.
+    for few in 1..=3 {
+        for [m, n] in [[64 + few, 70], [70, 64 + few]] {
+            // SAFETY: as above.
+            let run = |product| unsafe { bf16::product(product) };
+            let mut rng = stream(13, "test/matmul", (m * n) as u64);
+            let case = Case::<f32>::of([m, n, 2050], n, [false, true], true, &mut rng);
+            case.check(to_bf16, 2f64.powi(-24), run);
+        }
     }
 }
 

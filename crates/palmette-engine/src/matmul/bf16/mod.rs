@@ -5,14 +5,17 @@
 //! both products to sixteen sums. Operands are rounded to nearest even while they
 //! are copied into pairs, A as 128 rows by 512 pairs, B as panels of 48 columns, which the first
 //! tile makes where B's columns are contiguous; factors that come in panels already
-//! ([`lay_out_panel`]) are read where they are.
+//! ([`lay_out_panel`]) are read where they are. Many terms that are contiguous in both
+//! factors need no pairing: see [`dot`].
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
-use super::{COLUMNS, Panels, Product, Rows, Strided, dot, even_parts};
+use super::{COLUMNS, Panels, Product, Rows, Strided, even_parts};
 use crate::simd::{BLOCK, avx512};
+
+mod dot;
 
 /// Pairs of terms that one pass over the tiles takes: 24 KiB of B then fit the first-level cache.
 const PAIRS: usize = 128;
@@ -24,10 +27,6 @@ const ROWS: usize = 128;
 const A_ROW: usize = A_PAIRS + BLOCK;
 /// Elements from pair to pair where the copy of A has the rows of a pair together.
 const A_PAIR: usize = ROWS + BLOCK;
-/// Pairs of terms of one pass of sums of registers: a tile's eight rows are three quarters of a
-/// first-level cache. And elements from row to row of its copies.
-const DOT_PAIRS: usize = 768;
-const DOT_ROW: usize = DOT_PAIRS + BLOCK;
 /// Rows of a tile.
 const TILE: usize = 8;
 
@@ -35,18 +34,26 @@ const TILE: usize = 8;
 pub(crate) fn is_available() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512bf16")
 }
 
-/// Copies of the factors of one product, aligned to cache lines.
+/// Copies of the factors of one product, of whichever way it goes.
+#[repr(C)]
+union Copies {
+    panels: PanelCopies,
+    dot: dot::Copies,
+}
+
+/// Copies of A and of a panel of B, aligned to cache lines.
+#[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Copies {
-    a: [u32; ROWS * DOT_ROW],
+struct PanelCopies {
+    a: [u32; A_PAIRS * A_PAIR],
     b: [u32; PAIRS * COLUMNS],
 }
 
-const _: () = assert!(ROWS * A_ROW <= ROWS * DOT_ROW && A_PAIRS * A_PAIR <= ROWS * DOT_ROW);
-const _: () = assert!(dot::TILE * DOT_ROW <= PAIRS * COLUMNS);
+const _: () = assert!(ROWS * A_ROW <= A_PAIRS * A_PAIR);
 
 thread_local! {
     /// Allocated by the first product of a thread and kept for all others.
@@ -60,13 +67,13 @@ thread_local! {
 pub(crate) unsafe fn product(p: Product<f32>) {
     COPIES.with_borrow_mut(|copies| {
         let copies = copies.as_mut_ptr();
-        // SAFETY: plain numbers, which `multiply` writes before it reads them; the rest is passed
+        // SAFETY: plain numbers, which the products write before they read them; the rest is passed
         // on to the caller.
         unsafe {
-            let (a, b) = (&raw mut (*copies).a, &raw mut (*copies).b);
-            if p.panels[1].is_none() && dot::suits(&p) {
-                multiply_dot(p, a.cast(), b.cast());
+            if p.panels[1].is_none() && super::dot::suits(&p) {
+                dot::multiply(&p, &raw mut (*copies).dot);
             } else {
+                let (a, b) = (&raw mut (*copies).panels.a, &raw mut (*copies).panels.b);
                 multiply(p, a.cast(), b.cast());
             }
         }
@@ -104,148 +111,6 @@ unsafe fn multiply(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
                 columns(&p, a, [start, end], rows, (c, p.c.1), b_copy);
             }
             start = end.max(1);
-        }
-    }
-}
-
-/// [`multiply`] for factors whose terms are contiguous in both: see [`dot`].
-///
-/// The factor with fewer rows (columns, of B) is rounded whole for a pass, the other a part at a
-/// time. Both come from beyond the second-level cache and are asked for while tiles multiply.
-///
-/// # Safety
-/// As for [`product`].
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn multiply_dot(p: Product<f32>, held_copy: *mut u32, copy: *mut u32) {
-    let [m, n, k] = p.shape;
-    let (a, b) = ((p.a.pointer, p.a.row), (p.b.pointer, p.b.col));
-    let ([held, streamed], [held_count, count], c_steps) = match m < n {
-        true => ([a, b], [m, n], [p.c.1, 1]),
-        false => ([b, a], [n, m], [1, p.c.1]),
-    };
-    for first in (0..held_count).step_by(ROWS) {
-        let rows = ROWS.min(held_count - first);
-        for start in (0..k).step_by(2 * DOT_PAIRS) {
-            let terms = k.min(start + 2 * DOT_PAIRS) - start;
-            // SAFETY: these rows and terms lie within A and B, these sums within C; the copies
-            // have room for them.
-            unsafe {
-                let place = held.0.add(first * held.1 + start);
-                pair_rows((place, held.1), [rows, terms], (held_copy, DOT_ROW));
-                let mut tile = 0;
-                for (j, columns) in dot::parts(count) {
-                    for (t, (i, rows_of_tile)) in dot::parts(rows).enumerate() {
-                        // A row of the next part, and one of the next pass.
-                        let part = (j + columns + t.min(dot::TILE - 1)).min(count - 1);
-                        let pass = first + tile.min(rows - 1);
-                        let ends = Ends {
-                            terms,
-                            a: held_copy.add(i * DOT_ROW),
-                            b: copy,
-                            source: (streamed.0.add(j * streamed.1 + start), streamed.1),
-                            c: p.c.0.add((first + i) * c_steps[0] + j * c_steps[1]),
-                            c_steps,
-                            accumulate: p.accumulate || start > 0,
-                            next: [
-                                streamed.0.wrapping_add(part * streamed.1 + start),
-                                held.0.wrapping_add(pass * held.1 + start + 2 * DOT_PAIRS),
-                            ],
-                        };
-                        match rows_of_tile {
-                            1 => dot_rows::<1>(&ends, columns, t == 0),
-                            2 => dot_rows::<2>(&ends, columns, t == 0),
-                            3 => dot_rows::<3>(&ends, columns, t == 0),
-                            _ => dot_rows::<4>(&ends, columns, t == 0),
-                        }
-                        tile += 1;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Where the rows of a tile of [`multiply_dot`] begin.
-struct Ends {
-    terms: usize,
-    a: *const u32,
-    b: *mut u32,
-    /// What the first tile rounds into `b`, and elements from row to row.
-    source: (*const f32, usize),
-    c: *mut f32,
-    /// Elements of C from one row of `a`, and of `b`, to the next.
-    c_steps: [usize; 2],
-    accumulate: bool,
-    /// Terms that are rounded later.
-    next: [*const f32; 2],
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn dot_rows<const M: usize>(ends: &Ends, columns: usize, round: bool) {
-    // SAFETY: passed on to the caller.
-    unsafe {
-        match (columns, round) {
-            (1, true) => dot_tile::<M, 1, true>(ends),
-            (1, false) => dot_tile::<M, 1, false>(ends),
-            (2, true) => dot_tile::<M, 2, true>(ends),
-            (2, false) => dot_tile::<M, 2, false>(ends),
-            (3, true) => dot_tile::<M, 3, true>(ends),
-            (3, false) => dot_tile::<M, 3, false>(ends),
-            (_, true) => dot_tile::<M, 4, true>(ends),
-            (_, false) => dot_tile::<M, 4, false>(ends),
-        }
-    }
-}
-
-/// `M` rows by `N` columns, each sum in a register of its own; under `ROUND` the columns are
-/// rounded on the way.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-#[inline(never)]
-unsafe fn dot_tile<const M: usize, const N: usize, const ROUND: bool>(ends: &Ends) {
-    let mut sums = [[_mm512_setzero_ps(); N]; M];
-    for pair in (0..ends.terms.div_ceil(2)).step_by(BLOCK) {
-        for next in ends.next {
-            for line in 0..2 {
-                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(2 * pair + line * BLOCK).cast());
-            }
-        }
-        let mut columns = [_mm512_setzero_si512(); N];
-        for j in 0..N {
-            // SAFETY: copies are whole registers; these terms of row `j` of the source.
-            unsafe {
-                let place = ends.b.add(j * DOT_ROW + pair).cast();
-                if ROUND {
-                    let source = ends.source.0.add(j * ends.source.1 + 2 * pair);
-                    columns[j] = pairs_of(source, ends.terms - 2 * pair);
-                    _mm512_store_si512(place, columns[j]);
-                } else {
-                    columns[j] = _mm512_load_si512(place);
-                }
-            }
-        }
-        for i in 0..M {
-            // SAFETY: as above.
-            let row = unsafe { _mm512_load_si512(ends.a.add(i * DOT_ROW + pair).cast()) };
-            for j in 0..N {
-                sums[i][j] = _mm512_dpbf16_ps(sums[i][j], as_bf16(row), as_bf16(columns[j]));
-            }
-        }
-    }
-    let mut lanes = [[0.0f32; BLOCK]; BLOCK];
-    for i in 0..M {
-        for j in 0..N {
-            // SAFETY: sixteen elements.
-            unsafe { _mm512_storeu_ps(lanes[i * N + j].as_mut_ptr(), sums[i][j]) };
-        }
-    }
-    // SAFETY: the instructions are there.
-    let totals = unsafe { avx512::row_sums(&lanes) };
-    for i in 0..M {
-        for j in 0..N {
-            // SAFETY: element `(i, j)` of the tile of C.
-            let place = unsafe { &mut *ends.c.add(i * ends.c_steps[0] + j * ends.c_steps[1]) };
-            let sum = totals[i * N + j];
-            *place = if ends.accumulate { *place + sum } else { sum };
         }
     }
 }
