@@ -17,6 +17,9 @@ struct Case<T> {
     c_row: usize,
     by_column: [bool; 2],
     accumulate: bool,
+    /// A bias, and whether a ReLU follows, in half of the cases each.
+    bias: Option<Vec<T>>,
+    relu: bool,
 }
 
 impl<T: Real> Case<T> {
@@ -36,12 +39,13 @@ impl<T: Real> Case<T> {
         let mut numbers =
             |len: usize| -> Vec<T> { (0..len).map(|_| T::from_f64(rng.normal())).collect() };
         let (a, b, mut c) = (numbers(m * k), numbers(k * n), numbers(m * c_row + 64));
+        let (bias, relu) = (index.is_multiple_of(2).then(|| numbers(n)), index % 4 > 1);
         for (i, c) in c.iter_mut().enumerate() {
             if i / c_row >= m || i % c_row >= n {
                 *c = T::from_f64(CANARY);
             }
         }
-        Self { shape: [m, n, k], a, b, c, c_row, by_column, accumulate }
+        Self { shape: [m, n, k], a, b, c, c_row, by_column, accumulate, bias, relu }
     }
 
     fn a(&self) -> Strided<*const T> {
@@ -61,13 +65,14 @@ impl<T: Real> Case<T> {
     }
 
     /// Runs the product and compares with sums in f64 of operands after `round`.
-    fn check(mut self, round: fn(f64) -> f64, unit: f64, run: impl Fn(Product<T>)) {
+    fn check(mut self, round: fn(f64) -> f64, unit: f64, run: impl Fn(Product<'_, T>)) {
         let before = self.c.clone();
         let (shape, accumulate) = (self.shape, self.accumulate);
         let [m, n, k] = shape;
         let (a, b) = (self.a(), self.b());
         let c = (self.c.as_mut_ptr(), self.c_row);
-        run(Product { shape, c, accumulate, a, b, panels: [None; 2] });
+        let finish = Finish::new(self.bias.as_deref(), self.relu);
+        run(Product { shape, c, accumulate, a, b, finish, ..Product::empty() });
         let element = |x: Strided<*const T>, i: usize, j: usize| {
             // SAFETY: element `(i, j)` of an operand.
             round(unsafe { *x.pointer.add(i * x.row + j * x.col) }.to_f64())
@@ -85,8 +90,15 @@ impl<T: Real> Case<T> {
                 sum += product;
                 magnitude += product.abs();
             }
+            if let Some(bias) = &self.bias {
+                sum += bias[column].to_f64();
+                magnitude += bias[column].to_f64().abs();
+            }
+            if self.relu {
+                sum = sum.max(0.0);
+            }
             // Every addition rounds once, relative to at most the sum of magnitudes.
-            let bound = (k + 2) as f64 * unit * magnitude;
+            let bound = (k + 3) as f64 * unit * magnitude;
             let found = self.c[i].to_f64();
             assert!(
                 (found - sum).abs() <= bound,
@@ -100,7 +112,7 @@ impl<T: Real> Case<T> {
 
 fn check_all<T: Real, S: Simd>(simd: S, unit: f64) {
     for index in 0..300 {
-        let run = |product| {
+        let run = |product: Product<'_, T>| {
             // SAFETY: the case owns all three matrices.
             unsafe { matmul(simd, Precision::F32, product) };
         };
@@ -140,15 +152,15 @@ fn bf16_products_round_operands_to_nearest_even_and_nothing_else() {
     }
     for index in 0..300 {
         // SAFETY: the case owns all three matrices, and the instructions are there.
-        let run = |product| unsafe { bf16::product(product) };
+        let run = |product: Product<'_, f32>| unsafe { bf16::product(product) };
         Case::<f32>::draw(index).check(to_bf16, 2f64.powi(-24), run);
     }
 }
 
 /// A product whose factors are laid out in panels first, A's, B's or both.
-struct WithPanels<T>(Product<T>, Precision, [bool; 2]);
+struct WithPanels<'a, T>(Product<'a, T>, Precision, [bool; 2]);
 
-impl<T: Real> WithSimd for WithPanels<T> {
+impl<T: Real> WithSimd for WithPanels<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -179,7 +191,7 @@ fn factors_in_panels_give_the_same_products() {
     for index in 0..400 {
         let wanted = [index % 4 > 1, index % 4 != 2];
         let run = |simd: pulp::Arch, precision| {
-            move |product| simd.dispatch(WithPanels(product, precision, wanted))
+            move |product: Product<'_, f32>| simd.dispatch(WithPanels(product, precision, wanted))
         };
         let arch = pulp::Arch::new();
         let exact = |x| x;
@@ -192,6 +204,52 @@ fn factors_in_panels_give_the_same_products() {
         });
         if Precision::bf16_is_available() {
             Case::<f32>::draw(index).check(to_bf16, 2f64.powi(-24), run(arch, Precision::Bf16));
+        }
+    }
+}
+
+struct Layer<'a>(Product<'a, f32>);
+
+impl WithSimd for Layer<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // SAFETY: the test owns all matrices.
+        unsafe { matmul(simd, Precision::F32, self.0) };
+    }
+}
+
+#[test]
+fn every_width_of_a_layer_has_its_bias_and_what_is_no_number_stays() {
+    const K: usize = 5;
+    for n in 1..=70 {
+        for m in [1, 3, 9] {
+            let a: Vec<f32> = (0..m * K).map(|i| (i % 7) as f32 - 3.0).collect();
+            let b: Vec<f32> = (0..K * n).map(|i| (i % 11) as f32 - 5.0).collect();
+            let mut bias: Vec<f32> = (0..n).map(|j| (j % 13) as f32 - 6.0).collect();
+            bias[n / 2] = f32::NAN;
+            let mut c = vec![0.0f32; m * n];
+            let product = Product {
+                shape: [m, n, K],
+                c: (c.as_mut_ptr(), n),
+                a: Strided::row_major(a.as_ptr(), K),
+                b: Strided::row_major(b.as_ptr(), K).transposed(),
+                finish: Finish::new(Some(&bias), true),
+                ..Product::empty()
+            };
+            pulp::Arch::new().dispatch(Layer(product));
+            for (i, &found) in c.iter().enumerate() {
+                let (row, column) = (i / n, i % n);
+                let sum = (0..K).map(|t| a[row * K + t] * b[column * K + t]).sum::<f32>();
+                if column == n / 2 {
+                    assert!(found.is_nan(), "{m} x {n}, at {row}, {column}");
+                } else {
+                    // Small integers: every order of additions is exact.
+                    let expected = (sum + bias[column]).max(0.0);
+                    assert_eq!(found, expected, "{m} x {n}, at {row}, {column}");
+                }
+            }
         }
     }
 }
