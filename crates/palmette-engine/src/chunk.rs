@@ -1,5 +1,7 @@
 //! What an operator sees of a step: a chunk of the batch's rows.
 
+use std::ops::Range;
+
 use pulp::Simd;
 
 use crate::matmul::{COLUMNS, Panels, Precision, Strided, lay_out, panel_len};
@@ -94,7 +96,7 @@ impl<T: Real> Chunk<'_, T> {
 
     /// Which of this chunk's values of a list belong to its row `row`.
     #[inline(always)]
-    pub fn list_row(&self, list: usize, row: usize) -> std::ops::Range<usize> {
+    pub fn list_row(&self, list: usize, row: usize) -> Range<usize> {
         let offsets = &self.batch.lists[list].offsets[self.first..];
         offsets[row] - offsets[0]..offsets[row + 1] - offsets[0]
     }
@@ -166,15 +168,16 @@ impl<T: Real> Chunk<'_, T> {
     #[inline(always)]
     pub fn lay_out_values<S: Simd>(&self, simd: S, input: &Input) {
         if input.packs && !self.panels.values.is_null() {
-            self.lay_out_rows(simd, self.rows_of(input.buffer), input.buffer, self.panels.values);
+            let (x, id) = (self.rows_of(input.buffer), input.buffer);
+            self.lay_out_rows(simd, x, id, self.panels.values, 0..self.rows);
         }
     }
 
-    /// Lays this chunk's rows of the gradient of `id` out.
+    /// Lays these of the chunk's rows of the gradient of `id` out. They begin at an even one.
     #[inline(always)]
-    pub fn lay_out_grads<S: Simd>(&self, simd: S, id: BufferId) {
+    pub fn lay_out_grads<S: Simd>(&self, simd: S, id: BufferId, rows: Range<usize>) {
         if !self.panels.grads.is_null() {
-            self.lay_out_rows(simd, self.row_grads_of(id), id, self.panels.grads);
+            self.lay_out_rows(simd, self.row_grads_of(id), id, self.panels.grads, rows);
         }
     }
 
@@ -185,18 +188,19 @@ impl<T: Real> Chunk<'_, T> {
         (x, stride): (*mut T, usize),
         id: BufferId,
         arena: *mut T,
+        rows: Range<usize>,
     ) {
-        let shape = [self.rows, self.program.width(id)];
+        let shape = [rows.len(), self.program.width(id)];
         let terms = match self.precision {
-            Precision::F32 => self.first,
-            Precision::Bf16 => self.first / 2,
+            Precision::F32 => self.first + rows.start,
+            Precision::Bf16 => (self.first + rows.start) / 2,
         };
         let first = self.program.buffer(id).panels + terms * COLUMNS;
-        // SAFETY: `place_panels` reserved the panels; chunks begin at even rows, so that each owns
-        // its pairs of rows.
+        // SAFETY: `place_panels` reserved the panels; chunks begin at even rows, as `rows` does, so
+        // that each owns its pairs of rows.
         unsafe {
             let target = (arena.add(first), panel_len(self.precision, self.batch.rows));
-            let source = Strided::row_major(x.cast_const(), stride);
+            let source = Strided::row_major(x.add(rows.start * stride).cast_const(), stride);
             lay_out(simd, self.precision, source, shape, target);
         }
     }

@@ -28,7 +28,7 @@ pub trait Kernels: Sized {
     ///
     /// # Safety
     /// As for [`matmul`](crate::matmul::matmul), and [`Kernels::precision`] must allow it.
-    unsafe fn bf16_product(product: Product<Self>);
+    unsafe fn bf16_product(product: Product<'_, Self>);
     /// Rounds `shape[0]` terms of `shape[1]` columns, at most a panel's, to bf16 in pairs.
     ///
     /// # Safety
@@ -72,7 +72,7 @@ impl Kernels for f32 {
         if Precision::bf16_is_available() { wanted } else { Precision::F32 }
     }
 
-    unsafe fn bf16_product(product: Product<Self>) {
+    unsafe fn bf16_product(product: Product<'_, Self>) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: passed on to the caller.
         unsafe {
@@ -100,7 +100,7 @@ impl Kernels for f64 {
         Precision::F32
     }
 
-    unsafe fn bf16_product(product: Product<Self>) {
+    unsafe fn bf16_product(product: Product<'_, Self>) {
         unreachable!("no bf16 products of f64: {:?}", product.shape)
     }
 

@@ -12,17 +12,27 @@ use crate::{EngineError, Real};
 const LINE: usize = 64;
 const MOST_PREFETCHED: usize = 4 * LINE;
 
-/// Asks for the first elements from `pointer` without waiting for them; the place may be anywhere.
+/// Asks for the first `len` elements of the rows `ids`, which are `stride` apart from `first`,
+/// without waiting for them; the places may be anywhere.
+///
+/// One right after the other: an instruction that asks cannot retire before its page's translation
+/// is found, and only what lies within a processor's window (320 instructions on Zen 4) is looked
+/// up meanwhile. Asked for in turn with their use, forty instructions a row, the rows of a DLRM
+/// took 60 ns each; asked for in a loop of its own, 36.
 #[inline(always)]
-pub(crate) fn prefetch<T>(pointer: *const T, len: usize) {
+pub(crate) fn prefetch_rows<T>(first: *const T, stride: usize, len: usize, ids: &[u32]) {
     #[cfg(target_arch = "x86_64")]
     for byte in (0..(len * size_of::<T>()).min(MOST_PREFETCHED)).step_by(LINE) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint, which reads nothing; SSE is part of the architecture.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(pointer.cast::<i8>().wrapping_add(byte)) };
+        let first = first.cast::<i8>().wrapping_add(byte);
+        for &id in ids {
+            let row = first.wrapping_add(id as usize * stride * size_of::<T>());
+            // SAFETY: a hint, which reads nothing; SSE is part of the architecture.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(row) };
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (pointer, len);
+    let _ = (first, stride, len, ids);
 }
 
 /// Asks for the line at `pointer` in the second-level cache, as one that will be written.

@@ -55,7 +55,7 @@ impl<T: Real> Executor<T> {
         self.list_tiles(program, trainable);
         self.n_touched = 0;
         if trainable == Trainable::Everything {
-            self.list_tables(program, batch);
+            self.list_tables(program);
         }
         let panels = self.panel_arenas(trainable != Trainable::Head);
         let values = Shared(self.values.as_mut_slice().as_mut_ptr());

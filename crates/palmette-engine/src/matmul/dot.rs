@@ -15,7 +15,7 @@ const TERMS: usize = 1024;
 
 /// Whether the terms are many and contiguous.
 #[inline(always)]
-pub(super) fn suits<T>(p: &Product<T>) -> bool {
+pub(super) fn suits<T>(p: &Product<'_, T>) -> bool {
     let [m, n, k] = p.shape;
     p.a.col == 1 && p.b.row == 1 && k >= 2 * TERMS && m.min(n) >= TILE
 }
@@ -23,7 +23,7 @@ pub(super) fn suits<T>(p: &Product<T>) -> bool {
 /// Whether these loops suit the product on a processor with room for sixteen sums: the terms are
 /// many, or the rows so few that a copy of B would cost more than they do.
 #[inline(always)]
-pub(super) fn suits_registers<T>(p: &Product<T>) -> bool {
+pub(super) fn suits_registers<T>(p: &Product<'_, T>) -> bool {
     let few_rows = p.a.col == 1 && p.b.row == 1 && p.shape[0] < TILE;
     suits(p) || few_rows
 }
@@ -33,7 +33,7 @@ pub(super) fn suits_registers<T>(p: &Product<T>) -> bool {
 /// # Safety
 /// As for [`matmul`](super::matmul).
 #[inline(always)]
-pub(super) unsafe fn product<T: Real, S: Simd>(simd: S, p: Product<T>) {
+pub(super) unsafe fn product<T: Real, S: Simd>(simd: S, p: Product<'_, T>) {
     let [m, n, k] = p.shape;
     if m < TILE {
         // SAFETY: passed on to the caller.
@@ -69,7 +69,7 @@ pub(super) unsafe fn product<T: Real, S: Simd>(simd: S, p: Product<T>) {
 /// # Safety
 /// As for [`matmul`](super::matmul).
 #[inline(always)]
-unsafe fn few_rows<T: Real, S: Simd>(simd: S, p: Product<T>) {
+unsafe fn few_rows<T: Real, S: Simd>(simd: S, p: Product<'_, T>) {
     let [m, n, k] = p.shape;
     for j in (0..n).step_by(WIDE) {
         for i in 0..m {

@@ -12,12 +12,14 @@
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16;
 mod dot;
+mod finish;
 mod panels;
 mod rates;
 #[cfg(test)]
 mod tests;
 mod tile;
 
+pub(crate) use finish::Finish;
 pub(crate) use panels::{COLUMNS, LayOut, Panels, lay_out, panel_len, panels_len};
 pub use rates::{ProductRate, product_rates};
 
@@ -80,7 +82,7 @@ const PANEL_TERMS: usize = 512;
 /// Single-threaded: threads share a batch by chunks of rows and weight
 /// gradients by tiles, because threaded products of these sizes collapse.
 #[derive(Clone, Copy)]
-pub struct Product<T> {
+pub struct Product<'a, T> {
     /// m, n and k.
     pub(crate) shape: [usize; 3],
     /// C and the elements from one of its rows to the next.
@@ -93,6 +95,25 @@ pub struct Product<T> {
     pub(crate) b: Strided<*const T>,
     /// The transpose of A, and B, where they were laid out before.
     pub(crate) panels: [Option<Panels<T>>; 2],
+    /// What is done to C's elements after the last term.
+    pub(crate) finish: Option<Finish<'a, T>>,
+}
+
+impl<T: Real> Product<'_, T> {
+    /// A product of nothing, for what others leave out.
+    #[inline(always)]
+    pub(crate) fn empty() -> Self {
+        let none = Strided { pointer: std::ptr::null(), row: 0, col: 0 };
+        Self {
+            shape: [0; 3],
+            c: (std::ptr::null_mut(), 0),
+            accumulate: false,
+            a: none,
+            b: none,
+            panels: [None; 2],
+            finish: None,
+        }
+    }
 }
 
 /// Number type of the factors of matrix products.
@@ -127,7 +148,11 @@ impl Precision {
 /// The three matrices must lie in live allocations and `C` must overlap neither operand;
 /// [`Precision::Bf16`] must be available.
 #[inline(always)]
-pub(crate) unsafe fn matmul<T: Real, S: Simd>(simd: S, precision: Precision, product: Product<T>) {
+pub(crate) unsafe fn matmul<T: Real, S: Simd>(
+    simd: S,
+    precision: Precision,
+    product: Product<'_, T>,
+) {
     let [m, n, k] = product.shape;
     count_macs(m * n * k);
     match precision {
@@ -194,12 +219,12 @@ impl<T> Rows<T> {
 }
 
 /// A product as a function of its own that has the instruction set.
-struct Run<T, S> {
+struct Run<'a, T, S> {
     simd: S,
-    product: Product<T>,
+    product: Product<'a, T>,
 }
 
-impl<T: Real, S: Simd> NullaryFnOnce for Run<T, S> {
+impl<T: Real, S: Simd> NullaryFnOnce for Run<'_, T, S> {
     type Output = ();
 
     #[inline(always)]
@@ -207,7 +232,12 @@ impl<T: Real, S: Simd> NullaryFnOnce for Run<T, S> {
         let Self { simd, product: p } = self;
         if S::REGISTER_COUNT >= 32 && p.panels[1].is_none() && dot::suits_registers(&p) {
             // SAFETY: as the caller of `matmul` promises.
-            return unsafe { dot::product(simd, p) };
+            return unsafe {
+                dot::product(simd, p);
+                if let Some(finish) = p.finish {
+                    finish.rows(p.shape, p.c);
+                }
+            };
         }
         let [_, n, k] = p.shape;
         let width = T::width::<S>();
@@ -243,7 +273,9 @@ impl<T: Real, S: Simd> NullaryFnOnce for Run<T, S> {
                         (copy.cast_const(), COLUMNS)
                     };
                     let accumulate = p.accumulate || term > 0;
-                    let panel = Panel { k: count, b, c_row: p.c.1, tail, accumulate };
+                    let last = term + count >= k;
+                    let finish = p.finish.filter(|_| last).map(|finish| finish.of(column));
+                    let panel = Panel { k: count, b, c_row: p.c.1, tail, accumulate, finish };
                     let a = match p.panels[0] {
                         Some(panels) => Rows::of_panels(panels, term),
                         None => Rows::of(p.a, term),
@@ -285,9 +317,9 @@ unsafe fn rows<T: Real, S: Simd, const V: usize, const TAIL: bool>(
     a: Rows<T>,
     c: *mut T,
 ) {
-    let tiles = m.div_ceil(most_rows::<S>());
-    for t in 0..tiles {
-        let (first, end) = a.tile(t, m, most_rows::<S>());
+    let most = most_rows::<S>();
+    for t in 0..m.div_ceil(most) {
+        let (first, end) = a.tile(t, m, most);
         // SAFETY: rows `first .. end`.
         unsafe {
             let a = a.from(first);

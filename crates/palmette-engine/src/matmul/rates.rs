@@ -42,7 +42,7 @@ const SHAPES: &[(Kind, &str, [usize; 3])] = &[
     (Kind::MixWeights, "EFC 64 to 32, dW", [32, 64, 8192]),
 ];
 
-struct Multiply(Product<f32>, Precision);
+struct Multiply(Product<'static, f32>, Precision);
 
 impl WithSimd for Multiply {
     type Output = ();
@@ -110,7 +110,7 @@ fn rate(kind: Kind, [m, n, k]: [usize; 3], precision: Precision) -> Result<f64, 
         Kind::Weights => (a.transposed(), b),
     };
     let c = (c.as_mut_slice().as_mut_ptr(), padded(n));
-    let product = Product { shape: [m, n, k], c, accumulate: false, a, b, panels: [None; 2] };
+    let product = Product { shape: [m, n, k], c, a, b, ..Product::empty() };
     let operations = (2 * m * n * k) as f64;
     let repeats = (5e7 / operations).ceil() as usize;
     let mut best = 0.0f64;

@@ -17,6 +17,9 @@ struct Case<T> {
     c_row: usize,
     by_column: [bool; 2],
     accumulate: bool,
+    /// A bias, and whether a ReLU follows, in half of the cases each.
+    bias: Option<Vec<T>>,
+    relu: bool,
 }
 
 impl<T: Real> Case<T> {
@@ -56,15 +59,17 @@ impl<T: Real> Case<T> {
         accumulate: bool,
         rng: &mut impl Draw,
     ) -> Self {
+        let (has_bias, relu) = (rng.below(2) == 1, rng.below(2) == 1);
         let mut numbers =
             |len: usize| -> Vec<T> { (0..len).map(|_| T::from_f64(rng.normal())).collect() };
         let (a, b, mut c) = (numbers(m * k), numbers(k * n), numbers(m * c_row + 64));
+        let bias = has_bias.then(|| numbers(n));
         for (i, c) in c.iter_mut().enumerate() {
             if i / c_row >= m || i % c_row >= n {
                 *c = T::from_f64(CANARY);
             }
         }
-        Self { shape: [m, n, k], a, b, c, c_row, by_column, accumulate }
+        Self { shape: [m, n, k], a, b, c, c_row, by_column, accumulate, bias, relu }
     }
 
     fn a(&self) -> Strided<*const T> {
@@ -84,13 +89,14 @@ impl<T: Real> Case<T> {
     }
 
     /// Runs the product and compares with sums in f64 of operands after `round`.
-    fn check(mut self, round: fn(f64) -> f64, unit: f64, run: impl Fn(Product<T>)) {
+    fn check(mut self, round: fn(f64) -> f64, unit: f64, run: impl Fn(Product<'_, T>)) {
         let before = self.c.clone();
         let (shape, accumulate) = (self.shape, self.accumulate);
         let [m, n, k] = shape;
         let (a, b) = (self.a(), self.b());
         let c = (self.c.as_mut_ptr(), self.c_row);
-        run(Product { shape, c, accumulate, a, b, panels: [None; 2] });
+        let finish = Finish::new(self.bias.as_deref(), self.relu);
+        run(Product { shape, c, accumulate, a, b, finish, ..Product::empty() });
         let element = |x: Strided<*const T>, i: usize, j: usize| {
             // SAFETY: element `(i, j)` of an operand.
             round(unsafe { *x.pointer.add(i * x.row + j * x.col) }.to_f64())
@@ -108,8 +114,15 @@ impl<T: Real> Case<T> {
                 sum += product;
                 magnitude += product.abs();
             }
+            if let Some(bias) = &self.bias {
+                sum += bias[column].to_f64();
+                magnitude += bias[column].to_f64().abs();
+            }
+            if self.relu {
+                sum = sum.max(0.0);
+            }
             // Every addition rounds once, relative to at most the sum of magnitudes.
-            let bound = (k + 2) as f64 * unit * magnitude;
+            let bound = (k + 3) as f64 * unit * magnitude;
             let found = self.c[i].to_f64();
             assert!(
                 (found - sum).abs() <= bound,
@@ -122,7 +135,7 @@ impl<T: Real> Case<T> {
 }
 
 fn check_all<T: Real, S: Simd>(simd: S, unit: f64) {
-    let run = |product| {
+    let run = |product: Product<'_, T>| {
         // SAFETY: the case owns all three matrices.
         unsafe { matmul(simd, Precision::F32, product) };
     };
@@ -166,7 +179,7 @@ fn bf16_products_round_operands_to_nearest_even_and_nothing_else() {
     }
     for index in 0..300 {
         // SAFETY: the case owns all three matrices, and the instructions are there.
-        let run = |product| unsafe { bf16::product(product) };
+        let run = |product: Product<'_, f32>| unsafe { bf16::product(product) };
         Case::<f32>::draw(index).check(to_bf16, 2f64.powi(-24), run);
         if index % 2 == 0 {
             Case::<f32>::long(index).check(to_bf16, 2f64.powi(-24), run);
@@ -176,7 +189,7 @@ fn bf16_products_round_operands_to_nearest_even_and_nothing_else() {
     for few in 1..=3 {
         for [m, n] in [[64 + few, 70], [70, 64 + few]] {
             // SAFETY: as above.
-            let run = |product| unsafe { bf16::product(product) };
+            let run = |product: Product<'_, f32>| unsafe { bf16::product(product) };
             let mut rng = stream(13, "test/matmul", (m * n) as u64);
             let case = Case::<f32>::of([m, n, 2050], n, [false, true], true, &mut rng);
             case.check(to_bf16, 2f64.powi(-24), run);
@@ -185,9 +198,9 @@ fn bf16_products_round_operands_to_nearest_even_and_nothing_else() {
 }
 
 /// A product whose factors are laid out in panels first, A's, B's or both.
-struct WithPanels<T>(Product<T>, Precision, [bool; 2]);
+struct WithPanels<'a, T>(Product<'a, T>, Precision, [bool; 2]);
 
-impl<T: Real> WithSimd for WithPanels<T> {
+impl<T: Real> WithSimd for WithPanels<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -218,7 +231,7 @@ fn factors_in_panels_give_the_same_products() {
     for index in 0..400 {
         let wanted = [index % 4 > 1, index % 4 != 2];
         let run = |simd: pulp::Arch, precision| {
-            move |product| simd.dispatch(WithPanels(product, precision, wanted))
+            move |product: Product<'_, f32>| simd.dispatch(WithPanels(product, precision, wanted))
         };
         let arch = pulp::Arch::new();
         let exact = |x| x;
@@ -231,6 +244,52 @@ fn factors_in_panels_give_the_same_products() {
         });
         if Precision::bf16_is_available() {
             Case::<f32>::draw(index).check(to_bf16, 2f64.powi(-24), run(arch, Precision::Bf16));
+        }
+    }
+}
+
+struct Layer<'a>(Product<'a, f32>);
+
+impl WithSimd for Layer<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // SAFETY: the test owns all matrices.
+        unsafe { matmul(simd, Precision::F32, self.0) };
+    }
+}
+
+#[test]
+fn every_width_of_a_layer_has_its_bias_and_what_is_no_number_stays() {
+    const K: usize = 5;
+    for n in 1..=70 {
+        for m in [1, 3, 9] {
+            let a: Vec<f32> = (0..m * K).map(|i| (i % 7) as f32 - 3.0).collect();
+            let b: Vec<f32> = (0..K * n).map(|i| (i % 11) as f32 - 5.0).collect();
+            let mut bias: Vec<f32> = (0..n).map(|j| (j % 13) as f32 - 6.0).collect();
+            bias[n / 2] = f32::NAN;
+            let mut c = vec![0.0f32; m * n];
+            let product = Product {
+                shape: [m, n, K],
+                c: (c.as_mut_ptr(), n),
+                a: Strided::row_major(a.as_ptr(), K),
+                b: Strided::row_major(b.as_ptr(), K).transposed(),
+                finish: Finish::new(Some(&bias), true),
+                ..Product::empty()
+            };
+            pulp::Arch::new().dispatch(Layer(product));
+            for (i, &found) in c.iter().enumerate() {
+                let (row, column) = (i / n, i % n);
+                let sum = (0..K).map(|t| a[row * K + t] * b[column * K + t]).sum::<f32>();
+                if column == n / 2 {
+                    assert!(found.is_nan(), "{m} x {n}, at {row}, {column}");
+                } else {
+                    // Small integers: every order of additions is exact.
+                    let expected = (sum + bias[column]).max(0.0);
+                    assert_eq!(found, expected, "{m} x {n}, at {row}, {column}");
+                }
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use pulp::{NullaryFnOnce, Simd};
 
 use super::Strided;
+use super::finish::TileFinish;
 use crate::Real;
 
 /// Registers of columns that a tile is wide at most.
@@ -28,6 +29,8 @@ pub(super) struct Panel<T> {
     pub tail: usize,
     /// Whether C keeps what it holds.
     pub accumulate: bool,
+    /// What is done to the sums.
+    pub finish: Option<TileFinish<T>>,
 }
 
 /// `C (+)= A B` for `rows` rows from `a` and `c`, in a function of its own for every shape.
@@ -80,14 +83,7 @@ impl<T: Real, S: Simd, const M: usize, const V: usize, const TAIL: bool> Nullary
             let mut b = [T::splat(simd, T::ZERO); V];
             for v in 0..V {
                 // SAFETY: the panel has these columns of this term.
-                b[v] = unsafe {
-                    let place = b_term.add(v * width);
-                    if TAIL && v + 1 == V {
-                        T::load_first(simd, place, panel.tail)
-                    } else {
-                        T::load(simd, place)
-                    }
-                };
+                b[v] = unsafe { Self::read(simd, b_term.add(v * width), v, panel.tail) };
             }
             for r in 0..M {
                 // SAFETY: row `r` of this term.
@@ -99,25 +95,55 @@ impl<T: Real, S: Simd, const M: usize, const V: usize, const TAIL: bool> Nullary
             a_term = a_term.wrapping_add(a.col);
             b_term = b_term.wrapping_add(panel.b.1);
         }
-        for r in 0..M {
-            for v in 0..V {
-                // SAFETY: these columns of row `r` of C.
-                unsafe {
-                    let place = c.add(r * panel.c_row + v * width);
-                    if TAIL && v + 1 == V {
-                        let mut sum = sums[r][v];
-                        if panel.accumulate {
-                            sum = T::plus(simd, T::load_first(simd, place, panel.tail), sum);
-                        }
-                        T::store_first(simd, place, panel.tail, sum);
-                    } else {
-                        let mut sum = sums[r][v];
-                        if panel.accumulate {
-                            sum = T::plus(simd, T::load(simd, place), sum);
-                        }
-                        T::store(simd, place, sum);
+        // SAFETY: C has these columns of rows `0 .. M`, and the bias, if there is one, has them.
+        unsafe {
+            if panel.accumulate {
+                for r in 0..M {
+                    for v in 0..V {
+                        let place = c.add(r * panel.c_row + v * width);
+                        let before = Self::read(simd, place, v, panel.tail);
+                        sums[r][v] = T::plus(simd, before, sums[r][v]);
                     }
                 }
+            }
+            if let Some(TileFinish { bias, least }) = panel.finish {
+                let least = T::splat(simd, least);
+                for v in 0..V {
+                    let mut addend = T::splat(simd, T::ZERO);
+                    if !bias.is_null() {
+                        addend = Self::read(simd, bias.add(v * width), v, panel.tail);
+                    }
+                    for r in 0..M {
+                        sums[r][v] = T::larger(simd, least, T::plus(simd, sums[r][v], addend));
+                    }
+                }
+            }
+            for r in 0..M {
+                for v in 0..V {
+                    let place = c.add(r * panel.c_row + v * width);
+                    if TAIL && v + 1 == V {
+                        T::store_first(simd, place, panel.tail, sums[r][v]);
+                    } else {
+                        T::store(simd, place, sums[r][v]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<T: Real, S: Simd, const M: usize, const V: usize, const TAIL: bool> Tile<T, S, M, V, TAIL> {
+    /// Register `v` of a row, at `place`.
+    ///
+    /// # Safety
+    /// The row must have these columns.
+    #[inline(always)]
+    unsafe fn read(simd: S, place: *const T, v: usize, tail: usize) -> T::Register<S> {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match TAIL && v + 1 == V {
+                true => T::load_first(simd, place, tail),
+                false => T::load(simd, place),
             }
         }
     }

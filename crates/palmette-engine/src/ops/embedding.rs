@@ -4,8 +4,8 @@ use pulp::Simd;
 
 use crate::Real;
 use crate::chunk::{Chunk, slice_mut};
-use crate::memory::{prefetch, prefetch_to_write};
 use crate::program::{BufferId, Program, Span};
+use crate::tables::Table;
 
 /// Copies the batch's dense values: `y: [rows, nd]`. No gradient flows back.
 #[derive(Clone, Debug)]
@@ -38,9 +38,6 @@ impl DenseInput {
     pub(crate) fn backward<T: Real, S: Simd>(&self, _: S, _: &Chunk<'_, T>) {}
 }
 
-/// Rows that are asked for ahead: most are in no cache, and nothing guesses where they are.
-const AHEAD: usize = 16;
-
 /// Gathers rows of tables: `y[f, r, :] = table_{first + f}[ids[f, r]]`.
 ///
 /// Shapes: `ids: [fields, rows]`, `y: [fields, rows, dim]`. The executor sums
@@ -64,11 +61,12 @@ impl Embedding {
         0
     }
 
-    /// Asks for the weights of a row of field `f`.
+    /// The table of field `f`, and which of its rows the chunk gathers.
     #[inline(always)]
-    fn ask<T: Real>(&self, chunk: &Chunk<'_, T>, f: usize, id: u32) {
-        let row = chunk.tables.table(self.first_table + f).stored_row(id as usize);
-        prefetch(row.as_ptr(), self.dim.min(row.len()));
+    fn rows<'c, T: Real>(&self, chunk: &'c Chunk<'_, T>, f: usize) -> (&'c Table<T>, &'c [u32]) {
+        let start = f * chunk.batch.rows + chunk.first;
+        let ids = &chunk.batch.ids[start..start + chunk.rows];
+        (chunk.tables.table(self.first_table + f), ids)
     }
 
     #[inline(always)]
@@ -76,22 +74,18 @@ impl Embedding {
         let (y, stride) = chunk.fields_of(self.out, self.dim);
         let fields = chunk.program.width(self.out);
         for f in 0..fields {
-            let table = chunk.tables.table(self.first_table + f);
-            let start = f * chunk.batch.rows + chunk.first;
-            let ids = &chunk.batch.ids[start..start + chunk.rows];
+            let (table, ids) = self.rows(chunk, f);
+            if f == 0 {
+                table.ask(ids);
+            }
+            // Most rows are in no cache, and nothing guesses where they are.
+            if f + 1 < fields {
+                let (next, ids) = self.rows(chunk, f + 1);
+                next.ask(ids);
+            }
             for (r, &id) in ids.iter().enumerate() {
-                // The next field's first rows are asked for with this field's last.
-                match ids.get(r + AHEAD) {
-                    Some(&next) => self.ask(chunk, f, next),
-                    None if f + 1 < fields && r + AHEAD - chunk.rows < chunk.rows => {
-                        let next = start + chunk.batch.rows + r + AHEAD - chunk.rows;
-                        self.ask(chunk, f + 1, chunk.batch.ids[next]);
-                    }
-                    None => {}
-                }
                 // SAFETY: row `r` of field `f` of this chunk.
                 let y = unsafe { slice_mut(y.add(f * stride + r * self.dim), self.dim) };
-                prefetch_to_write(y.as_ptr().wrapping_add(AHEAD * self.dim));
                 table.layout.read(table.stored_row(id as usize), 0, y);
             }
         }

@@ -70,7 +70,7 @@ impl FieldMix {
                         accumulate: j > 0,
                         a: chunk.weight(weight),
                         b: Strided::row_major(x.cast_const(), x_stride),
-                        panels: [None; 2],
+                        ..Product::empty()
                     },
                 );
             }
@@ -199,7 +199,7 @@ impl FieldMix {
                         accumulate: input.accumulate,
                         a: chunk.weight(weight).transposed(),
                         b: Strided::row_major(dz.cast_const(), dz_stride),
-                        panels: [None; 2],
+                        ..Product::empty()
                     },
                 );
             }
@@ -289,7 +289,7 @@ impl FieldMix {
                     a: Strided::row_major(dz.add(tile.row * dz_stride).cast_const(), dz_stride),
                     b: Strided::row_major(x.add(tile.column * x_stride).cast_const(), x_stride)
                         .transposed(),
-                    panels: [None; 2],
+                    ..Product::empty()
                 },
             );
         }

@@ -81,7 +81,7 @@ impl JaggedAttention {
                 accumulate: false,
                 a: Strided::row_major(q.0.add(first * q.1).cast_const(), q.1),
                 b: Strided::row_major(k.0.cast_const(), k.1).transposed(),
-                panels: [None; 2],
+                ..Product::empty()
             };
             matmul(simd, Precision::F32, product);
         }
@@ -121,7 +121,7 @@ impl JaggedAttention {
                             accumulate: false,
                             a: Strided::row_major(scores.cast_const(), seen),
                             b: Strided::row_major(v.0.cast_const(), dim),
-                            panels: [None; 2],
+                            ..Product::empty()
                         };
                         matmul(simd, Precision::F32, product);
                     }
@@ -199,8 +199,14 @@ impl JaggedAttention {
                         for (input, offset, shape, a, b) in products {
                             if uses[input].grad {
                                 let c = (grads[input].add(start + offset), dim);
-                                let product =
-                                    Product { shape, c, accumulate: true, a, b, panels: [None; 2] };
+                                let product = Product {
+                                    shape,
+                                    c,
+                                    accumulate: true,
+                                    a,
+                                    b,
+                                    ..Product::empty()
+                                };
                                 matmul(simd, Precision::F32, product);
                             }
                         }

@@ -6,10 +6,11 @@ use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::executor::GradTile;
 use crate::lanes::update;
-use crate::matmul::{Product, Strided, matmul};
+use crate::matmul::{Finish, Product, Strided, matmul};
 use crate::ops::norm::{norm_backward, norm_forward};
 use crate::panels::{BACKWARD, FORWARD};
 use crate::program::{BufferId, NormSlices, Program, SliceId, Span};
+use crate::simd::BLOCK;
 
 /// `y = relu?(norm?(sum_j W_j x_j + b?))`.
 ///
@@ -52,6 +53,8 @@ impl Linear {
         let width = chunk.program.width(self.out);
         let (pre, pre_stride) = chunk.rows_of(self.pre);
         let uses = &chunk.program.inputs[self.inputs.range()];
+        let bias = self.bias.map(|bias| chunk.vector(bias));
+        let finish = Finish::new(bias, self.relu && self.norm.is_none());
         for (j, (input, &weight)) in
             uses.iter().zip(chunk.program.weights(self.weights)).enumerate()
         {
@@ -70,34 +73,25 @@ impl Linear {
                         a: Strided::row_major(x.cast_const(), x_stride),
                         b: chunk.weight(weight).transposed(),
                         panels: [None, chunk.weight_panels(weight, FORWARD)],
+                        finish: finish.filter(|_| j + 1 == uses.len()),
                     },
                 );
             }
         }
+        let Some(norm) = self.norm else { return };
         let (out, out_stride) = chunk.rows_of(self.out);
+        let (stats, stats_stride) = chunk.rows_of(norm.stats);
         for r in 0..chunk.rows {
-            // SAFETY: row `r` of this chunk; `z` and `y` are the same row when there is no norm.
-            let z = unsafe { slice_mut(pre.add(r * pre_stride), width) };
-            if let Some(bias) = self.bias {
-                update(z, chunk.vector(bias), |b, z| z + b);
-            }
-            match self.norm {
-                Some(norm) => {
-                    let y = unsafe { slice_mut(out.add(r * out_stride), width) };
-                    let (stats, stats_stride) = chunk.rows_of(norm.stats);
-                    let stats = unsafe { slice_mut(stats.add(r * stats_stride), 2) };
-                    norm_forward(
-                        z,
-                        chunk.vector(norm.scale),
-                        chunk.vector(norm.shift),
-                        self.relu,
-                        y,
-                        stats,
-                    );
-                }
-                None if self.relu => z.iter_mut().for_each(|z| *z = z.max(T::ZERO)),
-                None => {}
-            }
+            // SAFETY: row `r` of this chunk in each buffer.
+            let (z, y, stats) = unsafe {
+                (
+                    slice(pre.add(r * pre_stride), width),
+                    slice_mut(out.add(r * out_stride), width),
+                    slice_mut(stats.add(r * stats_stride), 2),
+                )
+            };
+            let (scale, shift) = (chunk.vector(norm.scale), chunk.vector(norm.shift));
+            norm_forward(z, scale, shift, self.relu, y, stats);
         }
     }
 
@@ -108,36 +102,40 @@ impl Linear {
         let (z, z_stride) = chunk.rows_of(self.pre);
         let (y, y_stride) = chunk.rows_of(self.out);
         let (dy, dy_stride) = chunk.row_grads_of(self.out);
-        for r in 0..chunk.rows {
-            // SAFETY: row `r` of this chunk in each buffer.
-            let (y, dy) = unsafe {
-                (slice(y.add(r * y_stride), width), slice_mut(dy.add(r * dy_stride), width))
-            };
-            if self.relu {
-                update(dy, y, |y, dy| if y > T::ZERO { dy } else { T::ZERO });
-            }
-            if let Some(norm) = self.norm {
-                let (z, dz) = unsafe {
-                    (slice(z.add(r * z_stride), width), slice_mut(dz.add(r * dz_stride), width))
+        for first in (0..chunk.rows).step_by(BLOCK) {
+            let rows = first..chunk.rows.min(first + BLOCK);
+            for r in rows.clone() {
+                // SAFETY: row `r` of this chunk in each buffer.
+                let (y, dy) = unsafe {
+                    (slice(y.add(r * y_stride), width), slice_mut(dy.add(r * dy_stride), width))
                 };
-                let (stats, stats_stride) = chunk.rows_of(norm.stats);
-                let stats = unsafe { slice(stats.add(r * stats_stride), 2) };
-                norm_backward(
-                    z,
-                    stats,
-                    chunk.vector(norm.scale),
-                    dy,
-                    dz,
-                    chunk.partial(norm.scale),
-                    chunk.partial(norm.shift),
-                );
+                if self.relu {
+                    update(dy, y, |y, dy| if y > T::ZERO { dy } else { T::ZERO });
+                }
+                if let Some(norm) = self.norm {
+                    let (z, dz) = unsafe {
+                        (slice(z.add(r * z_stride), width), slice_mut(dz.add(r * dz_stride), width))
+                    };
+                    let (stats, stats_stride) = chunk.rows_of(norm.stats);
+                    let stats = unsafe { slice(stats.add(r * stats_stride), 2) };
+                    norm_backward(
+                        z,
+                        stats,
+                        chunk.vector(norm.scale),
+                        dy,
+                        dz,
+                        chunk.partial(norm.scale),
+                        chunk.partial(norm.shift),
+                    );
+                }
+                if let Some(bias) = self.bias {
+                    let dz = unsafe { slice(dz.add(r * dz_stride), width) };
+                    update(chunk.partial(bias), dz, |dz, db| db + dz);
+                }
             }
-            if let Some(bias) = self.bias {
-                let dz = unsafe { slice(dz.add(r * dz_stride), width) };
-                update(chunk.partial(bias), dz, |dz, db| db + dz);
-            }
+            // While the rows are in the first-level cache.
+            chunk.lay_out_grads(simd, self.pre, rows);
         }
-        chunk.lay_out_grads(simd, self.pre);
         let uses = &chunk.program.inputs[self.inputs.range()];
         for (input, &weight) in uses.iter().zip(chunk.program.weights(self.weights)) {
             if !input.grad {
@@ -157,6 +155,7 @@ impl Linear {
                         a: Strided::row_major(dz.cast_const(), dz_stride),
                         b: chunk.weight(weight),
                         panels: [None, chunk.weight_panels(weight, BACKWARD)],
+                        ..Product::empty()
                     },
                 );
             }
@@ -190,6 +189,7 @@ impl Linear {
                         batch.grad_panels(self.pre).map(|panels| panels.from(tile.row)),
                         batch.value_panels(source).map(|panels| panels.from(tile.column)),
                     ],
+                    ..Product::empty()
                 },
             );
         }

@@ -161,8 +161,14 @@ impl<T: Real> Rows<T> {
         for f in 0..self.fields {
             for c in (0..self.dim).step_by(BLOCK) {
                 let width = BLOCK.min(self.dim - c);
+                let source = (panel.at(c, start + f).cast_const(), panel.stride());
+                if width == BLOCK && self.count == BLOCK && factor == T::ONE && !accumulate {
+                    let place = self.first.wrapping_add(f * self.field_stride + c);
+                    // SAFETY: sixteen channels of the panel into sixteen of each row.
+                    unsafe { T::transpose(simd, source, (place, self.row_stride)) };
+                    continue;
+                }
                 if width == BLOCK {
-                    let source = (panel.at(c, start + f).cast_const(), panel.stride());
                     // SAFETY: sixteen channels of the panel into a block of that size.
                     unsafe { T::transpose(simd, source, (block.as_mut_ptr(), BLOCK)) };
                 } else {

@@ -8,7 +8,7 @@ use palmette_random::{Draw, Rng, stream};
 use rayon::prelude::*;
 
 use crate::fit::state_is_missing;
-use crate::memory::Zeroed;
+use crate::memory::{Zeroed, prefetch_rows};
 use crate::{EngineError, Optimizer, Real};
 pub(crate) use storage::{Rounding, RowLayout};
 pub use storage::{TableOptions, TableStorage};
@@ -135,6 +135,13 @@ impl<T: Real> Table<T> {
     /// Key of the random bits that rounding takes in step `step`.
     pub(crate) fn rounding_key(&self, step: u64) -> u64 {
         stream(self.rounding_seed, "table/rounding", step).next_u64()
+    }
+
+    /// Asks for the weights of these rows.
+    #[inline(always)]
+    pub(crate) fn ask(&self, ids: &[u32]) {
+        let len = self.layout.weights.min(self.stride());
+        prefetch_rows(self.data.as_slice().as_ptr(), self.stride(), len, ids);
     }
 
     pub(crate) fn stored_row(&self, row: usize) -> &[T] {

@@ -12,6 +12,7 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
+use super::finish::TileFinish;
 use super::{COLUMNS, Panels, Product, Rows, Strided, even_parts};
 use crate::simd::{BLOCK, avx512};
 
@@ -64,7 +65,7 @@ thread_local! {
 ///
 /// # Safety
 /// As for [`matmul`](super::matmul), and [`is_available`].
-pub(crate) unsafe fn product(p: Product<f32>) {
+pub(crate) unsafe fn product(p: Product<'_, f32>) {
     COPIES.with_borrow_mut(|copies| {
         let copies = copies.as_mut_ptr();
         // SAFETY: plain numbers, which the products write before they read them; the rest is passed
@@ -72,6 +73,9 @@ pub(crate) unsafe fn product(p: Product<f32>) {
         unsafe {
             if p.panels[1].is_none() && super::dot::suits(&p) {
                 dot::multiply(&p, &raw mut (*copies).dot);
+                if let Some(finish) = p.finish {
+                    finish.rows(p.shape, p.c);
+                }
             } else {
                 let (a, b) = (&raw mut (*copies).panels.a, &raw mut (*copies).panels.b);
                 multiply(p, a.cast(), b.cast());
@@ -85,7 +89,7 @@ pub(crate) unsafe fn product(p: Product<f32>) {
 /// # Safety
 /// As for [`product`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn multiply(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
+unsafe fn multiply(p: Product<'_, f32>, a_copy: *mut u32, b_copy: *mut u32) {
     let [m, _, k] = p.shape;
     for first in (0..m).step_by(ROWS) {
         let rows = ROWS.min(m - first);
@@ -121,7 +125,7 @@ unsafe fn multiply(p: Product<f32>, a_copy: *mut u32, b_copy: *mut u32) {
 /// As for [`product`]; `a` must have these rows and terms.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn columns(
-    p: &Product<f32>,
+    p: &Product<'_, f32>,
     a: Rows<u32>,
     [start, end]: [usize; 2],
     rows: usize,
@@ -154,6 +158,7 @@ unsafe fn columns(
                     }
                 };
                 let a = a.later((term - start) / 2);
+                let last = term + count >= p.shape[2];
                 let panel = Panel {
                     terms: count,
                     b,
@@ -161,6 +166,7 @@ unsafe fn columns(
                     c: (c.0.add(column), c.1),
                     last: live_lanes(columns),
                     accumulate: p.accumulate || term > 0,
+                    finish: p.finish.filter(|_| last).map(|finish| finish.of(column)),
                 };
                 match columns.div_ceil(BLOCK) {
                     1 => tiles::<1>(rows, &panel, a),
@@ -205,6 +211,7 @@ struct Panel {
     c: (*mut f32, usize),
     last: __mmask16,
     accumulate: bool,
+    finish: Option<TileFinish<f32>>,
 }
 
 /// All rows of a pass against one panel, in tiles of nearly equal height.
@@ -296,6 +303,14 @@ unsafe fn tile<const M: usize, const V: usize, const ROUND: bool>(
                 let mut sum = sums[r][v];
                 if panel.accumulate {
                     sum = _mm512_add_ps(_mm512_maskz_loadu_ps(live, place), sum);
+                }
+                if let Some(TileFinish { bias, least }) = panel.finish {
+                    if !bias.is_null() {
+                        let bias = bias.add(v * BLOCK);
+                        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(live, bias));
+                    }
+                    // The second where either is not a number.
+                    sum = _mm512_max_ps(_mm512_set1_ps(least), sum);
                 }
                 _mm512_mask_storeu_ps(place, live, sum);
             }
