@@ -233,6 +233,13 @@ impl<'c> Run<'_, 'c> {
         let name = &config.search.strategy;
         let mut strategy = strategy(name, plan.evaluations, config.run.seed)?;
         let progress = self.context.console.progress(plan.evaluations as u64, "ranking");
+        // Random networks are scored too: their ranks against training from scratch are honest,
+        // those of the search's best would be cut off at one end. Those with a limit on latency are
+        // timed now, while no ranker holds memory.
+        let random = match config.search.random_search {
+            true => self.random_side(store, plan)?,
+            false => Vec::new(),
+        };
         let mut rankers = Vec::new();
         let mut all = Vec::new();
         while all.len() < plan.evaluations {
@@ -257,13 +264,9 @@ impl<'c> Run<'_, 'c> {
             }
             progress.set(all.len() as u64);
         }
-        // Random networks are scored too: their ranks against training from scratch are honest,
-        // those of the search's best would be cut off at one end.
-        if config.search.random_search {
-            let random = self.random_side(store, plan)?.into_iter().enumerate();
-            let candidates: Vec<_> = random.map(|(i, g)| (format!("random/{i}"), g)).collect();
-            self.score(store, plan, &mut rankers, &candidates)?;
-        }
+        let candidates: Vec<_> =
+            random.into_iter().enumerate().map(|(i, g)| (format!("random/{i}"), g)).collect();
+        self.score(store, plan, &mut rankers, &candidates)?;
         progress.finish();
         Ok(all)
     }
