@@ -87,10 +87,13 @@ impl Arena {
         self.written = self.written.max(written);
     }
 
-    /// Of a huge page that the last bytes lie in, one half is written on average.
+    /// What is written, with the rest of the huge pages at either end: half a page each on average.
+    /// The first reaches into what is mapped before, the last into what is not written yet.
     fn held(&self) -> u64 {
-        let huge = self.mapped >= HUGE_PAGES_FROM as u64 && self.written > 0;
-        self.written + if huge { (self.mapped - self.written).min(HUGE_PAGE / 2) } else { 0 }
+        if self.mapped < HUGE_PAGES_FROM as u64 || self.written == 0 {
+            return self.written;
+        }
+        self.written + HUGE_PAGE / 2 + (self.mapped - self.written).min(HUGE_PAGE / 2)
     }
 }
 
@@ -171,10 +174,13 @@ impl Program {
 
     /// The panels that [`Program::place_panels`] gives places and that a step fills.
     fn add_panels(&self, rows: usize, found: &mut Footprint) {
-        // Values and gradients have arenas of equal length; huge pages make both resident although
-        // each is written here and there.
-        const ARENAS: u64 = 2;
         let bytes = |terms, columns| F32 * panels_len(terms, columns) as u64;
+        let (mut places, mut gaps) = (0, 0);
+        let mut factor = |columns| {
+            let written = bytes(rows, columns);
+            places += written;
+            gaps += written.min(HUGE_PAGE);
+        };
         let (mut placed, mut weights) = (vec![false; self.buffers.len()], HashSet::new());
         for op in &self.ops {
             let Op::Linear(op) = op else { continue };
@@ -193,14 +199,18 @@ impl Program {
                     found.backward_panels += bytes(width, columns);
                 }
                 if !std::mem::replace(&mut placed[input.buffer.0 as usize], true) {
-                    found.backward_panels += ARENAS * bytes(rows, columns);
+                    factor(columns);
                 }
             }
             if !self.is_shared() {
                 placed[op.pre.0 as usize] = true;
-                found.backward_panels += ARENAS * bytes(rows, self.width(op.pre));
+                factor(self.width(op.pre));
             }
         }
+        // Values and gradients have arenas of equal length. What is written in one of them is left
+        // out in the other, where huge pages around it are held nevertheless.
+        let huge = places + places / 4 >= HUGE_PAGES_FROM as u64;
+        found.backward_panels += places + if huge { gaps } else { 0 };
     }
 }
 
@@ -231,10 +241,16 @@ mod tests {
         let foretold = [1, 7, 128, 1000].map(|rows| (rows, program.footprint(rows, threads)));
         for (rows, footprint) in foretold {
             program.place(rows).unwrap();
-            // The first layer has no panels for a gradient of its input; a chunk alone has none.
-            let room = 4 * (program.panel_numbers() - panels_len(4, 3)) as u64;
+            // A chunk alone has no panels.
+            let weights =
+                [[3, 4], [4, 4], [4, 4]].map(|[terms, columns]| panels_len(terms, columns));
+            let factors = 3 * panels_len(rows, 4);
+            let written = weights.iter().sum::<usize>() + factors;
             let panels = footprint.forward_panels + footprint.backward_panels;
-            assert_eq!(panels, if rows > 128 { room } else { 0 }, "{rows}");
+            assert_eq!(panels, if rows > 128 { 4 * written as u64 } else { 0 }, "{rows}");
+            // The first layer needs no gradient of its input, and of the arenas of values and
+            // gradients each leaves out what the other holds.
+            assert_eq!(program.panel_numbers(), written + panels_len(4, 3) + factors, "{rows}");
             assert_eq!(footprint.values, 4 * program.arena_len as u64, "{rows}");
             program.place_lists(rows, true, std::iter::empty()).unwrap();
             assert_eq!(footprint.predicted_values, 4 * program.arena_len as u64, "{rows}");
@@ -269,10 +285,10 @@ mod tests {
             assert_eq!(arenas.held(), held, "{step:?}");
         }
         assert_eq!(arenas.peak(), 210);
-        // Half a huge page at the end, where there are any.
+        // Half a huge page at either end, where there are any.
         let mut arenas = Arenas::default();
         arenas.run(of(8 << 20, 0, 1 << 20));
-        assert_eq!(arenas.held(), 10 << 20);
+        assert_eq!(arenas.held(), 11 << 20);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use palmette_ctr::CompiledModel;
 use palmette_ctr::nasrec::{EMBEDDING_DIM, Network, Path, supernet_path};
 use palmette_ctr::train::{DECODED_BYTES, PREDICT_ROWS, RankingWeights, groups};
 use palmette_data::Split;
-use palmette_engine::{Arenas, ParamLayout, Program};
+use palmette_engine::{Arenas, Footprint, ParamLayout, Program};
 use palmette_random::stream;
 use palmette_space::{Domain, Genotype};
 
@@ -98,7 +98,7 @@ impl Run<'_, '_> {
         // A ranker has no optimiser's state but that of its tables.
         let frozen = model - bytes_of(network.layout());
         let copies = trainings_at_a_time(search.ranking.batch_size, frozen + files);
-        let (own, forward) = self.scoring(plan, &network, copies);
+        let (own, arenas) = self.scoring(plan, &network, copies)?;
         let copies = copies as u64;
         let columns = self.shape.dense + self.shape.fields;
         let decoded = |rows: usize, numbers: usize| rows * numbers * size_of::<f32>();
@@ -130,7 +130,7 @@ impl Run<'_, '_> {
             ranking: vec![
                 part("weights and tables, for each thread", copies * frozen),
                 part("candidates' own weights", copies * own),
-                part("activations", copies * forward),
+                part("activations", arenas),
                 part("decoded rows", decoded as u64),
             ],
             networks: vec![part(
@@ -218,18 +218,16 @@ impl Run<'_, '_> {
         ])
     }
 
-    /// Bytes of the weights that a candidate has of its own while it is scored, and of the arenas
-    /// after many candidates, or after many groups that are scored together; random ones stand for
-    /// those of a search.
-    fn scoring(&self, plan: &Plan, network: &Network, at_a_time: usize) -> (u64, u64) {
+    /// Bytes of the weights that a candidate has of its own while it is scored, and of the arenas of
+    /// all rankers after many candidates, or after many groups that are scored together.
+    fn scoring(&self, plan: &Plan, network: &Network, at_a_time: usize) -> Result<(u64, u64)> {
         let search = &self.context.config.search;
         let (weights, rows) = (search.ranking.weights, search.ranking.batch_size);
         let scored_rows = plan.validation_rows.min(PREDICT_ROWS);
-        let genotypes = self.random_genotypes(plan.evaluations.min(CANDIDATES));
+        let genotypes = self.candidates(plan)?;
         let threads = threads_of_each(at_a_time);
-        let (mut program, mut arenas) = (Program::new(), Arenas::default());
+        let (mut program, mut steps, mut own) = (Program::new(), Vec::new(), 0);
         if weights == RankingWeights::Fresh {
-            let mut own = 0;
             for genotype in &genotypes {
                 let path = self.space.nasrec().path(genotype);
                 let network = Network::standalone(&path, self.shape, false);
@@ -237,25 +235,39 @@ impl Run<'_, '_> {
                 // With Adagrad's state.
                 own = own.max(2 * bytes_of(network.layout()));
                 let predicted = program.footprint(scored_rows, threads).predicting();
-                arenas.run(program.footprint(rows, threads));
-                arenas.run(predicted);
+                steps.push([program.footprint(rows, threads), predicted]);
             }
-            return (own, arenas.peak());
-        }
-        let siblings = siblings(&search.strategy, plan.evaluations);
-        let mut families = self.families(&genotypes, siblings);
-        families.extend(genotypes.iter().map(|g| vec![self.space.nasrec().path(g)]));
-        for family in &families {
-            let paths: Vec<&Path> = family.iter().collect();
-            for group in groups(network, &paths, rows, siblings.div_ceil(at_a_time)) {
-                network.build_group(group.iter().map(|&i| paths[i]), &mut program);
-                let predicted = program.footprint(scored_rows, threads).predicting();
-                let tuned = program.footprint(rows, threads).tuning_heads();
-                arenas.run(tuned);
-                arenas.run(predicted);
+        } else {
+            let siblings = siblings(&search.strategy, plan.evaluations);
+            let mut families = self.families(&genotypes, siblings);
+            families.extend(genotypes.iter().map(|g| vec![self.space.nasrec().path(g)]));
+            for family in &families {
+                let paths: Vec<&Path> = family.iter().collect();
+                for group in groups(network, &paths, rows, siblings.div_ceil(at_a_time)) {
+                    network.build_group(group.iter().map(|&i| paths[i]), &mut program);
+                    let predicted = program.footprint(scored_rows, threads).predicting();
+                    steps.push([program.footprint(rows, threads).tuning_heads(), predicted]);
+                }
             }
         }
-        (0, arenas.peak())
+        // The largest meet at worst, each in another ranker.
+        steps.sort_by_key(|steps| std::cmp::Reverse(steps.map(Footprint::of_step)));
+        let mut arenas = vec![Arenas::default(); at_a_time];
+        for (ranker, [tuned, predicted]) in (0..at_a_time).cycle().zip(steps) {
+            arenas[ranker].run(tuned);
+            arenas[ranker].run(predicted);
+        }
+        Ok((own, arenas.iter().map(Arenas::peak).sum()))
+    }
+
+    /// Candidates that stand for all: those that are known before any score, and random ones where
+    /// they are few.
+    fn candidates(&self, plan: &Plan) -> Result<Vec<Genotype>> {
+        let mut known = self.first_candidates(plan, CANDIDATES)?;
+        let random = self.context.config.search.random_search;
+        let few = (plan.evaluations / 2).min(CANDIDATES).saturating_sub(known.len());
+        known.extend(self.random_genotypes(few.max(if random { plan.top_k } else { 0 })));
+        Ok(known)
     }
 
     /// Children of some of `parents`, `siblings` of each: of one mutation, of two and so on.

@@ -226,6 +226,19 @@ impl<'c> Run<'_, 'c> {
         Ok(Ranked { genotype: genotype.clone(), score, macs: sheet.macs, params: sheet.params })
     }
 
+    /// Candidates that the strategy suggests before it has seen a score, `most` at most.
+    pub(super) fn first_candidates(&self, plan: &Plan, most: usize) -> Result<Vec<Genotype>> {
+        let search = &self.context.config.search;
+        let mut strategy =
+            strategy(&search.strategy, plan.evaluations, self.context.config.run.seed)?;
+        let mut found = Vec::new();
+        while found.len() < plan.evaluations.min(most) {
+            let Ask::Try(suggestion) = strategy.suggest(&self.space) else { break };
+            found.push(suggestion.genotype);
+        }
+        Ok(found)
+    }
+
     /// Suggest, score, observe; a strategy that is asked again from the start with the journal's
     /// answers makes the same suggestions.
     pub(super) fn rank(&self, store: &mut RunStore, plan: &Plan) -> Result<Vec<Ranked>> {
