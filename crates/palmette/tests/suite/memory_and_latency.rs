@@ -144,7 +144,7 @@ fn the_peak_of_hand_made_final_fits_is_foretold() {
     for threads in ["1", "2"] {
         let settings = [
             "--set",
-            "train.baselines=[\"lr\", \"autoint-plus\"]",
+            "train.baselines=[\"lr\", \"xdeepfm\"]",
             "--set",
             "train.final_batch_size=1024",
             "--set",
