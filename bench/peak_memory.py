@@ -1,12 +1,14 @@
-"""The peak memory that `palmette cost` foretells beside what `palmette train` takes.
+"""The peak memory that Palmette foretells beside what it takes.
 
     python bench/peak_memory.py target/release/palmette DATASET --arch arch.json --batch 512
     python bench/peak_memory.py target/release/palmette DATASET --baseline dlrm --table-storage bf16
+    python bench/peak_memory.py target/release/palmette DATASET --search --preset small --threads 1
 
-Trains a part of an epoch, since the peak is that of the largest step or of the export, and prints
-one line: the prediction with and without file pages, the system's peak of the process (its largest
-resident size, file pages included) and the ratio of the first to it. Everything after --batch goes
-to both verbs. Needs Linux and no library.
+The first two train a part of an epoch, since the peak is that of the largest step or of the export,
+and compare with `palmette cost`; the third runs a whole search and compares with its `--dry-run`.
+Prints one line: the prediction with and without file pages, the system's peak of the process (its
+largest resident size, file pages included; least and most of --times runs) and the ratios of the
+first to it. All other options go to both verbs. Needs Linux and no library.
 """
 
 import argparse
@@ -18,34 +20,68 @@ import tempfile
 MIB = 1 << 20
 
 
+def foretell(command):
+    output = subprocess.run([*command, "--format", "json"], stdout=subprocess.PIPE, check=True)
+    return json.loads(output.stdout)
+
+
+def peak(command):
+    process = subprocess.Popen([*command, "--quiet"], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status):
+        raise SystemExit("the run failed")
+    return usage.ru_maxrss * 1024
+
+
+def of_a_training(arguments, rest):
+    model = ["--baseline", arguments.baseline] if arguments.baseline else ["--arch", arguments.arch]
+    cost = [arguments.palmette, "cost", "--dataset", arguments.dataset]
+    cost += ["--batch", str(arguments.batch)] + model[arguments.baseline is None :] + rest
+    foretold = foretell(cost)
+    train = [arguments.palmette, "train", arguments.dataset]
+    train += ["--set", f"train.network.batch_size={arguments.batch}"]
+    train += ["--set", f"train.network.epochs={arguments.epochs}"] + model + rest
+    held = foretold["peak_memory"]
+    name = " ".join([os.path.basename(model[1]), *rest])
+    what = f"{name} | {arguments.batch} | {foretold['table_rows']:,}"
+    return what, held, held + foretold["peak_memory_parts"]["pages"], train
+
+
+def of_a_search(arguments, rest):
+    search = [arguments.palmette, "search", arguments.dataset, *rest]
+    foretold = foretell([*search, "--dry-run"])
+    phases = {
+        name: sum(part["bytes"] for part in parts)
+        for name, parts in foretold.items()
+        if isinstance(parts, list)
+    }
+    largest = max(phases, key=phases.get)
+    held = foretold["program"] + phases[largest]
+    return f"{' '.join(rest)} | {largest}", held, held + foretold["pages"], search
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("palmette")
     parser.add_argument("dataset")
+    parser.add_argument("--search", action="store_true")
     parser.add_argument("--arch")
     parser.add_argument("--baseline")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--epochs", type=float, default=0.3)
+    parser.add_argument("--times", type=int, default=1)
     arguments, rest = parser.parse_known_args()
-    model = ["--baseline", arguments.baseline] if arguments.baseline else ["--arch", arguments.arch]
-    cost = [arguments.palmette, "cost", "--dataset", arguments.dataset, "--format", "json"]
-    cost += ["--batch", str(arguments.batch)] + model[arguments.baseline is None :] + rest
-    foretold = json.loads(subprocess.run(cost, stdout=subprocess.PIPE, check=True).stdout)
-    parts = foretold["peak_memory_parts"]
-    with tempfile.TemporaryDirectory() as folder:
-        train = [arguments.palmette, "train", arguments.dataset, "-o", f"{folder}/model", "--quiet"]
-        train += ["--set", f"train.network.batch_size={arguments.batch}"]
-        train += ["--set", f"train.network.epochs={arguments.epochs}"] + model + rest
-        process = subprocess.Popen(train, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        if os.waitstatus_to_exitcode(status):
-            raise SystemExit("training failed")
-    held, peak = foretold["peak_memory"], foretold["peak_memory"] + parts["pages"]
-    measured = usage.ru_maxrss * 1024
-    name = os.path.basename(model[1])
+    foretold = of_a_search if arguments.search else of_a_training
+    what, held, most, command = foretold(arguments, rest)
+    measured = []
+    for _ in range(arguments.times):
+        with tempfile.TemporaryDirectory() as folder:
+            measured.append(peak([*command, "-o", f"{folder}/result"]))
+    ends = sorted({min(measured), max(measured)})
+    peaks = " to ".join(f"{bytes / MIB:.1f}" for bytes in ends)
+    ratios = " to ".join(f"{most / bytes:.3f}" for bytes in reversed(ends))
     print(
-        f"| {name} {' '.join(rest)} | {arguments.batch} | {foretold['table_rows']:,} |"
-        f" {held / MIB:.1f} | {peak / MIB:.1f} | {measured / MIB:.1f} | {peak / measured:.3f} |",
+        f"| {what} | {held / MIB:.1f} | {most / MIB:.1f} | {peaks} | {ratios} |",
         flush=True,
     )
 

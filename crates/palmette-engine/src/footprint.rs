@@ -4,13 +4,13 @@ use std::collections::HashSet;
 
 use crate::executor::CHUNK_ROWS;
 use crate::matmul::panels_len;
+use crate::memory::HUGE_PAGES_FROM;
 use crate::ops::Op;
 use crate::program::{Extent, Program, passing_rows, slots};
 
 /// Bytes of the executor's arenas that a program's steps write, for f32.
 ///
-/// Arenas are mapped a quarter larger than asked for and cost memory only where they are written;
-/// the executor keeps them until a program or a batch needs larger ones.
+/// What an executor holds after several programs is more than any of them writes: see [`Arenas`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Footprint {
     /// Outputs of all operators, of the chunks that run at a time where nothing reads them later.
@@ -19,8 +19,10 @@ pub struct Footprint {
     pub predicted_values: u64,
     /// Gradients of the outputs that need one.
     pub gradients: u64,
-    /// Gradients of weight slices, partial sums of each chunk, and summed gradients of table rows.
+    /// Gradients of weight slices, and summed gradients of table rows.
     pub weight_gradients: u64,
+    /// Partial sums of each chunk.
+    pub partials: u64,
     /// Scratch of each chunk that runs at a time.
     pub scratch: u64,
     /// Weights of fully connected layers, laid out for forward.
@@ -33,15 +35,97 @@ impl Footprint {
     /// All that a training step writes.
     pub fn of_step(self) -> u64 {
         let panels = self.forward_panels + self.backward_panels;
-        self.values + self.gradients + self.weight_gradients + self.scratch + panels
+        let gradients = self.gradients + self.weight_gradients + self.partials;
+        self.values + gradients + self.scratch + panels
     }
 
     /// All that a prediction writes.
     pub fn of_prediction(self) -> u64 {
-        self.predicted_values + self.scratch + self.forward_panels
+        self.predicting().of_step()
+    }
+
+    /// A prediction alone.
+    pub fn predicting(self) -> Self {
+        let Self { predicted_values, scratch, forward_panels, .. } = self;
+        Self {
+            values: predicted_values,
+            predicted_values,
+            scratch,
+            forward_panels,
+            ..Self::default()
+        }
+    }
+
+    /// A step on the heads alone: forward, and the heads' partial sums.
+    pub fn tuning_heads(self) -> Self {
+        Self { values: self.values, partials: self.partials, ..self.predicting() }
     }
 }
 
+/// The arenas of an executor that runs one program after the other, foretold from what they write.
+///
+/// Arenas are mapped a quarter larger than asked for, cost memory only where they are written, and
+/// are kept until a program or a batch needs larger ones: then they start anew.
+#[derive(Clone, Debug, Default)]
+pub struct Arenas {
+    /// Values, gradients, weight gradients, partial sums, scratch, panels for forward and backward.
+    arenas: [Arena; 7],
+    peak: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Arena {
+    mapped: u64,
+    written: u64,
+}
+
+impl Arena {
+    fn write(&mut self, needed: u64, written: u64) {
+        if needed > self.mapped {
+            *self = Self { mapped: needed + needed / 4, written: 0 };
+        }
+        self.written = self.written.max(written);
+    }
+
+    /// What is written, with the rest of the huge pages at either end: half a page each on average.
+    /// The first reaches into what is mapped before, the last into what is not written yet.
+    fn held(&self) -> u64 {
+        if self.mapped < HUGE_PAGES_FROM as u64 || self.written == 0 {
+            return self.written;
+        }
+        self.written + HUGE_PAGE / 2 + (self.mapped - self.written).min(HUGE_PAGE / 2)
+    }
+}
+
+impl Arenas {
+    /// Runs a step, a prediction, or what else of a program is foretold.
+    pub fn run(&mut self, step: Footprint) {
+        let Footprint { values, gradients, weight_gradients, partials, scratch, .. } = step;
+        // Values and gradients have arenas of equal length.
+        let needed = [values, values, weight_gradients, partials, scratch];
+        let written = [values, gradients, weight_gradients, partials, scratch];
+        let panels = [step.forward_panels, step.backward_panels];
+        let needed = needed.iter().chain(&panels);
+        let written = written.iter().chain(&panels);
+        for (arena, (&needed, &written)) in self.arenas.iter_mut().zip(needed.zip(written)) {
+            arena.write(needed, written);
+        }
+        self.peak = self.peak.max(self.held());
+    }
+
+    /// Bytes held now.
+    pub fn held(&self) -> u64 {
+        self.arenas.iter().map(Arena::held).sum()
+    }
+
+    /// The most bytes that were held after any step.
+    pub fn peak(&self) -> u64 {
+        self.peak
+    }
+}
+
+/// Bytes of a huge page, of which arenas of some size are made.
+const HUGE_PAGE: u64 = 2 << 20;
 const F32: u64 = size_of::<f32>() as u64;
 /// Beside the sums of a table's row: its number, twice, with the place of a gradient.
 const TOUCHED_ROW: u64 = (size_of::<u64>() + size_of::<u32>()) as u64;
@@ -54,7 +138,8 @@ impl Program {
         let passing = passing_rows(rows, slots);
         let chunks = rows.div_ceil(CHUNK_ROWS) as u64;
         let mut found = Footprint {
-            weight_gradients: F32 * (self.grad_len as u64 + chunks * self.partial_len as u64),
+            weight_gradients: F32 * self.grad_len as u64,
+            partials: F32 * chunks * self.partial_len as u64,
             scratch: F32 * slots as u64 * self.scratch() as u64,
             ..Footprint::default()
         };
@@ -89,36 +174,51 @@ impl Program {
 
     /// The panels that [`Program::place_panels`] gives places and that a step fills.
     fn add_panels(&self, rows: usize, found: &mut Footprint) {
-        // Values and gradients have arenas of equal length; huge pages make both resident although
-        // each is written here and there.
-        const ARENAS: u64 = 2;
         let bytes = |terms, columns| F32 * panels_len(terms, columns) as u64;
-        let (mut sources, mut weights) = (Vec::new(), HashSet::new());
+        let (mut places, mut gaps) = (0, 0);
+        let mut factor = |columns| {
+            let written = bytes(rows, columns);
+            places += written;
+            gaps += written.min(HUGE_PAGE);
+        };
+        let (mut placed, mut weights) = (vec![false; self.buffers.len()], HashSet::new());
         for op in &self.ops {
             let Op::Linear(op) = op else { continue };
             let uses = &self.inputs[op.inputs.range()];
             for (input, weight) in uses.iter().zip(&self.weights[op.weights.range()]) {
                 let (_, width, columns) = self.slice(*weight);
-                if self.is_shared() && !weights.insert(self.weight_slice(*weight).weights()) {
+                // The networks of a shared program run forward only.
+                if self.is_shared() {
+                    let is_new = weights.insert(self.weight_slice(*weight).weights());
+                    found.forward_panels += if is_new { bytes(columns, width) } else { 0 };
                     continue;
                 }
                 found.forward_panels += bytes(columns, width);
-                if input.grad {
+                // An input learns that it needs a gradient only when it gets its place.
+                if self.buffers[input.buffer.0 as usize].needs_grad {
                     found.backward_panels += bytes(width, columns);
                 }
-                if !sources.contains(&input.buffer.0) {
-                    sources.push(input.buffer.0);
-                    found.backward_panels += ARENAS * bytes(rows, columns);
+                if !std::mem::replace(&mut placed[input.buffer.0 as usize], true) {
+                    factor(columns);
                 }
             }
-            found.backward_panels += ARENAS * bytes(rows, self.width(op.pre));
+            if !self.is_shared() {
+                placed[op.pre.0 as usize] = true;
+                factor(self.width(op.pre));
+            }
         }
+        // Values and gradients have arenas of equal length. What is written in one of them is left
+        // out in the other, where huge pages around it are held nevertheless.
+        let huge = places + places / 4 >= HUGE_PAGES_FROM as u64;
+        found.backward_panels += places + if huge { gaps } else { 0 };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use crate::builder::HeadInput;
+    use crate::footprint::{Arenas, Footprint};
+    use crate::matmul::panels_len;
     use crate::params::{Init, ParamLayout};
     use crate::program::Program;
 
@@ -127,17 +227,30 @@ mod tests {
     fn values_are_the_arena() {
         let mut layout = ParamLayout::default();
         let w = layout.matrix("w", 4, 3, Init::Constant(0.0));
+        let w2 = layout.matrix("w2", 4, 4, Init::Constant(0.0));
         let v = layout.vector("v", 4, Init::Constant(0.0));
         let fields = layout.vector("fields", 5 * 16, Init::Constant(0.0));
         let mut program = Program::new();
         let x = program.dense_input(3);
         let h = program.linear(&[(x, w)], 4, crate::Epilogue::default());
+        let h = program.linear(&[(h, w2)], 4, crate::Epilogue::default());
         let e = program.embedding(0, 5, 16);
         program.head(&[(h, HeadInput::Weight(v)), (e, HeadInput::Weight(fields))], None);
-        for rows in [1, 7, 128, 1000] {
+        let threads = rayon::current_num_threads();
+        // Foretold before anything has its place.
+        let foretold = [1, 7, 128, 1000].map(|rows| (rows, program.footprint(rows, threads)));
+        for (rows, footprint) in foretold {
             program.place(rows).unwrap();
-            let threads = rayon::current_num_threads();
-            let footprint = program.footprint(rows, threads);
+            // A chunk alone has no panels.
+            let weights =
+                [[3, 4], [4, 4], [4, 4]].map(|[terms, columns]| panels_len(terms, columns));
+            let factors = 3 * panels_len(rows, 4);
+            let written = weights.iter().sum::<usize>() + factors;
+            let panels = footprint.forward_panels + footprint.backward_panels;
+            assert_eq!(panels, if rows > 128 { 4 * written as u64 } else { 0 }, "{rows}");
+            // The first layer needs no gradient of its input, and of the arenas of values and
+            // gradients each leaves out what the other holds.
+            assert_eq!(program.panel_numbers(), written + panels_len(4, 3) + factors, "{rows}");
             assert_eq!(footprint.values, 4 * program.arena_len as u64, "{rows}");
             program.place_lists(rows, true, std::iter::empty()).unwrap();
             assert_eq!(footprint.predicted_values, 4 * program.arena_len as u64, "{rows}");
@@ -146,6 +259,51 @@ mod tests {
             let input = 4 * held as u64 * 16;
             assert_eq!(footprint.gradients, footprint.values - input, "{rows}");
         }
+    }
+
+    /// Arenas are kept, and start anew where they grow, values and gradients together.
+    #[test]
+    fn arenas_are_kept_until_they_grow() {
+        let of = |values, gradients, scratch| Footprint {
+            values,
+            gradients,
+            scratch,
+            ..Footprint::default()
+        };
+        let mut arenas = Arenas::default();
+        for (step, held) in [
+            (of(100, 80, 8), 188),
+            // Less of one and more of another.
+            (of(60, 60, 10), 190),
+            // Within the quarter that was mapped besides.
+            (of(120, 0, 0), 210),
+            // Not any more: the old gradients are gone.
+            (of(130, 0, 0), 140),
+            (of(20, 20, 0), 160),
+        ] {
+            arenas.run(step);
+            assert_eq!(arenas.held(), held, "{step:?}");
+        }
+        assert_eq!(arenas.peak(), 210);
+        // Half a huge page at either end, where there are any.
+        let mut arenas = Arenas::default();
+        arenas.run(of(8 << 20, 0, 1 << 20));
+        assert_eq!(arenas.held(), 11 << 20);
+    }
+
+    #[test]
+    fn predictions_and_tuned_heads_write_less() {
+        let step = Footprint {
+            values: 4,
+            predicted_values: 7,
+            gradients: 4,
+            partials: 2,
+            scratch: 1,
+            ..Footprint::default()
+        };
+        assert_eq!(step.of_step(), 11);
+        assert_eq!(step.of_prediction(), 8);
+        assert_eq!(step.tuning_heads().of_step(), 7);
     }
 
     /// Of a shared program each thread has one chunk of what is still read, and a logit more costs

@@ -82,7 +82,7 @@ pub use error::EngineError;
 pub use executor::{
     Batch, CHUNK_ROWS, Executor, JaggedIds, Model, Step, TILE_ROWS, Trainable, instruction_set,
 };
-pub use footprint::Footprint;
+pub use footprint::{Arenas, Footprint};
 pub use matmul::{Precision, ProductRate, counted_macs, product_rates};
 pub use optimizer::{Optimizer, Schedule};
 pub use params::{Init, ParamId, ParamLayout, ParamSpec, ParamStore};

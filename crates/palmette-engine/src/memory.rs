@@ -48,6 +48,9 @@ pub(crate) fn prefetch_to_write<T>(pointer: *const T) {
     let _ = pointer;
 }
 
+/// Bytes of a mapping from which on huge pages are asked for.
+pub(crate) const HUGE_PAGES_FROM: usize = 4 << 20;
+
 /// A zero-filled array that costs physical memory only where it was written.
 ///
 /// A supernet holds 171 M weights (NASRec-Full on Criteo) and as many
@@ -76,7 +79,7 @@ impl<T: Real> Zeroed<T> {
         let map = MmapMut::map_anon(bytes)
             .map_err(|source| EngineError::Memory { bytes: bytes as u64, source })?;
         #[cfg(target_os = "linux")]
-        if bytes >= 1 << 22 {
+        if bytes >= HUGE_PAGES_FROM {
             // Advice only: a kernel without transparent huge pages says no and nothing is lost.
             let _ = map.advise(memmap2::Advice::HugePage);
         }

@@ -34,7 +34,7 @@ impl WeightSlice {
 impl Program {
     /// Gives all factors of fully connected layers their places for `rows` rows.
     pub(crate) fn place_panels(&mut self, rows: usize) {
-        let [mut weights, mut buffers] = [0usize; 2];
+        let [mut forward, mut backward, mut buffers] = [0usize; 3];
         // Sums that have no address saturate, and then no memory is found for them.
         let take = |len: &mut usize, terms, columns| {
             let start = *len;
@@ -55,13 +55,13 @@ impl Program {
                 let earlier = equal.get(&slice.weights()).copied();
                 slice.packs = earlier.is_none();
                 slice.panels = earlier.unwrap_or_else(|| {
-                    let forward = take(&mut weights, slice.cols, width);
+                    let place = take(&mut forward, slice.cols, width);
                     // The networks of a shared program run forward only.
                     if shared {
-                        equal.insert(slice.weights(), [forward, NOWHERE]);
-                        return [forward, NOWHERE];
+                        equal.insert(slice.weights(), [place, NOWHERE]);
+                        return [place, NOWHERE];
                     }
-                    [forward, take(&mut weights, width, slice.cols)]
+                    [place, take(&mut backward, width, slice.cols)]
                 });
                 if shared {
                     continue;
@@ -77,7 +77,11 @@ impl Program {
                 self.buffers[op.pre.0 as usize].panels = take(&mut buffers, rows, width);
             }
         }
-        self.panels_len = [weights, buffers];
+        // Those for backward come last: predictions then write nothing between gaps.
+        for slice in &mut self.slices {
+            slice.panels[BACKWARD] = slice.panels[BACKWARD].saturating_add(forward);
+        }
+        self.panels_len = [forward.saturating_add(backward), buffers];
     }
 
     /// Numbers that a step keeps in panels beside weights, values and gradients, at most, for the

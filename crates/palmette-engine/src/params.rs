@@ -162,6 +162,11 @@ impl<T: Real> ParamStore<T> {
         Ok(())
     }
 
+    /// Gives the memory of the optimiser's state back, for weights that no step moves any more.
+    pub fn drop_state(&mut self) {
+        self.state.clear();
+    }
+
     /// Forgets the optimiser's state of one parameter.
     pub fn reset_state_of(&mut self, id: ParamId) {
         let spec = self.layout.spec(id);

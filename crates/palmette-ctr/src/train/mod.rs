@@ -20,7 +20,7 @@ pub use batches::{Batches, Order};
 pub use groups::{group_bytes, groups};
 pub use numbers::{Keeping, Numbers, Products, Storage, TableState};
 pub use progress::TrainingProgress;
-pub use ranking::{RankingSettings, RankingWeights, Scores, SubnetRanker};
+pub use ranking::{DECODED_BYTES, RankingSettings, RankingWeights, Scores, SubnetRanker};
 pub use standalone::{NetworkTraining, PREDICT_ROWS, TrainSettings, engine_lists, predict_rows};
 pub use supernet::{SupernetSettings, SupernetTraining};
 

@@ -92,7 +92,7 @@ pub struct SubnetRanker<'a> {
 pub type Scores = Vec<Result<f64, EngineError>>;
 
 /// Bytes of decoded rows at most, of either kind; what is left out is decoded for every candidate.
-const DECODED_BYTES: usize = 512 << 20;
+pub const DECODED_BYTES: usize = 512 << 20;
 
 impl<'a> SubnetRanker<'a> {
     /// Takes over a trained supernet.
@@ -114,7 +114,8 @@ impl<'a> SubnetRanker<'a> {
             seed,
             table_rows,
         )?;
-        model.params.reset_state()?;
+        // Heads and fresh weights have state of their own.
+        model.params.drop_state();
         let mut rows = RankingRows::new(dataset, batches, settings.validation_rows)?;
         rows.keep_decoded(settings.finetune_steps, DECODED_BYTES)?;
         let executor = numbers.executor();

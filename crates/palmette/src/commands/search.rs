@@ -21,6 +21,7 @@ Examples:
   palmette search log --limit latency_us=300@1 --limit peak_memory=4GiB
   palmette search --config search.toml --set search.evaluations=512
   palmette search criteo --precision bf16 --table-storage bf16 --table-state row-wise
+  palmette search log --budget 20m -o run
   palmette search --resume runs/log-1
 
 A budget becomes integer counts once, before the first step; the run then does not look at the
@@ -63,6 +64,9 @@ pub struct Args {
     /// Say what memory the run would take, phase by phase, and start nothing
     #[arg(long)]
     dry_run: bool,
+    /// Folder of the run, instead of one under --runs
+    #[arg(short, long, value_name = "DIR", conflicts_with_all = ["name", "runs"])]
+    output: Option<PathBuf>,
     /// Name of the run folder under runs/ (default: the dataset's name and the seed)
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -70,7 +74,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs: PathBuf,
     /// Continue the run in this folder, or of this name
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["dataset", "config", "set", "budget", "limit", "seed", "name", "preset", "baseline_column", "interval_groups", "precision", "table_storage", "table_state", "table_files"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["dataset", "config", "set", "budget", "limit", "seed", "name", "output", "preset", "baseline_column", "interval_groups", "precision", "table_storage", "table_state", "table_files"])]
     resume: Option<PathBuf>,
 }
 
@@ -164,21 +168,29 @@ fn new_run(args: &Args, console: &Console) -> Result<(Config, PathBuf)> {
     if args.budget.is_some() {
         config.run.budget_seconds = args.budget;
     }
+    let dir = match &args.output {
+        Some(dir) => dir.clone(),
+        None => named_run(args, &config)?,
+    };
+    // The configuration is written before the first event: without it nothing has happened yet.
+    if dir.join("config.toml").exists() {
+        bail!(
+            "{} exists already; continue it with --resume {0}, or choose another folder (--name, -o)",
+            dir.display()
+        );
+    }
+    Ok((config, dir))
+}
+
+/// The folder under --runs that a run has by its name.
+fn named_run(args: &Args, config: &Config) -> Result<PathBuf> {
     let base =
         config.data.dataset.file_name().map_or("run".into(), |n| n.to_string_lossy().into_owned());
     let name = args.name.clone().unwrap_or_else(|| format!("{base}-{}", config.run.seed));
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
         bail!("--name is the name of a folder under {}, not `{name}`", args.runs.display());
     }
-    let dir = args.runs.join(name);
-    // The configuration is written before the first event: without it nothing has happened yet.
-    if dir.join("config.toml").exists() {
-        bail!(
-            "{} exists already; continue it with --resume {0}, or choose another --name",
-            dir.display()
-        );
-    }
-    Ok((config, dir))
+    Ok(args.runs.join(name))
 }
 
 /// Prints the final table.

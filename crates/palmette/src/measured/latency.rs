@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use palmette_ctr::CompiledModel;
+use palmette_ctr::nasrec::Shape;
 use palmette_engine::{Batch, Executor, JaggedIds, Model, ParamStore, Program, TableSpec, Tables};
 use palmette_random::{Draw, stream};
 
@@ -31,6 +32,8 @@ pub struct LatencyProbe {
     executor: Executor<f32>,
 }
 
+/// Batches of inputs that predictions go through in turn.
+const BATCHES: usize = 8;
 /// Predictions that warm caches and branch predictors up.
 const WARM_UP: usize = 5;
 /// Fewest predictions that are timed.
@@ -45,7 +48,7 @@ impl LatencyProbe {
     /// # Errors
     /// When the system has not enough memory for the tables.
     pub fn new(dense: usize, tables: Vec<TableSpec>, lists: usize, batch: usize) -> Result<Self> {
-        let inputs = (0..8).map(|index| {
+        let inputs = (0..BATCHES as u64).map(|index| {
             let mut rng = stream(1, "latency", index);
             let dense = (0..batch * dense).map(|_| rng.unit() as f32).collect();
             let rows = tables.iter().flat_map(|table| std::iter::repeat_n(table.rows, batch));
@@ -55,6 +58,11 @@ impl LatencyProbe {
         let tables = Tables::new(tables, 0, 1)?;
         let offsets = vec![0; batch + 1];
         Ok(Self { batch, tables, inputs, lists, offsets, executor: Executor::new() })
+    }
+
+    /// Bytes of the inputs of batches of `batch` rows.
+    pub fn input_bytes(batch: usize, shape: Shape) -> u64 {
+        (BATCHES * batch * (shape.dense + shape.fields) * size_of::<f32>()) as u64
     }
 
     /// Times predictions for at least `least` and at least thirty times.

@@ -4,18 +4,18 @@ use palmette_cost::format_bytes;
 use palmette_ctr::CompiledModel;
 use palmette_ctr::train::{Keeping, PREDICT_ROWS};
 use palmette_data::{Dataset, Split};
-use palmette_engine::{ParamLayout, Program};
+use palmette_engine::{Arenas, ParamLayout, Program};
 use serde::Serialize;
-
-use crate::onnx::ExternalData;
 
 /// Code that was read, buffers of readers and writers, thread stacks: what the process of a
 /// logistic regression holds (`docs/performance.md`, "Memory of a training").
-const PROGRAM_BYTES: u64 = 14 << 20;
+const PROGRAM_BYTES: u64 = 13 << 20;
 /// The same of a search, with its worker threads, its journal and what was sampled to plan it: a
 /// search on the Criteo sample held 17 to 18 MiB beside its parts.
-pub const SEARCH_BYTES: u64 = 18 << 20;
+pub const SEARCH_BYTES: u64 = 15 << 20;
 const F32: u64 = size_of::<f32>() as u64;
+/// A scored row: its logit and the copy that is written, or its label and place in their order.
+const SCORED_ROW: u64 = 24;
 /// A text of `encoders.json` in memory: its place in a list, and the smallest block of the heap.
 const VOCABULARY_ENTRY: u64 = 24 + 32;
 
@@ -38,12 +38,14 @@ pub struct DatasetMemory {
     pub encoders: u64,
     /// Rows that are predicted at a time.
     pub predicted_rows: usize,
+    /// Rows whose predictions are held together, to be measured.
+    pub scored_rows: usize,
 }
 
 impl Default for DatasetMemory {
     /// Of a log that is not at hand: only that it has many rows.
     fn default() -> Self {
-        Self { pages: 0, encoders: 0, predicted_rows: PREDICT_ROWS }
+        Self { pages: 0, encoders: 0, predicted_rows: PREDICT_ROWS, scored_rows: 0 }
     }
 }
 
@@ -57,11 +59,12 @@ impl DatasetMemory {
         let columns = 1 + dataset.dense_fields() + dataset.categorical_fields();
         let rows: usize = parts.iter().map(|&part| dataset.rows(part)).sum();
         let predicted = parts.iter().filter(|&&part| part != Split::Train);
-        let predicted = predicted.map(|&part| dataset.rows(part)).max().unwrap_or(0);
+        let scored_rows = predicted.map(|&part| dataset.rows(part)).max().unwrap_or(0);
         Self {
             pages: rows as u64 * columns as u64 * F32,
             encoders: entries * VOCABULARY_ENTRY,
-            predicted_rows: predicted.min(PREDICT_ROWS),
+            predicted_rows: scored_rows.min(PREDICT_ROWS),
+            scored_rows,
         }
     }
 }
@@ -85,16 +88,11 @@ pub fn model_bytes(
 /// afterwards, while rows are predicted, on `threads` threads each.
 fn arenas(program: &Program, batch_rows: u64, predicted_rows: usize, threads: usize) -> [u64; 2] {
     let batch_rows = usize::try_from(batch_rows).unwrap_or(usize::MAX);
-    let step = program.footprint(batch_rows, threads);
-    let predicted = program.footprint(predicted_rows, threads);
-    // Larger arenas replace the old ones, gradients' too, which predictions do not write; panels stay.
-    let replaced = predicted.predicted_values > step.values + step.values / 4;
-    let after = if replaced {
-        predicted.of_prediction() + step.weight_gradients + step.backward_panels
-    } else {
-        step.of_step()
-    };
-    [step.of_step(), after]
+    let mut arenas = Arenas::default();
+    arenas.run(program.footprint(batch_rows, threads));
+    let of_step = arenas.held();
+    arenas.run(program.footprint(predicted_rows, threads).predicting());
+    [of_step, arenas.held()]
 }
 
 /// Bytes held at the peak of one training with its export, by what holds them.
@@ -108,7 +106,9 @@ pub struct TrainingMemory {
     pub training: u64,
     /// Activations of predicted rows.
     pub evaluation: u64,
-    /// The exported graph and the encoders, while they are written.
+    /// Predictions while they are measured.
+    pub scores: u64,
+    /// The largest tensor and the encoders while they are written.
     pub export: u64,
     /// Pages of the dataset and of tables in files: the system takes them back as it needs them.
     pub pages: u64,
@@ -127,24 +127,28 @@ impl TrainingMemory {
         let (model, files) = model_bytes(&compiled.layout, compiled.table_sizes(), keeping);
         let [training, evaluation] =
             arenas(&compiled.program, batch_rows, dataset.predicted_rows, threads);
-        // Exported weights are f32. The graph's message is built and then encoded; what goes to a
-        // second file is streamed.
-        let weights = (compiled.params() + compiled.table_params()) * F32;
-        let inside = weights <= ExternalData::default().above as u64;
-        let export = if inside { 2 * weights } else { compiled.params() * F32 };
+        // Weights are read while they are written, those of one tensor at a time.
+        let tensors = compiled.tensors.iter();
+        let largest = tensors.map(|t| t.shape.iter().product::<usize>()).max().unwrap_or(0);
         Self {
             program: PROGRAM_BYTES,
             model,
             training,
             evaluation,
-            export: export + dataset.encoders,
+            scores: SCORED_ROW * dataset.scored_rows as u64,
+            export: F32 * largest as u64 + dataset.encoders,
             pages: dataset.pages + files,
         }
     }
 
+    /// What the model and its arenas hold while it is trained and measured.
+    pub fn fitted(&self) -> u64 {
+        self.model + self.training.max(self.evaluation + self.scores)
+    }
+
     /// What the process cannot do without.
     pub fn held(&self) -> u64 {
-        self.program + self.model + self.training.max(self.evaluation + self.export)
+        self.program + self.fitted().max(self.model + self.evaluation + self.export)
     }
 
     /// What it holds at most where there is room for the pages.
@@ -158,6 +162,9 @@ impl TrainingMemory {
 pub struct RunMemory {
     /// Code, buffers, thread stacks.
     pub program: u64,
+    /// Timing predictions, where they have a limit.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub latency: Vec<MemoryPart>,
     /// Training the supernet.
     pub supernet: Vec<MemoryPart>,
     /// Ranking candidates.
@@ -166,6 +173,8 @@ pub struct RunMemory {
     pub networks: Vec<MemoryPart>,
     /// Final fits and the export of the best of them.
     pub final_fits: Vec<MemoryPart>,
+    /// Comparing all models on the test part.
+    pub comparison: Vec<MemoryPart>,
     /// Pages of the dataset and of tables in files: the system takes them back as it needs them.
     pub pages: u64,
 }
@@ -174,10 +183,12 @@ impl RunMemory {
     /// The phase that holds most, and its parts.
     pub fn largest(&self) -> (&'static str, &[MemoryPart]) {
         let phases = [
+            ("timing predictions", &self.latency),
             ("training the supernet", &self.supernet),
             ("ranking candidates", &self.ranking),
             ("training networks from scratch", &self.networks),
             ("final fits and export", &self.final_fits),
+            ("comparing models", &self.comparison),
         ];
         let (name, parts) =
             phases.into_iter().max_by_key(|phase| sum(phase.1)).unwrap_or(phases[0]);

@@ -399,7 +399,8 @@ impl<'a> Exporter<'a> {
         (name, (0..rows).flat_map(|row| &params.row(param, row)[..cols]).copied().collect())
     }
 
-    /// The blocks of a layer with several sources as one matrix, named after the first.
+    /// The blocks of a layer with several sources as one matrix, named after the first and read when
+    /// the model is written.
     fn side_by_side(&mut self, ids: &[SliceId]) -> Result<Value, OnnxError> {
         let program = self.export.program;
         let params = &self.export.model.params;
@@ -407,12 +408,15 @@ impl<'a> Exporter<'a> {
         let Some(&(first, rows, _)) = blocks.first() else {
             return Err(OnnxError::Incomplete("source of one of its layers"));
         };
-        let data: Vec<f32> = (0..rows)
-            .flat_map(|row| blocks.iter().flat_map(move |b| &params.row(b.0, row)[..b.2]))
-            .copied()
-            .collect();
+        let cols = blocks.iter().map(|block| block.2).sum();
         let name = self.graph.free_name(&params.layout().spec(first).name);
-        self.graph.weights(&name, &[rows, data.len() / rows], data)
+        Ok(self.graph.table(&name, rows, cols, move |row, mut out| {
+            for &(param, _, cols) in &blocks {
+                let (block, rest) = std::mem::take(&mut out).split_at_mut(cols);
+                block.copy_from_slice(&params.row(param, row)[..cols]);
+                out = rest;
+            }
+        }))
     }
 }
 

@@ -2,7 +2,8 @@
 Writes models in the Open Neural Network Exchange format.
 
 [`GraphBuilder`] grows a graph node by node; [`GraphBuilder::finish`] gives a
-[`Model`], and [`Model::encode`] its bytes. Weights are borrowed until then.
+[`Model`], and [`Model::encode`] its files. Large weights are borrowed and read only
+while these are written, so that an export holds hardly more than the model itself.
 Where they exceed a limit, the large ones go to a second file beside the
 model, because a protobuf message ends at 2 GiB. Nothing here touches a disk:
 the caller writes both files as it writes all others.
@@ -36,7 +37,7 @@ mod proto;
 
 use thiserror::Error;
 
-pub use encode::{Encoded, ExternalData, ExternalFile, Model};
+pub use encode::{Encoded, ExternalData, ExternalFile, Model, ModelFile};
 pub use encoders::{CategoricalField, DenseField, EncodersFile, FieldEncoder, ListField};
 pub use export::{Export, export};
 pub use graph::{Attribute, Dim, ElementType, GraphBuilder, Value};

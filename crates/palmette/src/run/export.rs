@@ -155,6 +155,7 @@ fn write_safetensors(
     out: &mut dyn Write,
 ) -> Result<()> {
     const BLOCK_ROWS: usize = 4096;
+    const BLOCK: usize = 1 << 16;
     enum Source<'a> {
         Tensor(&'a LogicalTensor),
         Table(usize),
@@ -188,7 +189,9 @@ fn write_safetensors(
     for (_, source) in sources {
         match source {
             Source::Tensor(tensor) => {
-                out.write_all(&little_endian(gather(tensor, model).into_iter()))?;
+                for block in gather(tensor, model).chunks(BLOCK) {
+                    out.write_all(&little_endian(block.iter().copied()))?;
+                }
             }
             Source::Table(index) => {
                 let table = model.tables.table(index);
@@ -271,7 +274,7 @@ pub fn export_model(
             Ok(external.write_to(&mut out)?)
         })?;
     }
-    write_whole(&folder.join("model.onnx"), |out| Ok(out.write_all(&encoded.model)?))?;
+    write_whole(&folder.join("model.onnx"), |mut out| Ok(encoded.model.write_to(&mut out)?))?;
     write_json(&folder.join("encoders.json"), encoders)?;
     write_json(&folder.join("model.json"), description)
 }

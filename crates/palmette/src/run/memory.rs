@@ -2,10 +2,11 @@
 
 use anyhow::{Result, bail};
 use palmette_cost::format_bytes;
-use palmette_ctr::nasrec::{EMBEDDING_DIM, Network, Path, PathStrategy, supernet_path};
-use palmette_ctr::train::{PREDICT_ROWS, RankingWeights, group_bytes, groups};
+use palmette_ctr::CompiledModel;
+use palmette_ctr::nasrec::{EMBEDDING_DIM, Network, Path, supernet_path};
+use palmette_ctr::train::{DECODED_BYTES, PREDICT_ROWS, RankingWeights, groups};
 use palmette_data::Split;
-use palmette_engine::Program;
+use palmette_engine::{Arenas, Footprint, ParamLayout, Program};
 use palmette_random::stream;
 use palmette_space::{Domain, Genotype};
 
@@ -15,26 +16,69 @@ use super::setup::Run;
 use super::trials::Contender;
 use super::workers::{table_bytes, trainings_at_a_time};
 use crate::measured::{
-    DatasetMemory, MemoryPart, RunMemory, SEARCH_BYTES, TrainingMemory, available_memory,
-    model_bytes,
+    DatasetMemory, LatencyProbe, MemoryPart, RunMemory, SEARCH_BYTES, TrainingMemory,
+    available_memory, model_bytes,
 };
 
-/// Paths whose largest arenas stand for those of a whole training.
-const PATHS: u64 = 200;
+/// Candidates whose arenas stand for those of all.
+const CANDIDATES: usize = 200;
+/// Supernet paths that stand for those of a long training without a warm-up.
+const PATHS: u64 = 2000;
+/// Steps at most that are timed before the plan.
+const TIMED: u64 = 101;
 /// Random networks whose children stand for all generations, and mutations of a child at most.
 const FAMILIES: usize = 24;
 const MUTATIONS: usize = 6;
 /// Most random networks that stand for those that a search will choose.
 const NETWORKS: usize = 32;
+/// Numbers of a row that is scored beside its inputs: its label, and its weight in f64.
+const SCORED_NUMBERS: usize = 3;
 
 /// Threads that each of several models has: one where they run side by side, else all.
 fn threads_of_each(at_a_time: usize) -> usize {
     if at_a_time > 1 { 1 } else { rayon::current_num_threads() }
 }
 
-/// What a network holds while it is trained and measured.
-fn fitted(memory: &TrainingMemory) -> u64 {
-    memory.model + memory.training.max(memory.evaluation)
+/// The most that `at_a_time` trainings hold together, of all that there are.
+fn side_by_side(mut held: Vec<u64>, at_a_time: usize) -> u64 {
+    held.sort_unstable_by_key(|&bytes| std::cmp::Reverse(bytes));
+    held.iter().take(at_a_time).sum()
+}
+
+/// Bytes of weights alone.
+fn bytes_of(layout: &ParamLayout) -> u64 {
+    let padded: usize = layout.iter().map(|(_, spec)| spec.rows * spec.stride).sum();
+    (padded * size_of::<f32>()) as u64
+}
+
+fn part(what: &'static str, bytes: u64) -> MemoryPart {
+    MemoryPart { what, bytes }
+}
+
+/// What trainings from scratch hold, each on its own, and how many there are at a time.
+struct Trainings {
+    at_a_time: usize,
+    /// Of random networks, which stand for those that are searched.
+    networks: Vec<TrainingMemory>,
+    baselines: Vec<TrainingMemory>,
+}
+
+impl Trainings {
+    /// The network that holds most: no one knows which of them a search will choose.
+    fn largest(&self) -> Option<&TrainingMemory> {
+        self.networks.iter().max_by_key(|memory| memory.fitted())
+    }
+
+    /// The most that is held at a time where each network is trained `once` times, that which is
+    /// chosen of either side `chosen` times, and each hand-made model as often.
+    fn held(&self, once: usize, chosen: usize) -> u64 {
+        let each = |memory: &TrainingMemory, times| std::iter::repeat_n(memory.fitted(), times);
+        let mut held: Vec<u64> =
+            self.networks.iter().flat_map(|memory| each(memory, once)).collect();
+        held.extend(self.largest().into_iter().flat_map(|memory| each(memory, 2 * chosen)));
+        held.extend(self.baselines.iter().flat_map(|memory| each(memory, chosen)));
+        side_by_side(held, self.at_a_time)
+    }
 }
 
 impl Run<'_, '_> {
@@ -43,110 +87,187 @@ impl Run<'_, '_> {
         let (config, dataset) = (self.context.config, self.context.dataset);
         let keeping = config.keeping();
         let (search, train) = (&config.search, &config.train);
-        let space = self.space.nasrec();
-        let network = Network::supernet(space.config(), self.shape, search.supernet.layer_norm);
+        let network =
+            Network::supernet(self.space.nasrec().config(), self.shape, search.supernet.layer_norm);
         let tables = self.search_tables();
         let sizes = |rows: &[u32]| -> Vec<(u64, u64)> {
             let fields = rows.iter().take(self.shape.fields);
             fields.map(|&rows| (rows.into(), EMBEDDING_DIM as u64)).collect()
         };
         let (model, mut files) = model_bytes(network.layout(), sizes(&tables), &keeping);
-
-        let threads = rayon::current_num_threads();
-        let (mut program, mut step) = (Program::new(), 0);
-        let strategy = search.supernet.paths;
-        for index in 0..PATHS {
-            // From the last warm-up step on no path is full; the first step's always is.
-            let first = index == 0 && plan.warmup_steps > 0;
-            let paths = if first { PathStrategy::FullPath } else { strategy };
-            let path = supernet_path(space, paths, index, 0, config.run.seed);
-            network.build(&path, &mut program);
-            step = step.max(program.footprint(search.supernet.batch_size, threads).of_step());
-        }
-        let copies = trainings_at_a_time(search.ranking.batch_size, model);
-        let forward = self.scoring(plan, &network, copies);
+        // A ranker has no optimiser's state but that of its tables.
+        let frozen = model - bytes_of(network.layout());
+        let copies = trainings_at_a_time(search.ranking.batch_size, frozen + files);
+        let (own, arenas) = self.scoring(plan, &network, copies)?;
         let copies = copies as u64;
-        let columns = (1 + self.shape.dense + self.shape.fields) * size_of::<f32>();
-        let decoded = (plan.validation_rows * columns) as u64
-            + plan.finetune_steps * (search.ranking.batch_size * columns) as u64;
+        let columns = self.shape.dense + self.shape.fields;
+        let decoded = |rows: usize, numbers: usize| rows * numbers * size_of::<f32>();
+        let tuned = plan.finetune_steps as usize * search.ranking.batch_size;
+        let decoded = decoded(tuned, columns + 1).min(DECODED_BYTES)
+            + decoded(plan.validation_rows, columns).min(DECODED_BYTES)
+            + decoded(plan.validation_rows, SCORED_NUMBERS);
 
         let all = DatasetMemory::of(dataset, &[Split::Train, Split::Validation, Split::Test]);
-        let (contenders, networks) = self.contenders(plan)?;
+        let own_rows = DatasetMemory { pages: 0, ..all };
+        let contenders = self.contenders(plan)?;
         let final_rows = train.final_batch_size.unwrap_or(train.network.batch_size);
         let final_tables = self.context.final_tables(self.space.table_cap());
-        // One after the other from the smallest network to the largest, then hand-made models.
-        let trained = |tables: &[u32], batch_rows: usize| -> Result<(u64, Vec<TrainingMemory>)> {
-            let inputs = self.context.inputs(tables);
-            let own = DatasetMemory { pages: 0, ..all };
-            let at_a_time = trainings_at_a_time(batch_rows, table_bytes(tables, keeping.numbers));
-            let threads = threads_of_each(at_a_time);
-            let mut found = Vec::new();
-            for contender in &contenders {
-                let compiled = contender.compile(&inputs, train.network.layer_norm)?;
-                let rows = batch_rows as u64;
-                found.push(TrainingMemory::new(&compiled, rows, &keeping, own, threads));
-            }
-            found[..networks].sort_by_key(fitted);
-            Ok((at_a_time as u64, found))
-        };
-        let (at_a_time, found) = trained(&tables, train.network.batch_size)?;
-        let side_by_side = at_a_time * found.iter().map(fitted).max().unwrap_or(0);
-        // Of the networks one is chosen, no one knows which: that in the middle stands for it.
-        let (at_a_time, found) = trained(&final_tables, final_rows)?;
-        let exported = found[networks / 2];
-        let others = found[networks..].iter().chain([&exported]).map(fitted).max().unwrap_or(0);
-        files = files.max(exported.pages);
-        let part = |what, bytes| MemoryPart { what, bytes };
+        let scratch = self.trainings(&contenders, &tables, train.network.batch_size, own_rows)?;
+        let fits = self.trainings(&contenders, &final_tables, final_rows, own_rows)?;
+        let exported = fits.largest().map_or(0, |memory| memory.export);
+        let in_files = fits.largest().map_or(0, |memory| memory.pages);
+        files = (copies * files).max(fits.at_a_time as u64 * in_files);
+        let seeds = train.final_seeds.max(1);
+        // The test logits of every fit, and the mean losses of every model.
+        let compared = (contenders.1.len() + 2) * (seeds + 1) * size_of::<f64>();
         Ok(RunMemory {
             program: SEARCH_BYTES,
+            latency: self.timing(&contenders.0, &final_tables)?,
             supernet: vec![
                 part("weights, tables and their state", model),
-                part("activations and gradients of a step", step),
+                part("activations and gradients of a step", self.supernet_step(plan, &network)),
             ],
             ranking: vec![
-                part("weights, tables and their state, for each thread", copies * model),
-                part("activations", copies * forward),
-                part("decoded rows", decoded),
+                part("weights and tables, for each thread", copies * frozen),
+                part("candidates' own weights", copies * own),
+                part("activations", arenas),
+                part("decoded rows", decoded as u64),
             ],
-            networks: vec![part("networks trained side by side", side_by_side)],
+            networks: vec![part(
+                "networks trained side by side",
+                scratch.held(1, train.learning_rates.len()),
+            )],
             final_fits: vec![
-                part("the network that is exported", exported.held() - exported.program),
-                part("networks trained beside it", (at_a_time - 1) * others),
+                part("networks trained side by side", fits.held(0, seeds)),
+                part("the export of one", exported),
             ],
+            comparison: vec![part(
+                "test logits and losses of all models",
+                (dataset.rows(Split::Test) * compared) as u64,
+            )],
             pages: all.pages + files,
         })
     }
 
-    /// Bytes of the arenas of the largest of the candidates that are scored, by random ones, or of
-    /// the largest group that is scored together.
-    fn scoring(&self, plan: &Plan, network: &Network, at_a_time: usize) -> u64 {
+    /// What the arenas of the supernet's training hold in the end.
+    fn supernet_step(&self, plan: &Plan, network: &Network) -> u64 {
+        let settings = &self.context.config.search.supernet;
+        let (threads, mut program) = (rayon::current_num_threads(), Program::new());
+        let mut of_step = |index, warmup| {
+            let (space, seed) = (self.space.nasrec(), self.context.config.run.seed);
+            let path = supernet_path(space, settings.paths, index, warmup, seed);
+            network.build(&path, &mut program);
+            program.footprint(settings.batch_size, threads)
+        };
+        // With a warm-up the first path is full, and no other has larger operators.
+        let warmup = plan.warmup_steps;
+        let steps = if warmup > 0 { 1 } else { plan.supernet_steps.clamp(TIMED, PATHS) };
+        let mut arenas = Arenas::default();
+        (0..steps).for_each(|index| arenas.run(of_step(index, warmup)));
+        arenas.peak()
+    }
+
+    /// Every contender as it is trained, with these tables and batches.
+    fn trainings(
+        &self,
+        (networks, baselines): &(Vec<Contender>, Vec<Contender>),
+        tables: &[u32],
+        batch_rows: usize,
+        dataset: DatasetMemory,
+    ) -> Result<Trainings> {
+        let config = self.context.config;
+        let inputs = self.context.inputs(tables);
+        let at_a_time = trainings_at_a_time(batch_rows, table_bytes(tables, config.numbers));
+        let threads = threads_of_each(at_a_time);
+        let memory = |contender: &Contender| -> Result<TrainingMemory> {
+            let compiled = contender.compile(&inputs, config.train.network.layer_norm)?;
+            let rows = batch_rows as u64;
+            Ok(TrainingMemory::new(&compiled, rows, &config.keeping(), dataset, threads))
+        };
+        Ok(Trainings {
+            at_a_time,
+            networks: networks.iter().map(memory).collect::<Result<_>>()?,
+            baselines: baselines.iter().map(memory).collect::<Result<_>>()?,
+        })
+    }
+
+    /// What timing predictions holds: for each limit tables of its own, in f32 without state.
+    fn timing(&self, networks: &[Contender], tables: &[u32]) -> Result<Vec<MemoryPart>> {
+        let limits = self.context.config.cost.limits()?.latency;
+        if limits.is_empty() {
+            return Ok(Vec::new());
+        }
+        let inputs = self.context.inputs(tables);
+        let compiled = networks.iter().map(|network| network.compile(&inputs, false));
+        let compiled = compiled.collect::<Result<Vec<_>>>()?;
+        let threads = rayon::current_num_threads();
+        let arenas = limits.iter().map(|limit| {
+            let of = |model: &CompiledModel| model.program.footprint(limit.batch, threads);
+            let mut arenas = Arenas::default();
+            compiled.iter().for_each(|model| arenas.run(of(model).predicting()));
+            arenas.peak() + LatencyProbe::input_bytes(limit.batch, self.shape)
+        });
+        let arenas = arenas.sum();
+        let weights = compiled.iter().map(|model| bytes_of(&model.layout)).max().unwrap_or(0);
+        let rows: u64 = tables.iter().map(|&rows| u64::from(rows)).sum();
+        let row = (EMBEDDING_DIM * size_of::<f32>()) as u64;
+        Ok(vec![
+            part("tables, for each limit", limits.len() as u64 * rows * row),
+            part("weights of a network", weights),
+            part("activations and inputs", arenas),
+        ])
+    }
+
+    /// Bytes of the weights that a candidate has of its own while it is scored, and of the arenas of
+    /// all rankers after many candidates, or after many groups that are scored together.
+    fn scoring(&self, plan: &Plan, network: &Network, at_a_time: usize) -> Result<(u64, u64)> {
         let search = &self.context.config.search;
         let (weights, rows) = (search.ranking.weights, search.ranking.batch_size);
         let scored_rows = plan.validation_rows.min(PREDICT_ROWS);
-        let genotypes = self.random_genotypes(plan.evaluations.min(PATHS as usize));
+        let genotypes = self.candidates(plan)?;
         let threads = threads_of_each(at_a_time);
-        let mut program = Program::new();
+        let (mut program, mut steps, mut own) = (Program::new(), Vec::new(), 0);
         if weights == RankingWeights::Fresh {
-            let bytes = |genotype: &Genotype| {
+            for genotype in &genotypes {
                 let path = self.space.nasrec().path(genotype);
-                Network::standalone(&path, self.shape, false).build(&path, &mut program);
-                let trained = program.footprint(rows, threads).of_step();
-                trained.max(program.footprint(scored_rows, threads).of_prediction())
-            };
-            return genotypes.iter().map(bytes).max().unwrap_or(0);
-        }
-        let siblings = siblings(&search.strategy, plan.evaluations);
-        let mut families = self.families(&genotypes, siblings);
-        families.extend(genotypes.iter().map(|g| vec![self.space.nasrec().path(g)]));
-        let mut most = 0;
-        for family in &families {
-            let paths: Vec<&Path> = family.iter().collect();
-            for group in groups(network, &paths, rows, siblings.div_ceil(at_a_time)) {
-                network.build_group(group.iter().map(|&i| paths[i]), &mut program);
-                most = most.max(group_bytes(&program, rows, scored_rows, threads));
+                let network = Network::standalone(&path, self.shape, false);
+                network.build(&path, &mut program);
+                // With Adagrad's state.
+                own = own.max(2 * bytes_of(network.layout()));
+                let predicted = program.footprint(scored_rows, threads).predicting();
+                steps.push([program.footprint(rows, threads), predicted]);
+            }
+        } else {
+            let siblings = siblings(&search.strategy, plan.evaluations);
+            let mut families = self.families(&genotypes, siblings);
+            families.extend(genotypes.iter().map(|g| vec![self.space.nasrec().path(g)]));
+            for family in &families {
+                let paths: Vec<&Path> = family.iter().collect();
+                for group in groups(network, &paths, rows, siblings.div_ceil(at_a_time)) {
+                    network.build_group(group.iter().map(|&i| paths[i]), &mut program);
+                    let predicted = program.footprint(scored_rows, threads).predicting();
+                    steps.push([program.footprint(rows, threads).tuning_heads(), predicted]);
+                }
             }
         }
-        most
+        // The largest meet at worst, each in another ranker.
+        steps.sort_by_key(|steps| std::cmp::Reverse(steps.map(Footprint::of_step)));
+        let mut arenas = vec![Arenas::default(); at_a_time];
+        for (ranker, [tuned, predicted]) in (0..at_a_time).cycle().zip(steps) {
+            arenas[ranker].run(tuned);
+            arenas[ranker].run(predicted);
+        }
+        Ok((own, arenas.iter().map(Arenas::peak).sum()))
+    }
+
+    /// Candidates that stand for all: those that are known before any score, and random ones where
+    /// they are few.
+    fn candidates(&self, plan: &Plan) -> Result<Vec<Genotype>> {
+        let mut known = self.first_candidates(plan, CANDIDATES)?;
+        let random = self.context.config.search.random_search;
+        let few = (plan.evaluations / 2).min(CANDIDATES).saturating_sub(known.len());
+        known.extend(self.random_genotypes(few.max(if random { plan.top_k } else { 0 })));
+        Ok(known)
     }
 
     /// Children of some of `parents`, `siblings` of each: of one mutation, of two and so on.
@@ -164,20 +285,17 @@ impl Run<'_, '_> {
     }
 
     /// Networks that stand for those that are trained from scratch, as many random ones, and every
-    /// hand-made model; the number is that of the networks.
-    fn contenders(&self, plan: &Plan) -> Result<(Vec<Contender>, usize)> {
+    /// hand-made model.
+    fn contenders(&self, plan: &Plan) -> Result<(Vec<Contender>, Vec<Contender>)> {
         let random = self.random_genotypes((2 * plan.top_k).min(NETWORKS));
-        let mut found: Vec<Contender> =
-            random.iter().map(|genotype| self.network(genotype)).collect();
-        if found.is_empty() {
+        let networks: Vec<_> = random.iter().map(|genotype| self.network(genotype)).collect();
+        if networks.is_empty() {
             bail!("the space has no network that meets the limits");
         }
-        let networks = found.len();
         let macs = self.network_macs()?.searched as u64;
-        for name in &self.context.config.train.baselines {
-            found.push(Contender::Baseline(self.baseline(name, macs)?));
-        }
-        Ok((found, networks))
+        let baselines = self.context.config.train.baselines.iter();
+        let baselines = baselines.map(|name| Ok(Contender::Baseline(self.baseline(name, macs)?)));
+        Ok((networks, baselines.collect::<Result<_>>()?))
     }
 
     /// Fails where the run cannot fit its limit on peak memory, or this machine.

@@ -226,6 +226,19 @@ impl<'c> Run<'_, 'c> {
         Ok(Ranked { genotype: genotype.clone(), score, macs: sheet.macs, params: sheet.params })
     }
 
+    /// Candidates that the strategy suggests before it has seen a score, `most` at most.
+    pub(super) fn first_candidates(&self, plan: &Plan, most: usize) -> Result<Vec<Genotype>> {
+        let search = &self.context.config.search;
+        let mut strategy =
+            strategy(&search.strategy, plan.evaluations, self.context.config.run.seed)?;
+        let mut found = Vec::new();
+        while found.len() < plan.evaluations.min(most) {
+            let Ask::Try(suggestion) = strategy.suggest(&self.space) else { break };
+            found.push(suggestion.genotype);
+        }
+        Ok(found)
+    }
+
     /// Suggest, score, observe; a strategy that is asked again from the start with the journal's
     /// answers makes the same suggestions.
     pub(super) fn rank(&self, store: &mut RunStore, plan: &Plan) -> Result<Vec<Ranked>> {
@@ -233,6 +246,13 @@ impl<'c> Run<'_, 'c> {
         let name = &config.search.strategy;
         let mut strategy = strategy(name, plan.evaluations, config.run.seed)?;
         let progress = self.context.console.progress(plan.evaluations as u64, "ranking");
+        // Random networks are scored too: their ranks against training from scratch are honest,
+        // those of the search's best would be cut off at one end. Those with a limit on latency are
+        // timed now, while no ranker holds memory.
+        let random = match config.search.random_search {
+            true => self.random_side(store, plan)?,
+            false => Vec::new(),
+        };
         let mut rankers = Vec::new();
         let mut all = Vec::new();
         while all.len() < plan.evaluations {
@@ -257,13 +277,9 @@ impl<'c> Run<'_, 'c> {
             }
             progress.set(all.len() as u64);
         }
-        // Random networks are scored too: their ranks against training from scratch are honest,
-        // those of the search's best would be cut off at one end.
-        if config.search.random_search {
-            let random = self.random_side(store, plan)?.into_iter().enumerate();
-            let candidates: Vec<_> = random.map(|(i, g)| (format!("random/{i}"), g)).collect();
-            self.score(store, plan, &mut rankers, &candidates)?;
-        }
+        let candidates: Vec<_> =
+            random.into_iter().enumerate().map(|(i, g)| (format!("random/{i}"), g)).collect();
+        self.score(store, plan, &mut rankers, &candidates)?;
         progress.finish();
         Ok(all)
     }

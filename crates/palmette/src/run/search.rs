@@ -121,7 +121,7 @@ impl Run<'_, '_> {
             bail!(
                 "{}: {} are free; checkpoints of the supernet ({}) and of final fits, and the \
                  exported model ({} of tables) need up to {}. Choose a folder on another disk with \
-                 --runs, or smaller tables (--limit memory=...)",
+                 -o, or smaller tables (--limit memory=...)",
                 dir.display(),
                 format_bytes(free),
                 format_bytes(supernet),

@@ -306,7 +306,7 @@ fn raw_text_to_probability_agrees_with_dataset_and_engine() {
     });
     let encoded = encoded.unwrap().encode(&ExternalData::default()).unwrap();
     let path = folder.path().join("model.onnx");
-    fs::write(&path, encoded.model).unwrap();
+    fs::write(&path, encoded.model.to_vec()).unwrap();
     let outputs = run_onnx(
         &python,
         &path,

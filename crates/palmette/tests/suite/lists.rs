@@ -120,7 +120,7 @@ fn histories_agree_with_onnxruntime_over_a_thousand_rows() {
         .encode(&ExternalData::default())
         .unwrap();
         let file = folder.path().join(format!("history{number}.onnx"));
-        fs::write(&file, encoded.model).unwrap();
+        fs::write(&file, encoded.model.to_vec()).unwrap();
         let found = run_onnx(
             &python,
             &file,

@@ -26,7 +26,14 @@ fn noted_peak(notes: &str) -> f64 {
     HardLimits::parse(&format!("peak_memory={amount}")).unwrap().peak_memory.unwrap() as f64
 }
 
-/// `palmette cost` foretells the peak of `palmette train` within a tenth.
+/// Foretold over measured: never much less is foretold than is held, nor a tenth more.
+fn check_ratio(foretold: f64, measured: f64, what: &dyn std::fmt::Display) {
+    let ratio = foretold / measured;
+    assert!((0.95..1.10).contains(&ratio), "{ratio}: {foretold} for {measured}: {what}");
+}
+
+/// `palmette cost` foretells the peak of `palmette train`. Tables and weights are exported as they
+/// lie there: no second copy of them would fit what is foretold.
 #[test]
 #[cfg(target_os = "linux")]
 fn the_peak_of_a_training_is_foretold() {
@@ -49,45 +56,109 @@ fn the_peak_of_a_training_is_foretold() {
             .unwrap();
         succeed(&output);
         let measured = noted_peak(&stderr(&output));
-        let ratio = foretold / measured;
-        assert!((0.9..1.1).contains(&ratio), "{more:?}: {foretold} for {measured}");
+        check_ratio(foretold, measured, &format!("{more:?}"));
         assert!(measured < smaller, "{more:?}: smaller tables take less");
         smaller = measured;
     }
 }
 
-/// The supernet's phase is foretold within a tenth too. The largest phase here is an export beside
-/// another training, foretold as if both held most at once: 1.15 to 1.22 times what is held, as the
-/// two happen to meet, never less.
-/// Peaks stand in the journal.
+/// What a search holds in each phase by its dry run, and what its journal says that it held.
+struct Foretold {
+    memory: Value,
+    journal: String,
+}
+
+impl Foretold {
+    fn of(place: &Place, name: &str, settings: &[&str]) -> Self {
+        let plan = ["search", "dataset", "--config", "search.toml", "--dry-run"];
+        let memory = place.json(&[&plan[..], settings].concat());
+        let journal = place.path(&format!("runs/{name}/journal.jsonl"));
+        assert!(!exists(&journal), "a dry run leaves nothing");
+        succeed(&search(place, name, settings));
+        Self { memory, journal: std::fs::read_to_string(journal).unwrap() }
+    }
+
+    fn bytes(&self, phase: &str) -> f64 {
+        let parts = self.memory[phase].as_array().unwrap().iter();
+        let parts: f64 = parts.map(|part| part["bytes"].as_f64().unwrap()).sum();
+        let other = ["program", "pages"].map(|part| self.memory[part].as_f64().unwrap());
+        parts + other.iter().sum::<f64>()
+    }
+
+    fn peak(&self) -> f64 {
+        let phases = ["supernet", "ranking", "networks", "final_fits"];
+        phases.map(|phase| self.bytes(phase)).into_iter().fold(0.0, f64::max)
+    }
+
+    /// The most that the process had held when the last of these events happened.
+    fn measured(&self, event: &str) -> f64 {
+        let events = self.journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let last = events.filter(|e| e["event"] == event).next_back().unwrap();
+        last["time"]["peak_memory"].as_f64().unwrap()
+    }
+
+    /// The supernet's phase comes first, hence its peak is known; of the others the largest is.
+    fn check(&self) {
+        check_ratio(self.bytes("supernet"), self.measured("supernet"), &self.memory);
+        check_ratio(self.peak(), self.measured("final"), &self.memory);
+    }
+}
+
+/// Networks side by side, an export beside a training, and one after the other on one thread.
 #[test]
 #[cfg(target_os = "linux")]
 fn the_peak_of_a_search_is_foretold() {
     let place = place_with_large_tables();
-    let wide = ["--set", "space.dense_widths=[16, 256]", "--set", "space.blocks=3"];
-    let plan = ["search", "dataset", "--config", "search.toml", "--dry-run"];
-    let memory = place.json(&[&plan[..], &wide].concat());
-    assert!(!exists(&place.path("runs/dataset-1/journal.jsonl")), "a dry run leaves nothing");
-    let sum = |parts: &Value| -> f64 {
-        parts.as_array().unwrap().iter().map(|part| part["bytes"].as_f64().unwrap()).sum()
-    };
-    let other = memory["program"].as_f64().unwrap() + memory["pages"].as_f64().unwrap();
-    let phases = ["supernet", "ranking", "networks", "final_fits"].map(|phase| sum(&memory[phase]));
-    succeed(&search(&place, "measured", &wide));
-    let journal = place.read("runs/measured/journal.jsonl");
-    let peak = |event: &str| {
-        let mut events = journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let last = events.rfind(|e| e["event"] == event).unwrap();
-        last["time"]["peak_memory"].as_f64().unwrap()
-    };
-    let ratio = (phases[0] + other) / peak("supernet");
-    assert!((0.9..1.1).contains(&ratio), "supernet: {memory} for {}", peak("supernet"));
-    let largest = phases.iter().copied().fold(0.0, f64::max);
-    let ratio = (largest + other) / peak("final");
-    assert!((0.97..1.25).contains(&ratio), "{ratio}: {memory} for {}", peak("final"));
+    for threads in ["1", "2"] {
+        let wide = ["--set", "space.dense_widths=[16, 256]", "--set", "space.blocks=3"];
+        let settings = [&wide[..], &["--threads", threads]].concat();
+        Foretold::of(&place, threads, &settings).check();
+    }
 }
 
-/// The arenas of neighbours that are scored together are counted, at the largest of many groups.
+/// Batches of several chunks lay their weights out for both directions.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_peak_of_a_wide_supernet_is_foretold() {
+    let place = Place::prepared();
+    let settings = [
+        "--set",
+        "space.dense_widths=[16, 1024]",
+        "--set",
+        "space.blocks=4",
+        "--set",
+        "search.supernet.batch_size=256",
+        "--set",
+        "search.supernet.steps=8",
+    ];
+    let foretold = Foretold::of(&place, "wide", &settings);
+    assert!(foretold.bytes("supernet") > 2.0 * foretold.bytes("networks"), "a weak test");
+    foretold.check();
+}
+
+/// The largest of all final fits decides, with the tables and batches that only these have.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_peak_of_hand_made_final_fits_is_foretold() {
+    let place = place_with_large_tables();
+    for threads in ["1", "2"] {
+        let settings = [
+            "--set",
+            "train.baselines=[\"lr\", \"xdeepfm\"]",
+            "--set",
+            "train.final_batch_size=1024",
+            "--set",
+            "search.table_cap=1000",
+            "--threads",
+            threads,
+        ];
+        let foretold = Foretold::of(&place, threads, &settings);
+        assert!(foretold.bytes("final_fits") > 1.3 * foretold.bytes("networks"), "a weak test");
+        check_ratio(foretold.peak(), foretold.measured("final"), &foretold.memory);
+    }
+}
+
+/// Every ranker holds weights without state, and arenas for neighbours that are scored together.
 #[test]
 #[cfg(target_os = "linux")]
 fn the_peak_of_a_ranking_in_groups_is_foretold() {
@@ -100,25 +171,17 @@ fn the_peak_of_a_ranking_in_groups_is_foretold() {
         "--set",
         "search.strategy=local-search",
         "--set",
-        "search.ranking.batch_size=1024",
+        "search.ranking.batch_size=128",
+        "--threads",
+        "4",
         "--set",
         "search.supernet.batch_size=16",
         "--set",
         "search.supernet.warmup_steps=0",
     ];
-    let plan = ["search", "dataset", "--config", "search.toml", "--dry-run"];
-    let memory = place.json(&[&plan[..], &settings].concat());
-    let ranking = memory["ranking"].as_array().unwrap().iter();
-    let ranking: f64 = ranking.map(|part| part["bytes"].as_f64().unwrap()).sum();
-    let other = memory["program"].as_f64().unwrap() + memory["pages"].as_f64().unwrap();
-    succeed(&search(&place, "groups", &settings));
-    let journal = place.read("runs/groups/journal.jsonl");
-    let events = journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let scores = events.filter(|event| event["event"] == "score");
-    let peak = scores.map(|event| event["time"]["peak_memory"].as_f64().unwrap());
-    let peak = peak.fold(0.0, f64::max);
-    let ratio = (ranking + other) / peak;
-    assert!((0.9..1.25).contains(&ratio), "{memory} for {peak}");
+    let foretold = Foretold::of(&place, "groups", &settings);
+    assert!(foretold.bytes("ranking") > 1.3 * foretold.bytes("supernet"), "a weak test");
+    check_ratio(foretold.bytes("ranking"), foretold.measured("score"), &foretold.memory);
 }
 
 #[test]
@@ -129,8 +192,8 @@ fn a_search_that_cannot_fit_is_refused_before_it_starts() {
     let text = stderr(&output);
     for expected in [
         "more than the limit peak_memory=40.00 MiB",
-        "the network that is exported",
-        "the program 18.00 MiB",
+        "networks trained side by side",
+        "the program 15.00 MiB",
         "--table-storage bf16",
         "--table-files",
         "search.table_cap",

@@ -25,7 +25,7 @@ fn random(purpose: &str, count: usize) -> Vec<f32> {
 fn write(model: Model, options: &ExternalData, folder: &Path) -> std::path::PathBuf {
     let encoded = model.encode(options).unwrap();
     let path = folder.join("model.onnx");
-    fs::write(&path, &encoded.model).unwrap();
+    fs::write(&path, encoded.model.to_vec()).unwrap();
     if let Some(external) = encoded.external {
         let file = File::create(folder.join(&external.file_name)).unwrap();
         external.write_to(&mut BufWriter::new(file)).unwrap();
@@ -245,7 +245,8 @@ fn external_data_give_the_same_outputs() {
 #[test]
 fn equal_graphs_give_equal_bytes() {
     let (first, second) = (random("first", 97 * 31), random("second", 41 * 97));
-    let bytes = || two_layers(&first, &second).encode(&ExternalData::default()).unwrap().model;
+    let bytes =
+        || two_layers(&first, &second).encode(&ExternalData::default()).unwrap().model.to_vec();
     assert_eq!(bytes(), bytes());
 }
 

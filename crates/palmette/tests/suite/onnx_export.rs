@@ -211,7 +211,7 @@ fn probabilities_agree_with_the_engine_over_a_thousand_rows() {
         let encoded = export(&export_with).unwrap().encode(&options).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.onnx");
-        fs::write(&path, encoded.model).unwrap();
+        fs::write(&path, encoded.model.to_vec()).unwrap();
         assert_eq!(encoded.external.is_some(), external == 0);
         if let Some(external) = encoded.external {
             let mut file = fs::File::create(folder.path().join(&external.file_name)).unwrap();

@@ -114,7 +114,7 @@ fn searched_networks_agree_with_onnxruntime_over_a_thousand_rows() {
         .encode(&ExternalData::default())
         .unwrap();
         let file = folder.path().join(format!("network{seed}.onnx"));
-        fs::write(&file, encoded.model).unwrap();
+        fs::write(&file, encoded.model.to_vec()).unwrap();
         let found = run_onnx(
             &python,
             &file,

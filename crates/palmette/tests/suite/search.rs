@@ -21,6 +21,25 @@ fn probabilities(text: &str) -> Vec<f64> {
     lines.enumerate().map(parse).collect()
 }
 
+/// As `prepare` and `train` do, `search -o` writes into the folder that is named.
+#[test]
+fn a_search_goes_where_it_is_told() {
+    let place = Place::prepared();
+    let base = ["search", "dataset", "--config", "search.toml", "-o", "deep/down"];
+    for other in [["--name", "one"], ["--runs", "elsewhere"]] {
+        let output = place.palmette(&[&base[..], &other].concat());
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains("cannot be used with"), "{}", stderr(&output));
+    }
+    succeed(&place.palmette(&base));
+    assert!(exists(&place.path("deep/down/report.html")));
+    assert!(!exists(&place.path("runs")), "nothing but the folder");
+    let output = place.palmette(&base);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("deep/down exists already"), "{}", stderr(&output));
+    succeed(&place.palmette(&["search", "--resume", "deep/down"]));
+}
+
 #[test]
 fn from_a_log_to_a_model_that_leaves_the_tool() {
     let place = Place::prepared();

@@ -214,7 +214,7 @@ impl Case {
         })?
         .encode(&ExternalData::default())?;
         let file = folder.join("model.onnx");
-        std::fs::write(&file, &encoded.model).with_context(|| file.display().to_string())
+        std::fs::write(&file, encoded.model.to_vec()).with_context(|| file.display().to_string())
     }
 
     /// Writes everything that the peer needs into `folder`: `case.json` and `arrays.bin`.
