@@ -92,8 +92,9 @@ impl Foretold {
 
     /// The most that the process had held when the last of these events happened.
     fn measured(&self, event: &str) -> f64 {
-        let events = self.journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let last = events.filter(|e| e["event"] == event).next_back().unwrap();
+        let mut events =
+            self.journal.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let last = events.rfind(|e| e["event"] == event).unwrap();
         last["time"]["peak_memory"].as_f64().unwrap()
     }
 
