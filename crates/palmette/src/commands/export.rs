@@ -77,6 +77,7 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
         description.logit_shift += KeptNegatives::new(share)?.correct_logit(0.0);
     }
     let (compiled, model) = description.load(&source.dir)?;
+    let had_a_model = args.output.join("model.json").is_file();
     let encoders = source.encoders()?;
     let (tensors, program) = (&compiled.tensors, &compiled.program);
     export_model(&args.output, "palmette", &description, tensors, program, &model, &encoders)?;
@@ -86,6 +87,11 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
             let bytes =
                 std::fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
             write_whole(&args.output.join(name), |out| Ok(out.write_all(&bytes)?))?;
+        } else if had_a_model && args.output.join(name).is_file() {
+            // Of the model that this one takes the place of.
+            let old = args.output.join(name);
+            std::fs::remove_file(&old)
+                .with_context(|| format!("cannot remove {}", old.display()))?;
         }
     }
     let mut files = Vec::new();
@@ -93,6 +99,9 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
         .with_context(|| format!("cannot list {}", args.output.display()))?;
     for entry in listing {
         let entry = entry?;
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
         files.push(WrittenFile {
             name: entry.file_name().to_string_lossy().into_owned(),
             bytes: entry.metadata()?.len(),

@@ -252,7 +252,7 @@ pub fn export_model(
     model: &Model<f32>,
     encoders: &EncodersFile,
 ) -> Result<()> {
-    std::fs::create_dir_all(folder)?;
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let mut metadata = HashMap::new();
     metadata.insert("producer".to_owned(), format!("palmette {}", env!("CARGO_PKG_VERSION")));
     write_whole(&folder.join("model.safetensors"), |out| {

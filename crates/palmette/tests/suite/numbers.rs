@@ -54,7 +54,15 @@ fn sixteen_bit_tables_leave_the_tool() {
         let (found, recorded) = (&eval["log_loss"], &record["validation_log_loss"]);
         assert_eq!(found.as_f64().unwrap(), recorded.as_f64().unwrap(), "{storage}");
         succeed(&place.palmette(&["predict", storage, "log.csv", "-o", "predictions.csv"]));
+        // Foreign folders stay; what is another model's in an earlier export does not.
+        let serving = place.path(&format!("{storage}-serving"));
+        std::fs::create_dir_all(serving.join("notes")).unwrap();
+        for old in ["model.json", "arch.json", "arch.svg"] {
+            std::fs::write(serving.join(old), "of another model").unwrap();
+        }
         succeed(&place.palmette(&["export", storage, "-o", &format!("{storage}-serving")]));
+        assert!(serving.join("notes").is_dir());
+        assert!(!serving.join("arch.json").exists() && !serving.join("arch.svg").exists());
         assert_eq!(
             place.sha256(&format!("{storage}-serving/model.safetensors")),
             place.sha256(&format!("{storage}/model.safetensors"))
