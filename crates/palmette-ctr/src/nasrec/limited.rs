@@ -8,8 +8,8 @@ use palmette_space::{Domain, Genotype, Space, sample_subset};
 use thiserror::Error;
 
 use super::{
-    Block, BlockLiveness, DenseOp, EMBEDDING_DIM, LatencyBound, NasRecSpace, Path, Set, Shape,
-    SparseOp, canonical, canonical_key, cost::live_size, latency_counts, liveness,
+    Block, BlockLiveness, DenseOp, EMBEDDING_DIM, LatencyBound, NasRecSpace, Path, PeakBound, Set,
+    Shape, SparseOp, canonical, canonical_key, cost::live_size, latency_counts, liveness,
     liveness::live_blocks, space::GENES,
 };
 
@@ -54,6 +54,7 @@ pub struct LimitedSpace {
     tables: CostSheet,
     table_cap: Option<u64>,
     latency: Vec<LatencyBound>,
+    peak: Option<PeakBound>,
     cheapest: Genotype,
 }
 
@@ -78,6 +79,7 @@ impl LimitedSpace {
             tables: CostSheet::new(0, 0, [], &memory),
             table_cap: None,
             latency: Vec::new(),
+            peak: None,
         };
         limited.cut_tables(table_rows, 1);
         limited.cheapest = limited.find_cheapest();
@@ -108,19 +110,34 @@ impl LimitedSpace {
     pub fn with_latency(mut self, latency: Vec<LatencyBound>) -> Result<Self, Vec<f64>> {
         self.latency = latency;
         self.cheapest = self.find_cheapest();
-        if self.excess(&self.cheapest) > 0.0 {
+        if self.excess_without_peak(&self.space.path(&self.cheapest)) > 0.0 {
             let counts = latency_counts(&self.space.path(&self.cheapest), self.shape);
             return Err(self.latency.iter().map(|bound| bound.model.cautious(&counts)).collect());
         }
         Ok(self)
     }
 
-    /// Sum over violated limits of value / limit - 1.
-    fn excess(&self, genotype: &Genotype) -> f64 {
-        self.excess_of(&self.space.path(genotype))
+    /// The space with a limit on what a run with a network holds at its peak as well.
+    ///
+    /// # Errors
+    /// Not even the cheapest network meets it: its bytes.
+    pub fn with_peak(mut self, peak: PeakBound) -> Result<Self, u64> {
+        let cheapest = peak.bytes(&self.space.path(&self.cheapest));
+        if cheapest > peak.limit {
+            return Err(cheapest);
+        }
+        self.peak = Some(peak);
+        Ok(self)
     }
 
+    /// Sum over violated limits of value / limit - 1.
     fn excess_of(&self, path: &Path) -> f64 {
+        let peak = self.peak.as_ref().map_or(0.0, |bound| bound.excess(path));
+        self.excess_without_peak(path) + peak
+    }
+
+    /// The same of counts and times alone, which take no program of the network's training.
+    fn excess_without_peak(&self, path: &Path) -> f64 {
         let counted = self.limits.excess(&self.sheet_of(path));
         if self.latency.is_empty() {
             return counted;
@@ -222,7 +239,8 @@ impl LimitedSpace {
             loop {
                 let genotype = Genotype::new(genes.clone());
                 let sheet = self.sheet(&genotype);
-                let rank = (self.excess(&genotype), sheet.macs, sheet.params);
+                let excess = self.excess_without_peak(&self.space.path(&genotype));
+                let rank = (excess, sheet.macs, sheet.params);
                 if best.as_ref().is_none_or(|(least, _)| rank < *least) {
                     best = Some((rank, genotype));
                 }
@@ -282,7 +300,8 @@ impl Domain for LimitedSpace {
 
     fn is_feasible(&self, genotype: &Genotype) -> bool {
         (self.limits.is_empty() || self.limits.is_met(&self.sheet(genotype)))
-            && (self.latency.is_empty() || self.excess(genotype) == 0.0)
+            && (self.latency.is_empty() && self.peak.is_none()
+                || self.excess_of(&self.space.path(genotype)) == 0.0)
     }
 
     /// Shrinks widths, fields, sources and operators one at a time, in random order, keeping every
@@ -497,6 +516,28 @@ mod tests {
         }
         let refused = space.with_latency(bound(5.0)).unwrap_err();
         assert!(refused[0] > 5.0 && refused[0] < 60.0, "{refused:?}");
+    }
+
+    /// Where bytes are multiply-accumulates, those of all repaired candidates are within the limit.
+    #[test]
+    fn limits_on_peak_memory_are_kept_and_refused() {
+        let space = limited(Operators::Full, "params=5M").unwrap();
+        let bound = |limit| {
+            let foretell = |path: &Path| live_size(path, CRITEO).0;
+            PeakBound { foretell: std::sync::Arc::new(foretell), limit }
+        };
+        let held = space.clone().with_peak(bound(500_000)).unwrap();
+        let mut over = 0;
+        for i in 0..100 {
+            let mut rng = stream(9, "test/peak", i);
+            let genotype = held.sample(&mut rng);
+            over += usize::from(!held.is_feasible(&genotype));
+            let repaired = held.repair(&genotype, &mut rng).unwrap();
+            assert!(held.is_feasible(&repaired) && held.sheet(&repaired).macs <= 500_000);
+        }
+        assert!(over > 30, "{over} of 100 are over the limit");
+        let cheapest = space.sheet(space.cheapest()).macs;
+        assert_eq!(space.with_peak(bound(cheapest - 1)).unwrap_err(), cheapest);
     }
 
     /// Every network of small random spaces: what one of them meets, [`LimitedSpace`] must find possible.

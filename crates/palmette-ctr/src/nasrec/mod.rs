@@ -10,6 +10,7 @@ mod limited;
 mod liveness;
 mod network;
 mod path;
+mod peak;
 mod preset;
 mod space;
 mod supernet_path;
@@ -33,6 +34,7 @@ pub use network::{Arrangement, Form, LogicalTensor, MERGE_WIDTH, Network};
 pub use path::{
     Block, DenseOp, EMBEDDING_DIM, MAX_BLOCKS, MERGE_FIELDS, Path, Set, Shape, SparseOp,
 };
+pub use peak::PeakBound;
 pub use preset::{DatasetPreset, PRESETS};
 pub use space::{NasRecConfig, NasRecSpace, Operators};
 pub use supernet_path::{PathStrategy, supernet_path};

@@ -12,7 +12,7 @@ use serde::Serialize;
 const PROGRAM_BYTES: u64 = 13 << 20;
 /// The same of a search, with its worker threads, its journal and what was sampled to plan it: with
 /// this the searches of `docs/performance.md` are foretold at 0.96 to 1.04 of what they held.
-pub const SEARCH_BYTES: u64 = 15 << 20;
+pub const SEARCH_BYTES: u64 = 16 << 20;
 const F32: u64 = size_of::<f32>() as u64;
 /// A scored row: its logit and the copy that is written, or its label and place in their order.
 const SCORED_ROW: u64 = 24;
@@ -26,6 +26,15 @@ pub struct MemoryPart {
     pub what: &'static str,
     /// Bytes.
     pub bytes: u64,
+    /// The least of them where they depend on which networks a search chooses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_least: Option<u64>,
+}
+
+impl MemoryPart {
+    fn least(&self) -> u64 {
+        self.at_least.unwrap_or(self.bytes)
+    }
 }
 
 /// What a dataset adds to a process that trains on it.
@@ -36,6 +45,8 @@ pub struct DatasetMemory {
     pub pages: u64,
     /// Vocabularies, while `encoders.json` is written.
     pub encoders: u64,
+    /// Rows that a training reads: no batch has more.
+    pub trained_rows: usize,
     /// Rows that are predicted at a time.
     pub predicted_rows: usize,
     /// Rows whose predictions are held together, to be measured.
@@ -45,12 +56,13 @@ pub struct DatasetMemory {
 impl Default for DatasetMemory {
     /// Of a log that is not at hand: only that it has many rows.
     fn default() -> Self {
-        Self { pages: 0, encoders: 0, predicted_rows: PREDICT_ROWS, scored_rows: 0 }
+        let (trained_rows, predicted_rows) = (usize::MAX, PREDICT_ROWS);
+        Self { pages: 0, encoders: 0, trained_rows, predicted_rows, scored_rows: 0 }
     }
 }
 
 impl DatasetMemory {
-    /// Of a dataset of which these parts are read.
+    /// Of a dataset of which these parts are read, the first to train on.
     pub fn of(dataset: &Dataset, parts: &[Split]) -> Self {
         let encoders = &dataset.manifest().encoders;
         let entries = encoders.categorical.iter().filter_map(|field| field.vocabulary.as_ref());
@@ -63,6 +75,7 @@ impl DatasetMemory {
         Self {
             pages: rows as u64 * columns as u64 * F32,
             encoders: entries * VOCABULARY_ENTRY,
+            trained_rows: parts.first().map_or(0, |&part| dataset.rows(part)),
             predicted_rows: scored_rows.min(PREDICT_ROWS),
             scored_rows,
         }
@@ -125,6 +138,7 @@ impl TrainingMemory {
         threads: usize,
     ) -> Self {
         let (model, files) = model_bytes(&compiled.layout, compiled.table_sizes(), keeping);
+        let batch_rows = batch_rows.min(dataset.trained_rows as u64);
         let [training, evaluation] =
             arenas(&compiled.program, batch_rows, dataset.predicted_rows, threads);
         // Weights are read while they are written, those of one tensor at a time.
@@ -180,36 +194,56 @@ pub struct RunMemory {
 }
 
 impl RunMemory {
-    /// The phase that holds most, and its parts.
-    pub fn largest(&self) -> (&'static str, &[MemoryPart]) {
-        let phases = [
+    /// All phases with their names.
+    fn phases(&self) -> [(&'static str, &[MemoryPart]); 6] {
+        [
             ("timing predictions", &self.latency),
             ("training the supernet", &self.supernet),
             ("ranking candidates", &self.ranking),
             ("training networks from scratch", &self.networks),
             ("final fits and export", &self.final_fits),
             ("comparing models", &self.comparison),
-        ];
-        let (name, parts) =
-            phases.into_iter().max_by_key(|phase| sum(phase.1)).unwrap_or(phases[0]);
-        (name, parts)
+        ]
     }
 
-    /// What the process cannot do without.
+    /// The phase that holds most, and its parts.
+    pub fn largest(&self) -> (&'static str, &[MemoryPart]) {
+        let phases = self.phases();
+        phases.into_iter().max_by_key(|phase| sum(phase.1)).unwrap_or(phases[0])
+    }
+
+    /// What the process cannot do without, where it trains the largest networks of the space.
     pub fn held(&self) -> u64 {
         self.program + sum(self.largest().1)
+    }
+
+    /// The same where it trains the smallest.
+    pub fn held_at_least(&self) -> u64 {
+        let least = |parts: &[MemoryPart]| parts.iter().map(MemoryPart::least).sum::<u64>();
+        let phases = self.phases();
+        self.program + phases.iter().map(|phase| least(phase.1)).max().unwrap_or(0)
     }
 
     /// The peak, the phase it is in, and what holds most there.
     pub fn describe(&self) -> String {
         let (phase, parts) = self.largest();
         let parts = parts.iter().map(|p| format!("{} {}", p.what, format_bytes(p.bytes)));
+        let (least, most) = (self.held_at_least(), self.held());
+        // A tenth is how well memory is foretold.
+        let from = if least < most - most / 10 {
+            format!("{} to ", format_bytes(least))
+        } else {
+            String::new()
+        };
         let mut text = format!(
-            "memory: {} at the peak, while {phase} ({}",
-            format_bytes(self.held()),
+            "memory: {from}{} at the peak, while {phase} ({}",
+            format_bytes(most),
             parts.collect::<Vec<_>>().join(", ")
         );
         text += &format!(", the program {})", format_bytes(self.program));
+        if !from.is_empty() {
+            text += "; how much it is depends on which networks the search chooses";
+        }
         if self.pages > 0 {
             text += &format!("; up to {} of file pages more", format_bytes(self.pages));
         }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use palmette_cost::CostSheet;
+use palmette_cost::{CostSheet, format_bytes};
 use palmette_ctr::nasrec::ArchitectureFile;
 use palmette_ctr::train::TrainSettings;
 use palmette_data::Split;
@@ -20,6 +20,7 @@ use super::store::RunStore;
 use super::trials::{Contender, FitRequest, ScoredPart, Trial, diverged, fit};
 use super::workers::{in_order, table_bytes, trainings_at_a_time};
 use crate::console::Progress;
+use crate::measured::SEARCH_BYTES;
 
 impl Run<'_, '_> {
     /// Final fits on train and validation rows; each reads the test part once.
@@ -34,6 +35,7 @@ impl Run<'_, '_> {
             bail!("the searched model is a network");
         };
         self.write_random_network(store, &tuned.chosen)?;
+        self.note_memory(plan, &tuned.chosen)?;
         self.final_fits(store, plan, &tuned.chosen)?;
         let mut diverged = tuned.diverged.clone();
         let mut models = Vec::new();
@@ -49,6 +51,17 @@ impl Run<'_, '_> {
             }
         }
         self.summarise(store, architecture, models, diverged)
+    }
+
+    /// Says what the final fits will hold, now that their networks are known.
+    fn note_memory(&self, plan: &Plan, chosen: &[Chosen]) -> Result<()> {
+        let fits = self.training_phases(plan.top_k, rayon::current_num_threads())?.fits;
+        let models: Vec<_> = chosen.iter().map(|chosen| chosen.trial.contender.clone()).collect();
+        let models = fits.of_all(&models)?;
+        let exported = models.first().map_or(0, |searched| searched.export);
+        let held = SEARCH_BYTES + fits.held_by(&models, self.final_seeds() as usize) + exported;
+        self.context.console.note(&format!("memory: {} during final fits", format_bytes(held)));
+        Ok(())
     }
 
     /// The best random network stands beside `best/`: `palmette train --arch` makes a model of it.

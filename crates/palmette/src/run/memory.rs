@@ -1,6 +1,6 @@
 //! What a search will hold in memory, before its first step.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use palmette_cost::format_bytes;
 use palmette_ctr::CompiledModel;
 use palmette_ctr::nasrec::{EMBEDDING_DIM, Network, Path, supernet_path};
@@ -13,8 +13,9 @@ use palmette_space::{Domain, Genotype};
 use super::plan::Plan;
 use super::ranking::siblings;
 use super::setup::Run;
+use super::side_by_side::Trainings;
 use super::trials::Contender;
-use super::workers::{table_bytes, trainings_at_a_time};
+use super::workers::trainings_at_a_time;
 use crate::measured::{
     DatasetMemory, LatencyProbe, MemoryPart, RunMemory, SEARCH_BYTES, TrainingMemory,
     available_memory, model_bytes,
@@ -29,7 +30,7 @@ const TIMED: u64 = 101;
 /// Random networks whose children stand for all generations, and mutations of a child at most.
 const FAMILIES: usize = 24;
 const MUTATIONS: usize = 6;
-/// Most random networks that stand for those that a search will choose.
+/// Random networks that stand for those that a search will choose.
 const NETWORKS: usize = 32;
 /// Numbers of a row that is scored beside its inputs: its label, and its weight in f64.
 const SCORED_NUMBERS: usize = 3;
@@ -39,12 +40,6 @@ fn threads_of_each(at_a_time: usize) -> usize {
     if at_a_time > 1 { 1 } else { rayon::current_num_threads() }
 }
 
-/// The most that `at_a_time` trainings hold together, of all that there are.
-fn side_by_side(mut held: Vec<u64>, at_a_time: usize) -> u64 {
-    held.sort_unstable_by_key(|&bytes| std::cmp::Reverse(bytes));
-    held.iter().take(at_a_time).sum()
-}
-
 /// Bytes of weights alone.
 fn bytes_of(layout: &ParamLayout) -> u64 {
     let padded: usize = layout.iter().map(|(_, spec)| spec.rows * spec.stride).sum();
@@ -52,33 +47,20 @@ fn bytes_of(layout: &ParamLayout) -> u64 {
 }
 
 fn part(what: &'static str, bytes: u64) -> MemoryPart {
-    MemoryPart { what, bytes }
+    MemoryPart { what, bytes, at_least: None }
 }
 
-/// What trainings from scratch hold, each on its own, and how many there are at a time.
-struct Trainings {
-    at_a_time: usize,
-    /// Of random networks, which stand for those that are searched.
-    networks: Vec<TrainingMemory>,
-    baselines: Vec<TrainingMemory>,
+/// Parts that depend on the network, of the one that holds most and the one that holds least.
+fn between(what: [&'static str; 2], mut held: Vec<[u64; 2]>) -> Vec<MemoryPart> {
+    held.sort_by_key(|parts| parts.iter().sum::<u64>());
+    let (Some(least), Some(most)) = (held.first(), held.last()) else { return Vec::new() };
+    let parts = what.into_iter().zip(most).zip(least).filter(|((_, most), _)| **most > 0);
+    let part = |((what, &bytes), &least)| MemoryPart { what, bytes, at_least: Some(least) };
+    parts.map(part).collect()
 }
 
-impl Trainings {
-    /// The network that holds most: no one knows which of them a search will choose.
-    fn largest(&self) -> Option<&TrainingMemory> {
-        self.networks.iter().max_by_key(|memory| memory.fitted())
-    }
-
-    /// The most that is held at a time where each network is trained `once` times, that which is
-    /// chosen of either side `chosen` times, and each hand-made model as often.
-    fn held(&self, once: usize, chosen: usize) -> u64 {
-        let each = |memory: &TrainingMemory, times| std::iter::repeat_n(memory.fitted(), times);
-        let mut held: Vec<u64> =
-            self.networks.iter().flat_map(|memory| each(memory, once)).collect();
-        held.extend(self.largest().into_iter().flat_map(|memory| each(memory, 2 * chosen)));
-        held.extend(self.baselines.iter().flat_map(|memory| each(memory, chosen)));
-        side_by_side(held, self.at_a_time)
-    }
+fn limit_name(limit: u64) -> String {
+    format!("the limit peak_memory={}", format_bytes(limit))
 }
 
 impl Run<'_, '_> {
@@ -107,22 +89,26 @@ impl Run<'_, '_> {
             + decoded(plan.validation_rows, columns).min(DECODED_BYTES)
             + decoded(plan.validation_rows, SCORED_NUMBERS);
 
-        let all = DatasetMemory::of(dataset, &[Split::Train, Split::Validation, Split::Test]);
-        let own_rows = DatasetMemory { pages: 0, ..all };
-        let contenders = self.contenders(plan)?;
-        let final_rows = train.final_batch_size.unwrap_or(train.network.batch_size);
+        let pages =
+            DatasetMemory::of(dataset, &[Split::Train, Split::Validation, Split::Test]).pages;
+        let networks = self.random_networks()?;
         let final_tables = self.context.final_tables(self.space.table_cap());
-        let scratch = self.trainings(&contenders, &tables, train.network.batch_size, own_rows)?;
-        let fits = self.trainings(&contenders, &final_tables, final_rows, own_rows)?;
-        let exported = fits.largest().map_or(0, |memory| memory.export);
-        let in_files = fits.largest().map_or(0, |memory| memory.pages);
-        files = (copies * files).max(fits.at_a_time as u64 * in_files);
+        let phases = self.training_phases(plan.top_k, rayon::current_num_threads())?;
+        let scratch = phases.scratch.of_all(&networks)?;
+        let fits = phases.fits.of_all(&networks)?;
+        let in_files = fits.iter().map(|network| network.pages).max().unwrap_or(0);
+        files = (copies * files).max(phases.fits.at_a_time as u64 * in_files);
+        let together = |trainings: &Trainings, networks: &[TrainingMemory], export: bool| {
+            let exported = |network: &TrainingMemory| if export { network.export } else { 0 };
+            let each = networks.iter().map(|n| [trainings.held(n), exported(n)]);
+            between(["networks trained side by side", "the export of one"], each.collect())
+        };
         let seeds = train.final_seeds.max(1);
         // The test logits of every fit, and the mean losses of every model.
-        let compared = (contenders.1.len() + 2) * (seeds + 1) * size_of::<f64>();
+        let compared = (train.baselines.len() + 2) * (seeds + 1) * size_of::<f64>();
         Ok(RunMemory {
             program: SEARCH_BYTES,
-            latency: self.timing(&contenders.0, &final_tables)?,
+            latency: self.timing(&networks, &final_tables)?,
             supernet: vec![
                 part("weights, tables and their state", model),
                 part("activations and gradients of a step", self.supernet_step(plan, &network)),
@@ -133,19 +119,13 @@ impl Run<'_, '_> {
                 part("activations", arenas),
                 part("decoded rows", decoded as u64),
             ],
-            networks: vec![part(
-                "networks trained side by side",
-                scratch.held(1, train.learning_rates.len()),
-            )],
-            final_fits: vec![
-                part("networks trained side by side", fits.held(0, seeds)),
-                part("the export of one", exported),
-            ],
+            networks: together(&phases.scratch, &scratch, false),
+            final_fits: together(&phases.fits, &fits, true),
             comparison: vec![part(
                 "test logits and losses of all models",
                 (dataset.rows(Split::Test) * compared) as u64,
             )],
-            pages: all.pages + files,
+            pages: pages + files,
         })
     }
 
@@ -165,30 +145,6 @@ impl Run<'_, '_> {
         let mut arenas = Arenas::default();
         (0..steps).for_each(|index| arenas.run(of_step(index, warmup)));
         arenas.peak()
-    }
-
-    /// Every contender as it is trained, with these tables and batches.
-    fn trainings(
-        &self,
-        (networks, baselines): &(Vec<Contender>, Vec<Contender>),
-        tables: &[u32],
-        batch_rows: usize,
-        dataset: DatasetMemory,
-    ) -> Result<Trainings> {
-        let config = self.context.config;
-        let inputs = self.context.inputs(tables);
-        let at_a_time = trainings_at_a_time(batch_rows, table_bytes(tables, config.numbers));
-        let threads = threads_of_each(at_a_time);
-        let memory = |contender: &Contender| -> Result<TrainingMemory> {
-            let compiled = contender.compile(&inputs, config.train.network.layer_norm)?;
-            let rows = batch_rows as u64;
-            Ok(TrainingMemory::new(&compiled, rows, &config.keeping(), dataset, threads))
-        };
-        Ok(Trainings {
-            at_a_time,
-            networks: networks.iter().map(memory).collect::<Result<_>>()?,
-            baselines: baselines.iter().map(memory).collect::<Result<_>>()?,
-        })
     }
 
     /// What timing predictions holds: for each limit tables of its own, in f32 without state.
@@ -284,35 +240,56 @@ impl Run<'_, '_> {
         parents.iter().take(FAMILIES).enumerate().map(family).collect()
     }
 
-    /// Networks that stand for those that are trained from scratch, as many random ones, and every
-    /// hand-made model.
-    fn contenders(&self, plan: &Plan) -> Result<(Vec<Contender>, Vec<Contender>)> {
-        let random = self.random_genotypes((2 * plan.top_k).min(NETWORKS));
-        let networks: Vec<_> = random.iter().map(|genotype| self.network(genotype)).collect();
-        if networks.is_empty() {
+    /// Networks that stand for those that a search chooses: no one knows which it will.
+    fn random_networks(&self) -> Result<Vec<Contender>> {
+        let random = self.random_genotypes(NETWORKS);
+        if random.is_empty() {
             bail!("the space has no network that meets the limits");
         }
-        let macs = self.network_macs()?.searched as u64;
-        let baselines = self.context.config.train.baselines.iter();
-        let baselines = baselines.map(|name| Ok(Contender::Baseline(self.baseline(name, macs)?)));
-        Ok((networks, baselines.collect::<Result<_>>()?))
+        Ok(random.iter().map(|genotype| self.network(genotype)).collect())
+    }
+
+    /// Holds candidates to the limit on peak memory, where there is one, on so many threads: as many
+    /// networks as these train side by side have to fit. The number of threads that then counts.
+    ///
+    /// # Errors
+    /// Not even the cheapest network of the space fits.
+    pub(super) fn limit_memory(&mut self, plan: &Plan, threads: usize) -> Result<Option<usize>> {
+        let Some(limit) = self.context.config.cost.limits()?.peak_memory else { return Ok(None) };
+        let phases = self.training_phases(plan.top_k, threads)?;
+        match self.space.clone().with_peak(phases.bound(limit)) {
+            Ok(space) => self.space = space,
+            Err(_) => return Err(self.too_much(&limit_name(limit), &self.memory(plan)?)),
+        }
+        Ok(Some(threads))
     }
 
     /// Fails where the run cannot fit its limit on peak memory, or this machine.
     pub(super) fn check_memory(&self, memory: &RunMemory) -> Result<()> {
-        let held = memory.held();
+        let (least, most) = (memory.held_at_least(), memory.held());
         let limit = self.context.config.cost.limits()?.peak_memory;
         let available = available_memory();
         let over = match (limit, available) {
-            (Some(limit), _) if held > limit => {
-                format!("the limit peak_memory={}", format_bytes(limit))
-            }
-            (_, Some(free)) if held > free => {
+            (Some(limit), _) if most > limit => limit_name(limit),
+            (_, Some(free)) if least > free => {
                 format!("the {} that this machine has left", format_bytes(free))
+            }
+            (None, Some(free)) if most > free => {
+                let free = format_bytes(free);
+                self.context.console.note(&format!(
+                    "this run may hold more than the {free} that this machine has left ({}); \
+                     --limit peak_memory=.. searches networks that fit",
+                    memory.describe()
+                ));
+                return Ok(());
             }
             _ => return Ok(()),
         };
-        bail!(
+        Err(self.too_much(&over, memory))
+    }
+
+    fn too_much(&self, over: &str, memory: &RunMemory) -> anyhow::Error {
+        anyhow!(
             "this run would hold more than {over} ({}). Less takes: {}",
             memory.describe(),
             self.what_lowers()
@@ -337,7 +314,11 @@ impl Run<'_, '_> {
             ways.push("--table-state row-wise".into());
         }
         ways.push(format!("smaller tables (--limit memory=..., --set search.table_cap={cap})"));
-        ways.push("smaller batches (search.supernet.batch_size)".into());
+        ways.push(
+            "smaller batches (search.supernet.batch_size, train.network.batch_size, \
+             train.final_batch_size)"
+                .into(),
+        );
         ways.push("a smaller space (space.blocks, space.dense_widths)".into());
         ways.join(", ")
     }

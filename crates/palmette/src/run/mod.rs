@@ -23,6 +23,7 @@ mod results;
 mod retraining;
 mod search;
 mod setup;
+mod side_by_side;
 mod sqlite;
 mod store;
 mod training;

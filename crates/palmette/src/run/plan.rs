@@ -26,6 +26,10 @@ pub struct Plan {
     pub top_k: usize,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
+    /// Threads that candidates' memory was foretold for, where it has a limit: a resumed run keeps
+    /// to them, whatever it has itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_threads: Option<usize>,
 }
 
 /// Seconds that a plan is expected to take, by phase.
@@ -158,6 +162,7 @@ impl Plan {
             },
             top_k: search.top_k.min(search.evaluations),
             checkpoint_every: config.run.checkpoint_every,
+            memory_threads: None,
         }
     }
 

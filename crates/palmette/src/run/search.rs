@@ -28,8 +28,10 @@ pub struct Outcome {
 
 /// What a run of this configuration would hold in memory; nothing is written.
 pub fn foretell_memory(context: &RunContext<'_>) -> Result<RunMemory> {
-    let validation = context.dataset.rows(Split::Validation);
-    Run::new(context)?.memory(&Plan::configured(context.config, validation))
+    let plan = Plan::configured(context.config, context.dataset.rows(Split::Validation));
+    let mut run = Run::new(context)?;
+    run.limit_memory(&plan, rayon::current_num_threads())?;
+    run.memory(&plan)
 }
 
 /// Searches, retrains, compares, exports and reports; continues where the journal ends.
@@ -41,9 +43,16 @@ pub fn search(
     let mut run = Run::new(context)?;
     run.check_test_part()?;
     let configured = Plan::configured(context.config, context.dataset.rows(Split::Validation));
-    run.check_memory(&run.memory(&configured)?)?;
     // Limits that nobody can meet are said before the folder holds a run.
+    let threads = run.limit_memory(&configured, rayon::current_num_threads())?;
+    run.check_memory(&run.memory(&configured)?)?;
     let mut store = run.open(dir)?;
+    if let Some(event) = store.find("plan", "") {
+        let begun = Plan::deserialize(&event["result"])?.memory_threads;
+        if let Some(begun) = begun.filter(|_| begun != threads) {
+            run.limit_memory(&configured, begun)?;
+        }
+    }
     if store.find("study", "").is_some() {
         bail!(
             "{} holds a study of rankings, which `palmette bench ranking` continues; a search needs \
@@ -52,7 +61,7 @@ pub fn search(
         );
     }
     let plan = run.calibrate_latency(&mut store);
-    let plan = match plan.and_then(|()| run.plan(&mut store, budget_seconds)) {
+    let plan = match plan.and_then(|()| run.plan(&mut store, budget_seconds, threads)) {
         Ok(plan) => plan,
         Err(error) => {
             store.discard_if_empty();
@@ -73,7 +82,12 @@ pub fn search(
 }
 
 impl Run<'_, '_> {
-    fn plan(&self, store: &mut RunStore, budget_seconds: Option<f64>) -> Result<Plan> {
+    fn plan(
+        &self,
+        store: &mut RunStore,
+        budget_seconds: Option<f64>,
+        memory_threads: Option<usize>,
+    ) -> Result<Plan> {
         if let Some(event) = store.find("plan", "") {
             return Ok(Plan::deserialize(&event["result"])?);
         }
@@ -94,6 +108,7 @@ impl Run<'_, '_> {
             Some(seconds) => Plan::for_budget(config, rates, &macs, [train, validation], seconds)?,
             None => Plan::configured(config, validation),
         };
+        let plan = Plan { memory_threads, ..plan };
         let prediction = plan.predict(config, rates, &macs, [train, validation]);
         self.announce(&plan, &prediction, supernet_bytes);
         self.context.console.note(&self.memory(&plan)?.describe());

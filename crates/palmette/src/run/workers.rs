@@ -16,11 +16,16 @@ const SIDE_BY_SIDE_BYTES: u64 = 1 << 30;
 /// so that as many networks are trained as there are threads and memory for; larger batches are
 /// spread over the threads themselves.
 pub fn trainings_at_a_time(batch_rows: usize, bytes: u64) -> usize {
+    trainings_of(rayon::current_num_threads(), batch_rows, bytes)
+}
+
+/// The same of a machine with so many threads.
+pub fn trainings_of(threads: usize, batch_rows: usize, bytes: u64) -> usize {
     if batch_rows > CHUNK_ROWS {
         return 1;
     }
     let room = (SIDE_BY_SIDE_BYTES / bytes.max(1)).max(1);
-    rayon::current_num_threads().min(usize::try_from(room).unwrap_or(usize::MAX))
+    threads.min(usize::try_from(room).unwrap_or(usize::MAX))
 }
 
 /// Bytes of embedding tables with Adagrad's state, which are nearly all of a model.

@@ -19,11 +19,24 @@ fn place_with_large_tables() -> Place {
     place
 }
 
-/// The bytes behind `peak memory of the process:` among the notes.
-fn noted_peak(notes: &str) -> f64 {
-    let line = notes.lines().find_map(|line| line.strip_prefix("peak memory of the process: "));
-    let amount = line.unwrap_or_else(|| panic!("no peak in {notes}")).replace(' ', "");
+/// The bytes of a note that begins and ends so.
+fn noted(notes: &str, begin: &str, end: &str) -> f64 {
+    let amount = |line: &str| Some(line.strip_prefix(begin)?.strip_suffix(end)?.replace(' ', ""));
+    let amount = notes.lines().find_map(amount);
+    let amount = amount.unwrap_or_else(|| panic!("no `{begin}` in {notes}"));
     HardLimits::parse(&format!("peak_memory={amount}")).unwrap().peak_memory.unwrap() as f64
+}
+
+/// The bytes that the process held at most.
+fn noted_peak(notes: &str) -> f64 {
+    noted(notes, "peak memory of the process: ", "")
+}
+
+/// The command without `--quiet`.
+fn with_notes(place: &Place) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_palmette"));
+    command.current_dir(place.path(""));
+    command
 }
 
 /// Foretold over measured: never much less is foretold than is held, nor a tenth more.
@@ -47,8 +60,7 @@ fn the_peak_of_a_training_is_foretold() {
         let cost = place.json(&cost.concat());
         let foretold = cost["peak_memory"].as_f64().unwrap()
             + cost["peak_memory_parts"]["pages"].as_f64().unwrap();
-        let output = Command::new(env!("CARGO_BIN_EXE_palmette"))
-            .current_dir(place.path(""))
+        let output = with_notes(&place)
             .args(["train", "dataset", "--baseline", "dlrm", "-o", &format!("model{n}")])
             .args(["--set", "train.network.batch_size=256"])
             .args(more)
@@ -185,6 +197,82 @@ fn the_peak_of_a_ranking_in_groups_is_foretold() {
     check_ratio(foretold.bytes("ranking"), foretold.measured("score"), &foretold.memory);
 }
 
+/// Final fits whose memory depends on the networks: wide ones in large batches.
+const CHOSEN_DECIDE: [&str; 12] = [
+    "--set",
+    "train.baselines=[]",
+    "--set",
+    "train.final_batch_size=4096",
+    "--set",
+    "space.dense_widths=[16, 256]",
+    "--set",
+    "space.blocks=3",
+    "--set",
+    "search.supernet.batch_size=16",
+    "--set",
+    "search.supernet.warmup_steps=0",
+];
+
+/// Before a search its memory lies between bounds; once networks are chosen it is known.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_peak_of_chosen_networks_is_foretold_between_bounds_and_then_known() {
+    let place = Place::prepared();
+    let plan = ["search", "dataset", "--config", "search.toml", "--dry-run"];
+    let memory = place.json(&[&plan[..], &CHOSEN_DECIDE[..]].concat());
+    let sum = |name: &str| -> f64 {
+        let parts = memory["final_fits"].as_array().unwrap().iter();
+        parts.map(|part| part.get(name).unwrap_or(&part["bytes"]).as_f64().unwrap()).sum()
+    };
+    let [program, pages] = ["program", "pages"].map(|part| memory[part].as_f64().unwrap());
+    let (least, most) = (program + sum("at_least"), program + pages + sum("bytes"));
+    assert!(least < 0.7 * most, "a weak test: {least} to {most}");
+    let search = ["search", "dataset", "--config", "search.toml", "--name", "free"];
+    let output = with_notes(&place).args(search).args(CHOSEN_DECIDE).output().unwrap();
+    succeed(&output);
+    let notes = stderr(&output);
+    assert!(notes.contains("depends on which networks the search chooses"), "{notes}");
+    let measured = noted_peak(&notes);
+    assert!((0.95 * least..1.05 * most).contains(&measured), "{least} to {most}: {measured}");
+    let known = noted(&notes, "memory: ", " during final fits") + pages;
+    check_ratio(known, measured, &notes);
+}
+
+/// Candidates that would not fit are none, with the threads that the run began with.
+#[test]
+#[cfg(target_os = "linux")]
+fn networks_keep_the_limit_on_peak_memory() {
+    let place = Place::prepared();
+    let search = ["search", "dataset", "--config", "search.toml", "--name"];
+    let begin = |name: &str, more: &[&str]| {
+        let output =
+            with_notes(&place).args(search).arg(name).args(CHOSEN_DECIDE).args(more).output();
+        let output = output.unwrap();
+        succeed(&output);
+        stderr(&output)
+    };
+    let free = noted_peak(&begin("free", &["--threads", "2"]));
+    let limit = (0.7 * free) as u64;
+    let text = format!("peak_memory={limit}B");
+    let held = noted_peak(&begin("held", &["--threads", "2", "--limit", &text]));
+    assert!(held <= limit as f64, "{held} for {limit}, {free} without");
+    let journal = place.journal("runs/held");
+    let plan = journal.iter().find(|event| event["event"] == "plan").unwrap();
+    assert_eq!(plan["result"]["memory_threads"], 2);
+
+    // Resumed with other threads from the middle of its ranking.
+    let run = place.path("runs/cut");
+    std::fs::create_dir_all(&run).unwrap();
+    let journal = place.read("runs/held/journal.jsonl");
+    let kept: Vec<&str> = journal.lines().take(6).collect();
+    std::fs::write(run.join("journal.jsonl"), kept.join("\n") + "\n").unwrap();
+    for file in ["config.toml", "env.json"] {
+        std::fs::copy(place.path("runs/held").join(file), run.join(file)).unwrap();
+    }
+    succeed(&place.palmette(&["search", "--resume", "runs/cut", "--threads", "1"]));
+    assert_eq!(place.journal("runs/cut"), place.journal("runs/held"));
+}
+
 #[test]
 fn a_search_that_cannot_fit_is_refused_before_it_starts() {
     let place = place_with_large_tables();
@@ -194,7 +282,7 @@ fn a_search_that_cannot_fit_is_refused_before_it_starts() {
     for expected in [
         "more than the limit peak_memory=40.00 MiB",
         "networks trained side by side",
-        "the program 15.00 MiB",
+        "the program 16.00 MiB",
         "--table-storage bf16",
         "--table-files",
         "search.table_cap",
