@@ -164,6 +164,10 @@ macro_rules! arithmetic {
         }
         #[inline(always)]
         fn larger<S: Simd>(simd: S, a: S::$register, b: S::$register) -> S::$register {
+            // Registers of several numbers already do so; a single number's maximum drops a NaN.
+            if Self::width::<S>() == 1 {
+                return simd.$select(simd.$greater(a, b), a, b);
+            }
             simd.$max(a, b)
         }
         #[inline(always)]
@@ -423,6 +427,31 @@ mod tests {
         assert_eq!(arch.dispatch(Exp2(0.0)), 1.0);
         assert!(arch.dispatch(Exp2(-1e5)) < 2e-38);
         assert!(arch.dispatch(Exp2(f32::NAN)).is_nan());
+    }
+
+    struct Larger(f32, f32);
+
+    impl WithSimd for Larger {
+        type Output = bool;
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) -> bool {
+            let [a, b] = [self.0, self.1].map(|x| f32::splat(simd, x));
+            let mut lanes = [0.0; BLOCK];
+            // SAFETY: no register is wider than sixteen elements.
+            unsafe { f32::store(simd, lanes.as_mut_ptr(), f32::larger(simd, a, b)) };
+            let expected = if self.0 > self.1 { self.0 } else { self.1 };
+            lanes[0].to_bits() == expected.to_bits()
+        }
+    }
+
+    /// A ReLU that dropped a NaN would hide a training that has diverged.
+    #[test]
+    fn the_larger_is_the_second_where_either_is_nan() {
+        let numbers = [0.0, -1.5, 2.5, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        for (a, b) in numbers.iter().flat_map(|&a| numbers.map(|b| (a, b))) {
+            assert!(Arch::new().dispatch(Larger(a, b)), "{a} {b}");
+            assert!(Larger(a, b).with_simd(pulp::Scalar::new()), "{a} {b} one by one");
+        }
     }
 
     struct Blocks(Vec<f32>);

@@ -22,6 +22,12 @@ pub enum BaselineError {
          schema, or choose another baseline"
     )]
     NoLists,
+    /// No list's values are in the table of a field that could ask for them.
+    #[error(
+        "history-self-attention: no list shares the table of a categorical field, so nothing could \
+         attend to its values; set `shares` of a list in the schema, or choose history-mean"
+    )]
+    NoSharedLists,
     /// A size is zero.
     #[error("{model}: `{key}` holds a zero; every size must be at least 1")]
     ZeroSize {

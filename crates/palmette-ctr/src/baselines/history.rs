@@ -70,6 +70,11 @@ impl History {
         if inputs.lists.is_empty() {
             return Err(BaselineError::NoLists);
         }
+        let shared = |list: &crate::List| matches!(list.table, crate::ListTable::Shared(_));
+        let self_attention = self.pooling == HistoryPooling::SelfAttention;
+        if self_attention && !inputs.lists.iter().any(shared) {
+            return Err(BaselineError::NoSharedLists);
+        }
         let mut builder = ModelBuilder::new(inputs)?;
         let (fields, lists) = builder.embeddings_and_lists(channels);
         let mut vectors: Vec<_> = fields.into_iter().collect();

@@ -633,6 +633,12 @@ fn histories_are_looked_at() {
 
     let error = History::default().compile(&ModelInputs::numbered(1, &[5])).err().unwrap();
     assert_eq!(error, BaselineError::NoLists);
+    let own = List { name: "tags".into(), table: ListTable::Own(7) };
+    let own = ModelInputs { lists: vec![own], ..ModelInputs::numbered(1, &[5]) };
+    let pooled = |pooling| History { pooling, ..History::default() }.compile(&own);
+    assert!(pooled(HistoryPooling::Mean).is_ok());
+    let error = pooled(HistoryPooling::SelfAttention).err().unwrap();
+    assert_eq!(error, BaselineError::NoSharedLists);
     let error = History { heads: 3, ..History::default() }.compile(&inputs).err().unwrap();
     assert!(error.to_string().contains("16 channels in 3 heads"), "{error}");
 }

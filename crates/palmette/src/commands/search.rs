@@ -78,6 +78,9 @@ pub struct Args {
     resume: Option<PathBuf>,
 }
 
+/// Files of datasets, models and runs: a folder that holds one is no place for a new run.
+const OF_OTHERS: [&str; 4] = ["manifest.json", "model.json", "journal.jsonl", "report.html"];
+
 pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let (config, dir) = match &args.resume {
         Some(run) => {
@@ -176,6 +179,12 @@ fn new_run(args: &Args, console: &Console) -> Result<(Config, PathBuf)> {
     if dir.join("config.toml").exists() {
         bail!(
             "{} exists already; continue it with --resume {0}, or choose another folder (--name, -o)",
+            dir.display()
+        );
+    }
+    if let Some(file) = OF_OTHERS.iter().find(|file| dir.join(file).exists()) {
+        bail!(
+            "{} holds {file}, which this run has not written; choose another folder (--name, -o)",
             dir.display()
         );
     }

@@ -165,10 +165,39 @@ pub fn write_whole(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>
         // Half a file is of no use; where there is none, there is nothing to remove.
         let _ = fs::remove_file(&temporary);
         // What `write` reports of its input is not a failure to write.
-        if error.root_cause().is::<io::Error>() {
+        let cause = error.root_cause();
+        let json = cause.downcast_ref::<serde_json::Error>().is_some_and(serde_json::Error::is_io);
+        if json || cause.is::<io::Error>() {
             error.context(format!("cannot write {}", path.display()))
         } else {
             error
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// JSON that could not be written was reported without the name of its file.
+    #[test]
+    fn a_failure_to_write_names_the_file() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::Error::from(io::ErrorKind::StorageFull))
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("env.json");
+        let json = write_whole(&path, |_| Ok(serde_json::to_writer(Full, &1)?)).unwrap_err();
+        let plain = write_whole(&path, |_| Ok(Full.write_all(b"1")?)).unwrap_err();
+        for error in [json, plain] {
+            assert!(format!("{error:#}").contains("env.json: "), "{error:#}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 }

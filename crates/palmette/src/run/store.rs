@@ -106,8 +106,10 @@ impl RunStore {
         let event = Value::Object(event);
         let mut line = serde_json::to_vec(&event)?;
         line.push(b'\n');
-        self.journal.write_all(&line).context("cannot write the journal")?;
-        self.journal.sync_data().context("cannot write the journal")?;
+        let written = self.journal.write_all(&line).and_then(|()| self.journal.sync_data());
+        written.with_context(|| {
+            format!("cannot write {}", self.dir().join("journal.jsonl").display())
+        })?;
         self.events.push(event);
         Ok(self.events[self.events.len() - 1]["result"].clone())
     }

@@ -40,6 +40,17 @@ fn a_search_goes_where_it_is_told() {
     succeed(&place.palmette(&["search", "--resume", "deep/down"]));
 }
 
+/// A run's files among those of a dataset would be neither.
+#[test]
+fn a_search_does_not_begin_in_a_folder_of_something_else() {
+    let place = Place::prepared();
+    let output =
+        place.palmette(&["search", "dataset", "--config", "search.toml", "-o", "dataset"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("dataset holds manifest.json"), "{}", stderr(&output));
+    assert!(!place.path("dataset/config.toml").exists());
+}
+
 #[test]
 fn from_a_log_to_a_model_that_leaves_the_tool() {
     let place = Place::prepared();
