@@ -44,8 +44,7 @@ fn a_search_goes_where_it_is_told() {
 #[test]
 fn a_search_does_not_begin_in_a_folder_of_something_else() {
     let place = Place::prepared();
-    let output =
-        place.palmette(&["search", "dataset", "--config", "search.toml", "-o", "dataset"]);
+    let output = place.palmette(&["search", "dataset", "--config", "search.toml", "-o", "dataset"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("dataset holds manifest.json"), "{}", stderr(&output));
     assert!(!place.path("dataset/config.toml").exists());
