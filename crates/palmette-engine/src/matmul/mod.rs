@@ -12,6 +12,7 @@
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16;
 mod dot;
+mod exchange;
 mod finish;
 mod panels;
 mod rates;
@@ -253,6 +254,29 @@ impl<T: Real, S: Simd> NullaryFnOnce for Run<'_, T, S> {
                 }
             };
         }
+        let narrow = exchange::columns(&p);
+        let [m, n, k] = p.shape;
+        let wide = Product { shape: [m, n - narrow, k], ..p };
+        simd.vectorize(Wide { simd, product: wide });
+        if narrow > 0 {
+            // SAFETY: as above.
+            unsafe { exchange::last_columns(simd, p, narrow) };
+        }
+    }
+}
+
+/// All tiles of a product, panel of columns after panel of columns.
+struct Wide<'a, T, S> {
+    simd: S,
+    product: Product<'a, T>,
+}
+
+impl<T: Real, S: Simd> NullaryFnOnce for Wide<'_, T, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { simd, product: p } = self;
         let [_, n, k] = p.shape;
         let width = T::width::<S>();
         let mut copy = Copied::<T>([[MaybeUninit::uninit(); REGISTERS * BLOCK]; TERMS]);
@@ -261,13 +285,17 @@ impl<T: Real, S: Simd> NullaryFnOnce for Run<'_, T, S> {
         let terms = even_parts(k, most).next_multiple_of(BLOCK).min(most);
         let mut column = 0;
         while column < n {
-            let registers = match (n - column) / width {
+            // Not across the end of a panel.
+            let left = match p.panels[1] {
+                Some(panels) => (n - column).min(COLUMNS - panels.from(column).column),
+                None => n - column,
+            };
+            let registers = match left / width {
                 few @ 0..=2 => few,
-                // Not across the end of a panel.
                 4 if p.panels[1].is_none() => 2,
                 _ => REGISTERS,
             };
-            let tail = if registers == 0 { n - column } else { 0 };
+            let tail = if registers == 0 { left } else { 0 };
             let columns = registers * width + tail;
             // No terms still make a pass, which writes zeros.
             let mut term = 0;
@@ -301,6 +329,7 @@ impl<T: Real, S: Simd> NullaryFnOnce for Run<'_, T, S> {
                         accumulate,
                         ahead,
                         gap,
+                        is_far: p.gaps[1] > 0,
                         finish,
                         passage,
                     };
