@@ -350,7 +350,8 @@ impl Program {
     pub(crate) fn add_inputs(&mut self, buffers: impl IntoIterator<Item = BufferId>) -> Span {
         let start = self.inputs.len();
         for buffer in buffers {
-            let flags = Input { buffer, grad: false, accumulate: false, closes: false, packs: false };
+            let flags =
+                Input { buffer, grad: false, accumulate: false, closes: false, packs: false };
             self.inputs.push(flags);
         }
         Span { start: start as u32, len: (self.inputs.len() - start) as u32 }

@@ -329,7 +329,6 @@ impl<T: Real, S: Simd> NullaryFnOnce for Wide<'_, T, S> {
                         accumulate,
                         ahead,
                         gap,
-                        is_far: p.gaps[1] > 0,
                         finish,
                         passage,
                     };

@@ -2,11 +2,10 @@
 
 use pulp::{NullaryFnOnce, Simd};
 
+use super::COLUMNS;
 use super::Strided;
 use super::finish::{Passage, TileFinish};
-use super::COLUMNS;
 use crate::Real;
-use crate::memory::prefetch_to_write;
 
 /// Registers of columns that a tile is wide at most.
 pub(super) const REGISTERS: usize = 3;
@@ -34,8 +33,6 @@ pub(super) struct Panel<T> {
     /// Terms of A up to the first gap, and elements that each gap holds.
     pub ahead: usize,
     pub gap: usize,
-    /// Whether C, and what is read with it at the end, is far away.
-    pub is_far: bool,
     /// What is done to the sums.
     pub finish: Option<TileFinish<T>>,
     /// The same of a gradient.
@@ -86,17 +83,6 @@ impl<T: Real, S: Simd, const M: usize, const V: usize, const TAIL: bool> Nullary
     fn call(self) {
         let Self { simd, panel, a, c } = self;
         let width = T::width::<S>();
-        if panel.is_far {
-            for r in 0..M {
-                for v in 0..V {
-                    let at = r * panel.c_row + v * width;
-                    prefetch_to_write(c.wrapping_add(at).cast_const());
-                    if let Some(passage) = panel.passage {
-                        prefetch_to_write(passage.output.wrapping_add(at));
-                    }
-                }
-            }
-        }
         let mut sums = [[T::splat(simd, T::ZERO); V]; M];
         let (mut a_term, mut b_term) = (a.pointer, panel.b.0);
         let (mut left, mut count) = (panel.k, panel.k.min(panel.ahead));
