@@ -5,6 +5,7 @@ use std::ops::Range;
 use pulp::Simd;
 
 use crate::matmul::{COLUMNS, Panels, Precision, Strided, lay_out, panel_len};
+use crate::ops::{Linear, Op};
 use crate::panels::FORWARD;
 use crate::params::ParamStore;
 use crate::program::{Buffer, BufferId, Extent, Input, Program, SliceId};
@@ -46,6 +47,15 @@ pub(crate) struct PanelArenas<T> {
     pub grads: *mut T,
 }
 
+/// Rows of a buffer as products read and write them: whole, or cut into panels.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<T> {
+    /// The chunk's first row, and elements from one to the next.
+    pub rows: (*mut T, usize),
+    /// [`Product::gaps`](crate::matmul::Product).
+    pub gap: usize,
+}
+
 impl<T: Real> Chunk<'_, T> {
     /// The place of this chunk's first row among the rows that a buffer holds.
     #[inline(always)]
@@ -67,6 +77,42 @@ impl<T: Real> Chunk<'_, T> {
         let b = self.program.buffer(id);
         // SAFETY: the gradient arena has the layout of the values.
         (unsafe { self.grads.add(b.offset + self.first_row(b) * b.stride) }, b.stride)
+    }
+
+    /// The layer whose output `id` is, where this step keeps that in panels alone.
+    #[inline(always)]
+    pub fn layer_of(&self, id: BufferId) -> Option<&Linear> {
+        let exist = self.precision == Precision::F32 && !self.panels.grads.is_null();
+        let layer = self.program.buffer(id).layer.filter(|_| exist)?;
+        match &self.program.ops[layer as usize] {
+            Op::Linear(layer) => Some(layer),
+            _ => None,
+        }
+    }
+
+    /// Values of a rows buffer where this step keeps them.
+    #[inline(always)]
+    pub fn values_of(&self, id: BufferId) -> Place<T> {
+        match self.layer_of(id) {
+            Some(_) => self.in_panels(self.panels.values, id),
+            None => Place { rows: self.rows_of(id), gap: 0 },
+        }
+    }
+
+    /// Gradients of a rows buffer where this step keeps them.
+    #[inline(always)]
+    pub fn gradients_of(&self, id: BufferId) -> Place<T> {
+        match self.layer_of(id) {
+            Some(_) => self.in_panels(self.panels.grads, id),
+            None => Place { rows: self.row_grads_of(id), gap: 0 },
+        }
+    }
+
+    #[inline(always)]
+    fn in_panels(&self, arena: *mut T, id: BufferId) -> Place<T> {
+        let first = self.program.buffer(id).panels + self.first * COLUMNS;
+        let gap = panel_len(self.precision, self.batch.rows) - COLUMNS;
+        Place { rows: (arena.wrapping_add(first), COLUMNS), gap }
     }
 
     /// The first vector of channels of this chunk in a field, or in a list.
@@ -167,7 +213,8 @@ impl<T: Real> Chunk<'_, T> {
     /// Lays this chunk's rows of an input out, where `input` is its first use.
     #[inline(always)]
     pub fn lay_out_values<S: Simd>(&self, simd: S, input: &Input) {
-        if input.packs && !self.panels.values.is_null() {
+        let wanted = input.packs && !self.panels.values.is_null();
+        if wanted && self.layer_of(input.buffer).is_none() {
             let (x, id) = (self.rows_of(input.buffer), input.buffer);
             self.lay_out_rows(simd, x, id, self.panels.values, 0..self.rows);
         }

@@ -8,6 +8,11 @@
 //! A layer `y = x W^T` has four such factors: `W^T` (forward) and `W` (the gradient of x), laid out
 //! before the chunks run; x and the gradient of y over the whole batch (the gradient of W), of which
 //! each chunk lays out its own rows while they are in its cache.
+//!
+//! In f32 the panels of x and of the gradient of y are rows of 48 elements as they are, which a
+//! product reads and writes no slower than longer ones. What passes from one such layer to others
+//! alone is kept in them and nowhere else: the products write it there, bias and ReLU and the
+//! gradients of both included.
 
 use std::collections::HashMap;
 
@@ -41,12 +46,18 @@ impl Program {
             *len = start.saturating_add(panels_len(terms, columns));
             start
         };
-        self.buffers.iter_mut().for_each(|buffer| buffer.panels = NOWHERE);
+        for buffer in &mut self.buffers {
+            (buffer.panels, buffer.layer) = (NOWHERE, None);
+        }
         self.seen.fill(false);
         let shared = self.is_shared();
         let mut equal = HashMap::new();
-        for op in &self.ops {
-            let Op::Linear(op) = op else { continue };
+        for (index, op) in self.ops.iter().enumerate() {
+            let Op::Linear(op) = op else {
+                let read = &self.inputs[op.inputs().range()];
+                read.iter().for_each(|input| self.buffers[input.buffer.0 as usize].layer = None);
+                continue;
+            };
             let uses = &mut self.inputs[op.inputs.range()];
             let mut width = 0;
             for (input, weight) in uses.iter_mut().zip(&self.weights[op.weights.range()]) {
@@ -74,7 +85,9 @@ impl Program {
                 }
             }
             if !shared {
-                self.buffers[op.pre.0 as usize].panels = take(&mut buffers, rows, width);
+                let pre = &mut self.buffers[op.pre.0 as usize];
+                pre.panels = take(&mut buffers, rows, width);
+                pre.layer = op.norm.is_none().then_some(index as u32);
             }
         }
         // Those for backward come last: predictions then write nothing between gaps.

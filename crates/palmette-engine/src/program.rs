@@ -56,6 +56,9 @@ pub(crate) struct Buffer {
     pub passing: bool,
     /// Where its panels lie, for a factor of a fully connected layer's weight gradient.
     pub panels: usize,
+    /// Which operator writes it, where that is a fully connected layer without a norm and none but
+    /// such layers read it: a step in f32 keeps it in its panels alone.
+    pub layer: Option<u32>,
 }
 
 impl Buffer {
@@ -109,6 +112,8 @@ pub(crate) struct Input {
     pub grad: bool,
     /// Whether that gradient adds to an earlier one.
     pub accumulate: bool,
+    /// Whether that gradient is the last one.
+    pub closes: bool,
     /// Whether this use is the one that lays the buffer out in panels.
     pub packs: bool,
 }
@@ -337,6 +342,7 @@ impl Program {
             read: false,
             passing: false,
             panels: crate::panels::NOWHERE,
+            layer: None,
         });
         id
     }
@@ -344,7 +350,9 @@ impl Program {
     pub(crate) fn add_inputs(&mut self, buffers: impl IntoIterator<Item = BufferId>) -> Span {
         let start = self.inputs.len();
         for buffer in buffers {
-            self.inputs.push(Input { buffer, grad: false, accumulate: false, packs: false });
+            let flags =
+                Input { buffer, grad: false, accumulate: false, closes: false, packs: false };
+            self.inputs.push(flags);
         }
         Span { start: start as u32, len: (self.inputs.len() - start) as u32 }
     }
@@ -440,6 +448,12 @@ impl Program {
         }
         for (buffer, &read) in self.buffers.iter_mut().zip(&self.seen) {
             buffer.read = read;
+        }
+        self.seen.fill(false);
+        for op in &self.ops {
+            for input in self.inputs[op.inputs().range()].iter_mut().rev() {
+                input.closes = !std::mem::replace(&mut self.seen[input.buffer.0 as usize], true);
+            }
         }
         self.place_panels(rows);
         self.placed = Some((rows, predicting && rows > CHUNK_ROWS));

@@ -1,4 +1,4 @@
-//! What a layer does to the sums of a product while they are in registers.
+//! What a layer does to the sums of a product while they are in registers, forward and backward.
 
 use crate::Real;
 use crate::chunk::{slice, slice_mut};
@@ -8,6 +8,30 @@ use crate::chunk::{slice, slice_mut};
 pub(crate) struct Finish<'a, T> {
     bias: Option<&'a [T]>,
     least: T,
+}
+
+/// What a layer does to the gradient of its output y, the last sums of which a product adds: `c` where
+/// y is positive, else 0, and the gradient of the bias `db += sum of the rows of c`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Passage<T> {
+    /// y, which lies as C does; null where there is no ReLU.
+    pub output: *const T,
+    /// db; null where there is no bias.
+    pub bias: *mut T,
+}
+
+impl<T> Passage<T> {
+    /// The same from an element of C and a column on.
+    #[inline(always)]
+    pub(super) fn from(self, element: usize, column: usize) -> Self {
+        Self { output: later(self.output, element), bias: later(self.bias, column).cast_mut() }
+    }
+}
+
+/// `pointer + elements`, or null.
+#[inline(always)]
+fn later<T>(pointer: *const T, elements: usize) -> *const T {
+    if pointer.is_null() { pointer } else { pointer.wrapping_add(elements) }
 }
 
 /// [`Finish`] of one panel of columns.

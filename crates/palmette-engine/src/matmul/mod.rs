@@ -12,6 +12,7 @@
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod bf16;
 mod dot;
+mod exchange;
 mod finish;
 mod panels;
 mod rates;
@@ -19,7 +20,7 @@ mod rates;
 mod tests;
 mod tile;
 
-pub(crate) use finish::Finish;
+pub(crate) use finish::{Finish, Passage};
 pub(crate) use panels::{COLUMNS, LayOut, Panels, lay_out, panel_len, panels_len};
 pub use rates::{ProductRate, product_rates};
 
@@ -95,8 +96,13 @@ pub struct Product<'a, T> {
     pub(crate) b: Strided<*const T>,
     /// The transpose of A, and B, where they were laid out before.
     pub(crate) panels: [Option<Panels<T>>; 2],
+    /// Elements between each [`COLUMNS`] columns of A, and of C, and the next: more than none where
+    /// they lie in panels themselves. Only where B does, and in f32.
+    pub(crate) gaps: [usize; 2],
     /// What is done to C's elements after the last term.
     pub(crate) finish: Option<Finish<'a, T>>,
+    /// The same of a gradient; only in f32.
+    pub(crate) passage: Option<Passage<T>>,
 }
 
 impl<T: Real> Product<'_, T> {
@@ -111,7 +117,9 @@ impl<T: Real> Product<'_, T> {
             a: none,
             b: none,
             panels: [None; 2],
+            gaps: [0; 2],
             finish: None,
+            passage: None,
         }
     }
 }
@@ -154,6 +162,7 @@ pub(crate) unsafe fn matmul<T: Real, S: Simd>(
     product: Product<'_, T>,
 ) {
     let [m, n, k] = product.shape;
+    debug_assert!(product.gaps == [0; 2] || product.panels[1].is_some(), "gaps without panels");
     count_macs(m * n * k);
     match precision {
         Precision::F32 => simd.vectorize(Run { simd, product }),
@@ -198,6 +207,12 @@ impl<T> Rows<T> {
         Self { pointer: self.pointer.wrapping_add(terms * self.col), ..self }
     }
 
+    /// The same from so many elements later on.
+    #[inline(always)]
+    fn later_by(self, elements: usize) -> Self {
+        Self { pointer: self.pointer.wrapping_add(elements), ..self }
+    }
+
     /// First and end row of tile `t` of `m` rows: tiles of nearly equal height, or all but the
     /// last of full height.
     #[inline(always)]
@@ -239,6 +254,29 @@ impl<T: Real, S: Simd> NullaryFnOnce for Run<'_, T, S> {
                 }
             };
         }
+        let narrow = exchange::columns(&p);
+        let [m, n, k] = p.shape;
+        let wide = Product { shape: [m, n - narrow, k], ..p };
+        simd.vectorize(Wide { simd, product: wide });
+        if narrow > 0 {
+            // SAFETY: as above.
+            unsafe { exchange::last_columns(simd, p, narrow) };
+        }
+    }
+}
+
+/// All tiles of a product, panel of columns after panel of columns.
+struct Wide<'a, T, S> {
+    simd: S,
+    product: Product<'a, T>,
+}
+
+impl<T: Real, S: Simd> NullaryFnOnce for Wide<'_, T, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { simd, product: p } = self;
         let [_, n, k] = p.shape;
         let width = T::width::<S>();
         let mut copy = Copied::<T>([[MaybeUninit::uninit(); REGISTERS * BLOCK]; TERMS]);
@@ -247,13 +285,17 @@ impl<T: Real, S: Simd> NullaryFnOnce for Run<'_, T, S> {
         let terms = even_parts(k, most).next_multiple_of(BLOCK).min(most);
         let mut column = 0;
         while column < n {
-            let registers = match (n - column) / width {
+            // Not across the end of a panel.
+            let left = match p.panels[1] {
+                Some(panels) => (n - column).min(COLUMNS - panels.from(column).column),
+                None => n - column,
+            };
+            let registers = match left / width {
                 few @ 0..=2 => few,
-                // Not across the end of a panel.
                 4 if p.panels[1].is_none() => 2,
                 _ => REGISTERS,
             };
-            let tail = if registers == 0 { n - column } else { 0 };
+            let tail = if registers == 0 { left } else { 0 };
             let columns = registers * width + tail;
             // No terms still make a pass, which writes zeros.
             let mut term = 0;
@@ -275,12 +317,26 @@ impl<T: Real, S: Simd> NullaryFnOnce for Run<'_, T, S> {
                     let accumulate = p.accumulate || term > 0;
                     let last = term + count >= k;
                     let finish = p.finish.filter(|_| last).map(|finish| finish.of(column));
-                    let panel = Panel { k: count, b, c_row: p.c.1, tail, accumulate, finish };
+                    let start = column + column / COLUMNS * p.gaps[1];
+                    let passage = p.passage.filter(|_| last).map(|p| p.from(start, column));
+                    let [gap, _] = p.gaps;
+                    let ahead = if gap > 0 { COLUMNS - term % COLUMNS } else { count };
+                    let panel = Panel {
+                        k: count,
+                        b,
+                        c_row: p.c.1,
+                        tail,
+                        accumulate,
+                        ahead,
+                        gap,
+                        finish,
+                        passage,
+                    };
                     let a = match p.panels[0] {
                         Some(panels) => Rows::of_panels(panels, term),
-                        None => Rows::of(p.a, term),
+                        None => Rows::of(p.a, term).later_by(term / COLUMNS * gap),
                     };
-                    let c = p.c.0.add(column);
+                    let c = p.c.0.add(start);
                     match registers {
                         0 => rows::<T, S, 1, true>(simd, p.shape[0], panel, a, c),
                         1 => rows::<T, S, 1, false>(simd, p.shape[0], panel, a, c),
@@ -322,9 +378,10 @@ unsafe fn rows<T: Real, S: Simd, const V: usize, const TAIL: bool>(
         let (first, end) = a.tile(t, m, most);
         // SAFETY: rows `first .. end`.
         unsafe {
-            let a = a.from(first);
-            let c = c.add(first * panel.c_row);
-            tile::run::<T, S, V, TAIL>(simd, panel, end - first, a, c);
+            let (a, start) = (a.from(first), first * panel.c_row);
+            let passage = panel.passage.map(|passage| passage.from(start, 0));
+            let panel = Panel { passage, ..panel };
+            tile::run::<T, S, V, TAIL>(simd, panel, end - first, a, c.add(start));
         }
     }
 }

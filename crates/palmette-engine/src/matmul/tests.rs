@@ -293,3 +293,239 @@ fn every_width_of_a_layer_has_its_bias_and_what_is_no_number_stays() {
         }
     }
 }
+
+/// A matrix in panels, the first of its rows `first`, with numbers around it that nothing may read
+/// or change.
+struct Cut<T> {
+    memory: Vec<T>,
+    /// Elements from panel to panel.
+    stride: usize,
+    first: usize,
+}
+
+impl<T: Real> Cut<T> {
+    fn new(
+        [rows, columns]: [usize; 2],
+        first: usize,
+        around: T,
+        of: impl Fn(usize, usize) -> T,
+    ) -> Self {
+        let stride = (first + rows + 3) * COLUMNS;
+        let memory = vec![around; columns.div_ceil(COLUMNS) * stride];
+        let mut cut = Self { memory, stride, first };
+        for (i, j) in (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j))) {
+            let place = cut.place(i, j);
+            cut.memory[place] = of(i, j);
+        }
+        cut
+    }
+
+    fn place(&self, i: usize, j: usize) -> usize {
+        j / COLUMNS * self.stride + (self.first + i) * COLUMNS + j % COLUMNS
+    }
+
+    fn pointer(&mut self) -> *mut T {
+        let place = self.place(0, 0);
+        // SAFETY: an element of the memory.
+        unsafe { self.memory.as_mut_ptr().add(place) }
+    }
+
+    fn gap(&self) -> usize {
+        self.stride - COLUMNS
+    }
+}
+
+/// Products that read and write rows in panels, with what a layer does forward and backward.
+fn check_layers<T: Real, S: Simd>(simd: S, unit: f64) {
+    for index in 0..160 {
+        let mut rng = stream(14, "test/matmul", index);
+        let mut below = |n: u64| rng.below(n) as usize;
+        let (m, n, k) = (
+            1 + below(20),
+            1 + below(130),
+            [below(130), 500 + below(600)][usize::from(below(4) == 0)],
+        );
+        let [in_panels, out_panels, accumulate, has_bias, relu, backward] =
+            [0; 6].map(|_| below(2) == 1);
+        let first = below(9);
+        let mut numbers =
+            |len: usize| -> Vec<T> { (0..len).map(|_| T::from_f64(rng.normal())).collect() };
+        let (a, b, c, y) = (numbers(m * k), numbers(n * k), numbers(m * n), numbers(m * n));
+        let (bias, canary) = (numbers(n), T::from_f64(CANARY));
+        let mut a_cut =
+            Cut::new(
+                [m, k.max(1)],
+                first,
+                T::nan(),
+                |i, t| if t < k { a[i * k + t] } else { T::nan() },
+            );
+        let mut c_cut = Cut::new([m, n], first, canary, |i, j| c[i * n + j]);
+        let mut y_cut = Cut::new([m, n], first, T::nan(), |i, j| y[i * n + j]);
+        let (mut c_rows, y_rows, mut db) = (c.clone(), y.clone(), bias.clone());
+        let columns_of = Strided::row_major(b.as_ptr(), k).transposed();
+        let mut laid_out = crate::memory::Zeroed::<T>::new(panels_len(k, n)).expect("memory");
+        laid_out.as_mut_slice().fill(T::nan());
+        let target = (laid_out.as_mut_slice().as_mut_ptr(), panel_len(Precision::F32, k));
+        let output = if out_panels { y_cut.pointer().cast_const() } else { y_rows.as_ptr() };
+        let null = std::ptr::null_mut();
+        let passage = Passage {
+            output: if relu { output } else { null },
+            bias: if has_bias { db.as_mut_ptr() } else { null },
+        };
+        let product = Product {
+            shape: [m, n, k],
+            c: if out_panels { (c_cut.pointer(), COLUMNS) } else { (c_rows.as_mut_ptr(), n) },
+            accumulate,
+            a: match in_panels {
+                true => Strided::row_major(a_cut.pointer().cast_const(), COLUMNS),
+                false => Strided::row_major(a.as_ptr(), k),
+            },
+            b: columns_of,
+            panels: [None, Some(Panels::new(laid_out.as_slice().as_ptr(), Precision::F32, k))],
+            gaps: [
+                if in_panels { a_cut.gap() } else { 0 },
+                if out_panels { c_cut.gap() } else { 0 },
+            ],
+            finish: if backward { None } else { Finish::new(has_bias.then_some(&bias[..]), relu) },
+            passage: backward.then_some(passage),
+        };
+        // SAFETY: the test owns all matrices.
+        unsafe {
+            lay_out(simd, Precision::F32, columns_of, [k, n], target);
+            matmul(simd, Precision::F32, product);
+        }
+        let case = format!("{:?}, in {in_panels}, out {out_panels}, relu {relu}", [m, n, k]);
+        let close = |what: &str, found: T, sum: f64, magnitude: f64| {
+            let bound = (k + m + 3) as f64 * unit * magnitude;
+            let error = (found.to_f64() - sum).abs();
+            assert!(error <= bound, "{case}, {what}: {found:?} is not {sum} within {bound:e}");
+        };
+        for j in 0..n {
+            let (mut total, mut largest) = (bias[j].to_f64(), bias[j].to_f64().abs());
+            for i in 0..m {
+                let start = if accumulate { c[i * n + j].to_f64() } else { 0.0 };
+                let (mut sum, mut magnitude) = (start, start.abs());
+                for t in 0..k {
+                    let product = a[i * k + t].to_f64() * b[j * k + t].to_f64();
+                    sum += product;
+                    magnitude += product.abs();
+                }
+                if backward {
+                    let passes = !relu || y[i * n + j].to_f64() > 0.0;
+                    sum = if passes { sum } else { 0.0 };
+                    magnitude = if passes { magnitude } else { 0.0 };
+                } else {
+                    sum += if has_bias { bias[j].to_f64() } else { 0.0 };
+                    magnitude += bias[j].to_f64().abs();
+                    sum = if relu { sum.max(0.0) } else { sum };
+                }
+                total += sum;
+                largest += magnitude;
+                let found =
+                    if out_panels { c_cut.memory[c_cut.place(i, j)] } else { c_rows[i * n + j] };
+                close(&format!("at {i}, {j}"), found, sum, magnitude);
+            }
+            if backward && has_bias {
+                close(&format!("bias {j}"), db[j], total, largest);
+            } else {
+                assert_eq!(db[j], bias[j], "{case}: the bias changed");
+            }
+        }
+        let inside: std::collections::HashSet<usize> =
+            (0..m * n).map(|e| c_cut.place(e / n, e % n)).collect();
+        for (place, &x) in c_cut.memory.iter().enumerate() {
+            assert!(inside.contains(&place) || x == canary, "{case}: outside at {place}");
+        }
+    }
+}
+
+#[test]
+fn layers_in_panels_are_sums_of_products_forward_and_backward() {
+    check_layers::<f32, _>(Scalar::new(), 2f64.powi(-24));
+    check_layers::<f64, _>(Scalar::new(), 2f64.powi(-53));
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        check_layers::<f32, _>(simd, 2f64.powi(-24));
+        check_layers::<f64, _>(simd, 2f64.powi(-53));
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V4::try_new() {
+        check_layers::<f32, _>(simd, 2f64.powi(-24));
+        check_layers::<f64, _>(simd, 2f64.powi(-53));
+    }
+}
+
+/// Rows `row ..` of a weight gradient whose factors lie in panels, with `n` columns; NaN beside it.
+fn gradient<S: Simd>(
+    simd: S,
+    [dz, x]: [&[f32]; 2],
+    [width, inner]: [usize; 2],
+    row: usize,
+    [m, n, k]: [usize; 3],
+) -> Vec<f32> {
+    let panels = [(dz, width), (x, inner)].map(|(matrix, columns)| {
+        let mut memory = crate::memory::Zeroed::<f32>::new(panels_len(k, columns)).expect("memory");
+        memory.as_mut_slice().fill(f32::NAN);
+        let target = (memory.as_mut_slice().as_mut_ptr(), panel_len(Precision::F32, k));
+        let source = Strided::row_major(matrix.as_ptr(), columns);
+        // SAFETY: the matrix has these rows and columns, the panels have their length.
+        unsafe { lay_out(simd, Precision::F32, source, [k, columns], target) };
+        memory
+    });
+    let [rows_of, columns_of] =
+        panels.each_ref().map(|memory| Panels::new(memory.as_slice().as_ptr(), Precision::F32, k));
+    let mut c = vec![f32::NAN; m * (n + 1)];
+    let product = Product {
+        shape: [m, n, k],
+        c: (c.as_mut_ptr(), n + 1),
+        a: Strided::row_major(dz.as_ptr(), width).transposed(),
+        b: Strided::row_major(x.as_ptr(), inner),
+        panels: [Some(rows_of.from(row)), Some(columns_of)],
+        ..Product::empty()
+    };
+    // SAFETY: the test owns all matrices.
+    unsafe { matmul(simd, Precision::F32, product) };
+    c
+}
+
+fn check_exchanged<S: Simd>(simd: S) {
+    for index in 0..60 {
+        let mut rng = stream(15, "test/matmul", index);
+        let mut below = |n: u64| rng.below(n) as usize;
+        // The last columns of the narrow one are exchanged, those of the wide one are not. Rows
+        // begin within a panel too, as those of a tile do.
+        let (row, m) = (8 * below(12), 48 + below(120));
+        let (panels, k) = (48 * below(3), 1 + below(700));
+        let n = [panels + 1 + below(16), panels + 17 + below(31)];
+        let [width, inner] = [row + m, n[1]];
+        let mut numbers =
+            |len: usize| -> Vec<f32> { (0..len).map(|_| rng.normal() as f32).collect() };
+        let (dz, x) = (numbers(k * width), numbers(k * inner));
+        let [narrow, wide] = n.map(|n| gradient(simd, [&dz, &x], [width, inner], row, [m, n, k]));
+        for i in 0..m {
+            for j in 0..n[0] {
+                let (found, expected) = (narrow[i * (n[0] + 1) + j], wide[i * (n[1] + 1) + j]);
+                assert_eq!(found.to_bits(), expected.to_bits(), "{m} x {n:?} x {k}, at {i}, {j}");
+                let terms = (0..k)
+                    .map(|t| f64::from(dz[t * width + row + i]) * f64::from(x[t * inner + j]));
+                let (sum, magnitude) = terms.fold((0.0, 0.0), |(s, m), x| (s + x, m + x.abs()));
+                let bound = (k + 3) as f64 * 2f64.powi(-24) * magnitude;
+                assert!((f64::from(found) - sum).abs() <= bound, "{m} x {n:?} x {k}, at {i}, {j}");
+            }
+            assert!(narrow[i * (n[0] + 1) + n[0]].is_nan(), "beside row {i}");
+        }
+    }
+}
+
+#[test]
+fn the_last_columns_of_a_gradient_have_the_same_bits_as_rows() {
+    check_exchanged(Scalar::new());
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        check_exchanged(simd);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V4::try_new() {
+        check_exchanged(simd);
+    }
+}

@@ -2,8 +2,9 @@
 
 use pulp::{NullaryFnOnce, Simd};
 
+use super::COLUMNS;
 use super::Strided;
-use super::finish::TileFinish;
+use super::finish::{Passage, TileFinish};
 use crate::Real;
 
 /// Registers of columns that a tile is wide at most.
@@ -29,8 +30,13 @@ pub(super) struct Panel<T> {
     pub tail: usize,
     /// Whether C keeps what it holds.
     pub accumulate: bool,
+    /// Terms of A up to the first gap, and elements that each gap holds.
+    pub ahead: usize,
+    pub gap: usize,
     /// What is done to the sums.
     pub finish: Option<TileFinish<T>>,
+    /// The same of a gradient.
+    pub passage: Option<Passage<T>>,
 }
 
 /// `C (+)= A B` for `rows` rows from `a` and `c`, in a function of its own for every shape.
@@ -79,21 +85,27 @@ impl<T: Real, S: Simd, const M: usize, const V: usize, const TAIL: bool> Nullary
         let width = T::width::<S>();
         let mut sums = [[T::splat(simd, T::ZERO); V]; M];
         let (mut a_term, mut b_term) = (a.pointer, panel.b.0);
-        for _ in 0..panel.k {
-            let mut b = [T::splat(simd, T::ZERO); V];
-            for v in 0..V {
-                // SAFETY: the panel has these columns of this term.
-                b[v] = unsafe { Self::read(simd, b_term.add(v * width), v, panel.tail) };
-            }
-            for r in 0..M {
-                // SAFETY: row `r` of this term.
-                let x = T::splat(simd, unsafe { *a_term.add(r * a.row) });
+        let (mut left, mut count) = (panel.k, panel.k.min(panel.ahead));
+        while left > 0 {
+            for _ in 0..count {
+                let mut b = [T::splat(simd, T::ZERO); V];
                 for v in 0..V {
-                    sums[r][v] = T::fma(simd, x, b[v], sums[r][v]);
+                    // SAFETY: the panel has these columns of this term.
+                    b[v] = unsafe { Self::read(simd, b_term.add(v * width), v, panel.tail) };
                 }
+                for r in 0..M {
+                    // SAFETY: row `r` of this term.
+                    let x = T::splat(simd, unsafe { *a_term.add(r * a.row) });
+                    for v in 0..V {
+                        sums[r][v] = T::fma(simd, x, b[v], sums[r][v]);
+                    }
+                }
+                a_term = a_term.wrapping_add(a.col);
+                b_term = b_term.wrapping_add(panel.b.1);
             }
-            a_term = a_term.wrapping_add(a.col);
-            b_term = b_term.wrapping_add(panel.b.1);
+            a_term = a_term.wrapping_add(panel.gap);
+            left -= count;
+            count = left.min(COLUMNS);
         }
         // SAFETY: C has these columns of rows `0 .. M`, and the bias, if there is one, has them.
         unsafe {
@@ -118,14 +130,28 @@ impl<T: Real, S: Simd, const M: usize, const V: usize, const TAIL: bool> Nullary
                     }
                 }
             }
+            if let Some(Passage { output, bias }) = panel.passage {
+                for v in 0..V {
+                    let mut total = T::splat(simd, T::ZERO);
+                    for r in 0..M {
+                        if !output.is_null() {
+                            let place = output.add(r * panel.c_row + v * width);
+                            let y = Self::read(simd, place, v, panel.tail);
+                            sums[r][v] = T::where_positive(simd, y, sums[r][v]);
+                        }
+                        total = T::plus(simd, total, sums[r][v]);
+                    }
+                    if !bias.is_null() {
+                        let place = bias.add(v * width);
+                        let before = Self::read(simd, place, v, panel.tail);
+                        Self::write(simd, place, v, panel.tail, T::plus(simd, before, total));
+                    }
+                }
+            }
             for r in 0..M {
                 for v in 0..V {
                     let place = c.add(r * panel.c_row + v * width);
-                    if TAIL && v + 1 == V {
-                        T::store_first(simd, place, panel.tail, sums[r][v]);
-                    } else {
-                        T::store(simd, place, sums[r][v]);
-                    }
+                    Self::write(simd, place, v, panel.tail, sums[r][v]);
                 }
             }
         }
@@ -144,6 +170,21 @@ impl<T: Real, S: Simd, const M: usize, const V: usize, const TAIL: bool> Tile<T,
             match TAIL && v + 1 == V {
                 true => T::load_first(simd, place, tail),
                 false => T::load(simd, place),
+            }
+        }
+    }
+
+    /// Writes register `v` of a row to `place`.
+    ///
+    /// # Safety
+    /// The row must have these columns.
+    #[inline(always)]
+    unsafe fn write(simd: S, place: *mut T, v: usize, tail: usize, value: T::Register<S>) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match TAIL && v + 1 == V {
+                true => T::store_first(simd, place, tail, value),
+                false => T::store(simd, place, value),
             }
         }
     }

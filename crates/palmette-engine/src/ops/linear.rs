@@ -6,7 +6,7 @@ use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
 use crate::executor::GradTile;
 use crate::lanes::update;
-use crate::matmul::{Finish, Product, Strided, matmul};
+use crate::matmul::{Finish, Passage, Product, Strided, matmul};
 use crate::ops::norm::{norm_backward, norm_forward};
 use crate::panels::{BACKWARD, FORWARD};
 use crate::program::{BufferId, NormSlices, Program, SliceId, Span};
@@ -51,14 +51,14 @@ impl Linear {
     #[inline(always)]
     pub(crate) fn forward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         let width = chunk.program.width(self.out);
-        let (pre, pre_stride) = chunk.rows_of(self.pre);
+        let z = chunk.values_of(self.pre);
         let uses = &chunk.program.inputs[self.inputs.range()];
         let bias = self.bias.map(|bias| chunk.vector(bias));
         let finish = Finish::new(bias, self.relu && self.norm.is_none());
         for (j, (input, &weight)) in
             uses.iter().zip(chunk.program.weights(self.weights)).enumerate()
         {
-            let (x, x_stride) = chunk.rows_of(input.buffer);
+            let x = chunk.values_of(input.buffer);
             let inner = chunk.program.width(input.buffer);
             chunk.lay_out_values(simd, input);
             // SAFETY: operands and output are different buffers of this chunk.
@@ -68,17 +68,20 @@ impl Linear {
                     chunk.precision,
                     Product {
                         shape: [chunk.rows, width, inner],
-                        c: (pre, pre_stride),
+                        c: z.rows,
                         accumulate: j > 0,
-                        a: Strided::row_major(x.cast_const(), x_stride),
+                        a: Strided::row_major(x.rows.0.cast_const(), x.rows.1),
                         b: chunk.weight(weight).transposed(),
                         panels: [None, chunk.weight_panels(weight, FORWARD)],
+                        gaps: [x.gap, z.gap],
                         finish: finish.filter(|_| j + 1 == uses.len()),
+                        passage: None,
                     },
                 );
             }
         }
         let Some(norm) = self.norm else { return };
+        let (pre, pre_stride) = z.rows;
         let (out, out_stride) = chunk.rows_of(self.out);
         let (stats, stats_stride) = chunk.rows_of(norm.stats);
         for r in 0..chunk.rows {
@@ -95,8 +98,9 @@ impl Linear {
         }
     }
 
+    /// Makes the gradient of the sums of the products of that of the output, and of it the bias's.
     #[inline(always)]
-    pub(crate) fn backward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
+    fn gradient_of_sums<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
         let width = chunk.program.width(self.out);
         let (dz, dz_stride) = chunk.row_grads_of(self.pre);
         let (z, z_stride) = chunk.rows_of(self.pre);
@@ -136,12 +140,32 @@ impl Linear {
             // While the rows are in the first-level cache.
             chunk.lay_out_grads(simd, self.pre, rows);
         }
+    }
+
+    /// [`Linear::gradient_of_sums`] as the last product that adds to the gradient of the output does it,
+    /// where that is kept in panels.
+    #[inline(always)]
+    fn passage<T: Real>(&self, chunk: &Chunk<'_, T>) -> Passage<T> {
+        let null = std::ptr::null_mut();
+        let output = if self.relu { chunk.values_of(self.out).rows.0 } else { null };
+        let bias = self.bias.map_or(null, |bias| chunk.partial(bias).as_mut_ptr());
+        Passage { output, bias }
+    }
+
+    #[inline(always)]
+    pub(crate) fn backward<T: Real, S: Simd>(&self, simd: S, chunk: &Chunk<'_, T>) {
+        if chunk.layer_of(self.out).is_none() {
+            self.gradient_of_sums(simd, chunk);
+        }
+        let width = chunk.program.width(self.out);
+        let dz = chunk.gradients_of(self.pre);
         let uses = &chunk.program.inputs[self.inputs.range()];
         for (input, &weight) in uses.iter().zip(chunk.program.weights(self.weights)) {
             if !input.grad {
                 continue;
             }
-            let (dx, dx_stride) = chunk.row_grads_of(input.buffer);
+            let dx = chunk.gradients_of(input.buffer);
+            let layer = chunk.layer_of(input.buffer).filter(|_| input.closes);
             let inner = chunk.program.width(input.buffer);
             // SAFETY: gradients of different buffers.
             unsafe {
@@ -150,12 +174,14 @@ impl Linear {
                     chunk.precision,
                     Product {
                         shape: [chunk.rows, inner, width],
-                        c: (dx, dx_stride),
+                        c: dx.rows,
                         accumulate: input.accumulate,
-                        a: Strided::row_major(dz.cast_const(), dz_stride),
+                        a: Strided::row_major(dz.rows.0.cast_const(), dz.rows.1),
                         b: chunk.weight(weight),
                         panels: [None, chunk.weight_panels(weight, BACKWARD)],
-                        ..Product::empty()
+                        gaps: [dz.gap, dx.gap],
+                        finish: None,
+                        passage: layer.map(|layer| layer.passage(chunk)),
                     },
                 );
             }

@@ -126,6 +126,28 @@ pub(super) const CASES: &[(&str, Build)] = &[
             p.linear(&[(x, w2), (h, w3)], 33, Epilogue { bias: Some(b2), relu: true, norm: None });
         vec![weight(d, p, y)]
     }),
+    (
+        "layers wider than a panel, read by one layer, by several, twice and by others too",
+        |d, p, x, _| {
+            let (first, bias) = (d.matrix(97, DENSE), Some(d.vector(97)));
+            let h = p.linear(&[(x, first)], 97, Epilogue { bias, norm: None, relu: true });
+            let (w, bias) = (d.matrix(53, 97), Some(d.vector(53)));
+            let a = p.linear(&[(h, w)], 53, Epilogue { bias, norm: None, relu: false });
+            let (w1, w2) = (d.matrix(65, 97), d.matrix(65, 97));
+            let epilogue = Epilogue { bias: None, norm: None, relu: true };
+            let b = p.linear(&[(h, w1), (h, w2)], 65, epilogue);
+            let (w1, w2, w3, bias) =
+                (d.matrix(60, 53), d.matrix(60, 65), d.matrix(60, 97), Some(d.vector(60)));
+            let epilogue = Epilogue { bias, norm: None, relu: true };
+            let c = p.linear(&[(a, w1), (b, w2), (h, w3)], 60, epilogue);
+            let (w1, w2) = (d.matrix(50, 65), d.matrix(50, 60));
+            let e = p.linear(&[(b, w1), (c, w2)], 50, Epilogue::default());
+            let w = d.matrix(10, 50);
+            let f = p.linear(&[(e, w)], 10, Epilogue::default());
+            // The head reads c as well, so that it is kept in rows.
+            vec![weight(d, p, c), weight(d, p, f)]
+        },
+    ),
     ("linear with norm and relu", |d, p, x, _| {
         let (w1, w2) = (d.matrix(37, DENSE), d.matrix(19, 37));
         let norm = d.norm(37);
