@@ -20,6 +20,10 @@ const u32 SUMS_BYTES = SHARE * 64 * 4;
 const u32 PITCH = WIDTH * 2 + 16;
 static_assert(64 * PITCH <= SUMS_BYTES, "a warpgroup's rows of dK fit its place for dQ");
 
+#ifndef SKIP
+#define SKIP 1
+#endif
+
 struct SumsBarriers {
   u64 y_empty, full[GROUPS], empty[GROUPS];
 };
@@ -124,8 +128,54 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
     const long long head_sums = (long long)a.query_blocks * PANELS * 4096;
     float* sums = a.dq_sums + w.head * a.group * head_sums +
                   ((long long)w.first_sums * PANELS + (long long)w.blocks * panel) * 4096 + share0 * 64;
+    // dQ of a tile: this group's share, over the keys of all.
+    auto multiply_queries = [&](float* dq, u32 own_gradients) {
+      u32 left_side = matrix(x + panel * X_PANEL, X_PANEL), right_side = matrix(own_gradients + share0 * 128, 16);
+      product_fence();
+#pragma unroll
+      for (int step = 0; step < ROWS / 16; step++)
+        Product<SHARE>::left_transposed(dq, further(left_side, step * 2048),
+                                        further(right_side, step / 4 * DS_PANEL + step % 4 * 32), step > 0);
+      product_commit();
+    };
+    // Hands it to the warp that adds it to the sums.
+    auto add_queries = [&](const float* dq) {
+      barrier_wait(sums_empty, sums_parity);
+      sums_parity ^= 1;
+      float4* to = (float4*)(bytes + (share - x)) + t;
+#pragma unroll
+      for (int c = 0; c < SHARE / 8; c++) to[c * 128] = make_float4(dq[c * 4], dq[c * 4 + 1], dq[c * 4 + 2], dq[c * 4 + 3]);
+      if (t == 0) {
+        int count = min(w.row.n_q - at - share0, SHARE);
+        additions[group] = {sums + at * 64, count > 0 ? (count + 7) / 8 * 2048u : 0};
+      }
+      fence_async();
+      release(sums_full);
+    };
+    auto next_tile = [&]() {
+      release(empty + 8 * stage);
+      if (++stage == STAGES) stage = 0, ring ^= 1;
+      at += TILE;
+      if (at >= w.end) at = w.first, sums += head_sums;
+    };
     for (int left = steps; left > 0; left--, turn ^= 1) {
       u32 tile = tiles + stage * 2 * A_BYTES, own_gradients = gradient_tiles + turn * DS_BYTES;
+      int near = own0 - (at + TILE - 1) - w.row.shift, far = own0 + 63 - at - w.row.shift;
+      if (SKIP && (own0 >= w.rows || near > a.right || far < -a.left)) {
+        barrier_wait(full + 8 * stage, ring);
+        if (left == 1) release(y_empty);
+        for (int e = t; e < (int)DS_PANEL / 16; e += 128)
+          *(int4*)(bytes + (own_gradients - x) + group * DS_PANEL + e * 16) = make_int4(0, 0, 0, 0);
+        fence_async();
+        all_consumers();
+        float dq[SHARE / 2];
+        multiply_queries(dq, own_gradients);
+        product_wait<0>();
+        if (left == 1) release(block_empty);
+        add_queries(dq);
+        next_tile();
+        continue;
+      }
       await_tile(full + 8 * stage, ring, bytes + (tile - x), w.row.n_q - at, group, t);
       u32 gradients[TILE / 4];
       {
@@ -137,8 +187,7 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
         product_commit();
         product_wait<1>();
         weights_tile<TILE, true>(s, scale_log2, nullptr, statistics[stage].lse, lane);
-        int near = own0 - (at + TILE - 1), far = own0 + 63 - at;
-        if (far - w.row.shift > a.right || near - w.row.shift < -a.left) {
+        if (far > a.right || near < -a.left) {
           mask_weights<TILE, true>(s, a, w.row, own, at, w.rows, lane);
         } else if (cut) {
 #pragma unroll
@@ -170,35 +219,16 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
       all_consumers();
       // dQ first: it goes its way while dK's product runs.
       {
-        u32 left_side = matrix(x + panel * X_PANEL, X_PANEL), right_side = matrix(own_gradients + share0 * 128, 16);
         float dq[SHARE / 2];
-        product_fence();
-#pragma unroll
-        for (int step = 0; step < ROWS / 16; step++)
-          Product<SHARE>::left_transposed(dq, further(left_side, step * 2048),
-                                          further(right_side, step / 4 * DS_PANEL + step % 4 * 32), step > 0);
-        product_commit();
+        multiply_queries(dq, own_gradients);
         weighted(dk, gradients, tile);
         product_commit();
         product_wait<1>();
         if (left == 1) release(block_empty);
-        barrier_wait(sums_empty, sums_parity);
-        sums_parity ^= 1;
-        float4* to = (float4*)(bytes + (share - x)) + t;
-#pragma unroll
-        for (int c = 0; c < SHARE / 8; c++) to[c * 128] = make_float4(dq[c * 4], dq[c * 4 + 1], dq[c * 4 + 2], dq[c * 4 + 3]);
-        if (t == 0) {
-          int count = min(w.row.n_q - at - share0, SHARE);
-          additions[group] = {sums + at * 64, count > 0 ? (count + 7) / 8 * 2048u : 0};
-        }
-        fence_async();
-        release(sums_full);
+        add_queries(dq);
       }
       product_wait<0>();
-      release(empty + 8 * stage);
-      if (++stage == STAGES) stage = 0, ring ^= 1;
-      at += TILE;
-      if (at >= w.end) at = w.first, sums += head_sums;
+      next_tile();
     }
     if (steps == 0) release(y_empty), release(block_empty);
     // The place is free when the last share of dQ has left it.

@@ -42,6 +42,15 @@ DEVICE Work work_of(const Arguments& a, u32 work) {
   w.end = FOR_KEYS ? end_query(a, w.row, row1) : end_key(a, w.row, row1);
   w.members = FOR_KEYS ? a.group : 1;
 #if FAST
+#ifndef ENDS
+#define ENDS 1
+#endif
+#if ENDS
+  // Tiles end where the row does, so that what they have too many of is hidden by a causal mask.
+  int first = (FOR_KEYS ? first_query(a, w.row, w.row0) : first_key(a, w.row, w.row0)) / 8 * 8;
+  int length = max(w.end - first, 0), spare = (length + TILE - 1) / TILE * TILE - length;
+  w.first = max(first - spare / 8 * 8, 0);
+#endif
   w.first_sums = a.first_block[task.x];
   w.blocks = a.first_block[task.x + 1] - w.first_sums;
 #endif
