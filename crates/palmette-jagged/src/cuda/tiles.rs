@@ -220,13 +220,13 @@ impl FastTile {
         }
     }
 
-    /// Whether warpgroups can share the gradient of a tile's queries evenly, and a share has room
-    /// for the warpgroup's rows of dK.
+    /// Whether warpgroups can share the gradient of a tile's queries evenly, and 64 columns of a
+    /// warpgroup's dK find room where its score gradients are.
     pub(super) fn fits(&self, head_dim: usize) -> bool {
         let width = padded(head_dim);
         let share = width / 64 * self.tile / self.groups.max(1);
         let even = share * self.groups == width / 64 * self.tile && share.is_multiple_of(8);
-        even && share <= self.tile && width / 2 + 4 <= share
+        even && share <= self.tile && self.tile >= 64
     }
 
     /// Keys of a block.

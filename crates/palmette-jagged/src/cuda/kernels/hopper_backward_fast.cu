@@ -16,9 +16,7 @@ const int SHARE = PANELS * TILE / GROUPS;
 static_assert(PANELS * TILE % GROUPS == 0 && SHARE <= TILE && SHARE % 8 == 0, "warpgroups share dQ evenly");
 const u32 DS_PANEL = TILE * 128, DS_BYTES = DS_PANEL * GROUPS;
 const u32 SUMS_BYTES = SHARE * 64 * 4;
-// Rows of dK and dV pass through the same place; the pitch spreads them over the banks.
-const u32 PITCH = WIDTH * 2 + 16;
-static_assert(64 * PITCH <= SUMS_BYTES, "a warpgroup's rows of dK fit its place for dQ");
+static_assert(TILE >= 64, "64 columns of a warpgroup's dK or dV fit its place for dS");
 
 #ifndef SKIP
 #define SKIP 1
@@ -48,22 +46,29 @@ DEVICE void store_gradients(u32 to, const u32* x, int warp, int lane) {
 }
 
 // This warp's 16 rows times `factor` to `out`, whose rows are `pitch` elements apart: the first
-// `count` of them, 16 bytes a lane. `at` is the warp's place in shared memory.
+// `count` of them, 64 columns after the other. `at` is the warp's place in shared memory, 16 rows
+// of 128 bytes, swizzled.
 DEVICE void store_rows(element* out, long long pitch, const float* sums, float factor, int count, char* at, int lane) {
-  u32 to = shared_address(at) + (lane / 8 % 2 * 8 + lane % 8) * PITCH + lane / 16 * 16;
+  int own = lane % 16;
+  u32 to = shared_address(at) + own * 128;
 #pragma unroll
-  for (int j = 0; j < WIDTH / 8; j += 2) {
-    const float* x = sums + j * 4;
-    store_matrices(to + j * 16, pack(x[0] * factor, x[1] * factor), pack(x[2] * factor, x[3] * factor),
-                   pack(x[4] * factor, x[5] * factor), pack(x[6] * factor, x[7] * factor));
-  }
-  __syncwarp();
+  for (int p = 0; p < PANELS; p++) {
 #pragma unroll
-  for (int e = lane; e < 2 * D; e += 32) {
-    int row = e / (D / 8), chunk = e % (D / 8);
-    if (row < count) *(int4*)(out + row * pitch + chunk * 8) = *(const int4*)(at + row * PITCH + chunk * 16);
+    for (int j = 0; j < 8; j += 2) {
+      const float* x = sums + p * 32 + j * 4;
+      store_matrices(to + ((j + lane / 16 ^ own % 8) << 4), pack(x[0] * factor, x[1] * factor),
+                     pack(x[2] * factor, x[3] * factor), pack(x[4] * factor, x[5] * factor),
+                     pack(x[6] * factor, x[7] * factor));
+    }
+    __syncwarp();
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+      int row = e * 4 + lane / 8, chunk = lane % 8;
+      if (row < count && p * 64 + chunk * 8 < D)
+        *(int4*)(out + row * pitch + p * 64 + chunk * 8) = *(const int4*)(at + row * 128 + ((chunk ^ row % 8) << 4));
+    }
+    __syncwarp();
   }
-  __syncwarp();
 }
 
 // A warp of the producers for each warpgroup: adds its shares of dQ to the sums.
@@ -103,7 +108,6 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
   const float scale_log2 = a.scale * LOG2E;
   const u32 own_x = x + group * 64 * 128;
   const u32 share = shares + group * SUMS_BYTES;
-  char* own_rows = bytes + (share - x) + warp * 16 * PITCH;
   const int panel = group % PANELS, share0 = group / PANELS * SHARE;
   for (;; parity ^= 1) {
     barrier_wait(block_full, parity);
@@ -231,14 +235,15 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
       next_tile();
     }
     if (steps == 0) release(y_empty), release(block_empty);
-    // The place is free when the last share of dQ has left it.
-    barrier_wait(sums_empty, sums_parity);
+    // dK and dV pass through the place of the next tile's dS, which nobody reads any more.
+    char* own_rows = bytes + (gradient_tiles - x) + turn * DS_BYTES + group * DS_PANEL + warp * 16 * 128;
     int heads = a.heads / a.group, count = own1 - own0 - warp * 16;
     long long first = ((w.row.start_k + own0 + warp * 16) * heads + w.head) * D;
-    store_rows((element*)a.dk + first, heads * D, dk, a.scale, count, own_rows, lane);
     store_rows((element*)a.dv + first, heads * D, dv, 1.f, count, own_rows, lane);
+    store_rows((element*)a.dk + first, heads * D, dk, a.scale, count, own_rows, lane);
+    group_barrier(group);
   }
-  // Nothing more to add.
+  // Nothing more to add, when the last share of dQ has left its place.
   barrier_wait(sums_empty, sums_parity);
   if (t == 0) additions[group] = {nullptr, 0};
   release(sums_full);
