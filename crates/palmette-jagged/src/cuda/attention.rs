@@ -358,7 +358,8 @@ impl GpuAttention {
                         "the fast backward needs a workspace of {bytes} bytes"
                     )));
                 }
-                memset_d8_async(buffers.workspace, 0, bytes, stream.cu_stream()).map_err(driver)?;
+                let (start, bytes) = fast.to_zero(buffers.workspace);
+                memset_d8_async(start, 0, bytes, stream.cu_stream()).map_err(driver)?;
                 fast.describe(stream, buffers.workspace, &mut arguments);
                 self.launch(stream, &fast.keys, arguments, &maps, self.backward_path)?;
                 self.launch(stream, &fast.finish, arguments, &[], GpuPath::Plain)?;

@@ -226,7 +226,7 @@ impl FastTile {
         let width = padded(head_dim);
         let share = width / 64 * self.tile / self.groups.max(1);
         let even = share * self.groups == width / 64 * self.tile && share.is_multiple_of(8);
-        even && share <= self.tile && self.tile >= 64
+        even && share <= self.tile && self.tile >= 64 && self.groups <= 2
     }
 
     /// Keys of a block.

@@ -7,9 +7,6 @@
 // with P and dS straight from registers, so nothing but inputs passes through shared
 // memory. Seven products instead of five is the price of the order of sums.
 
-#ifndef DSKIP
-#define DSKIP 1
-#endif
 DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* tile_bytes, const Statistics* statistics, u32 barriers,
                     const Work* shared_work) {
   const u32 block_full = barriers, block_empty = barriers + 8, full = barriers + 16, empty = full + 8 * STAGES;
@@ -59,7 +56,7 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* tile_bytes, cons
       int near = (FOR_KEYS ? own0 - (at + TILE - 1) : at - (own0 + 63)) - w.row.shift;
       int far = (FOR_KEYS ? own0 + 63 - at : at + TILE - 1 - own0) - w.row.shift;
       // A tile that the mask hides from this group alone.
-      if (DSKIP && GROUPS > 1 && !OVERLAP && (near > a.right || far < -a.left)) {
+      if (GROUPS > 1 && !OVERLAP && (near > a.right || far < -a.left)) {
         release(empty + 8 * stage);
         if (++stage == STAGES) stage = 0, ring ^= 1;
         at += TILE;
@@ -86,7 +83,7 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* tile_bytes, cons
       const Statistics& columns = statistics[stage];
       weights_tile<TILE, FOR_KEYS>(s, scale_log2, row_lse, columns.lse, lane);
       if (far > a.right || near < -a.left || (!FOR_KEYS && at + TILE > length))
-        mask_weights<TILE, FOR_KEYS>(s, a, w.row, own, at, FOR_KEYS ? 1 << 30 : length, lane);
+        mask_weights<TILE, FOR_KEYS>(s, a, w.row, own, at, lane);
       if (FOR_KEYS) {
 #pragma unroll
         for (int e = 0; e < TILE / 4; e++) weights[e] = pack(s[e * 2], s[e * 2 + 1]);

@@ -7,9 +7,10 @@
 // run to run. It goes there through shared memory, from where a warp of its own has the copy
 // engine add it, while the warpgroups go on.
 //
-// The sums: for each head and row as many panels as a head has 64 columns, in each of those
+// The sums: for each row and head as many panels as a head has 64 columns, in each of those
 // eight queries after eight queries, in the order of the product's fragments;
-// finish_queries (support.cu) puts them in order.
+// finish_queries (support.cu) puts them in order. Another warp zeroes them while the first blocks
+// are computed, rows in the order in which blocks need them; `zeroed` says how far it is.
 
 // The warpgroups share dQ of a tile: SHARE queries by 64 columns each.
 const int SHARE = PANELS * TILE / GROUPS;
@@ -18,17 +19,15 @@ const u32 DS_PANEL = TILE * 128, DS_BYTES = DS_PANEL * GROUPS;
 const u32 SUMS_BYTES = SHARE * 64 * 4;
 static_assert(TILE >= 64, "64 columns of a warpgroup's dK or dV fit its place for dS");
 
-#ifndef SKIP
-#define SKIP 1
-#endif
-
 struct SumsBarriers {
   u64 y_empty, full[GROUPS], empty[GROUPS];
 };
-// What the copy engine adds for a warpgroup: `bytes` at `to`, or nothing more where that is 0.
+// What the copy engine adds for a warpgroup: `bytes` at `to`, or nothing more where that is 0;
+// the sums of a row are zero when `zeroed` there is `blocks`.
 struct Addition {
   float* to;
-  u32 bytes;
+  u32 bytes, blocks;
+  const u32* zeroed;
 };
 
 DEVICE void all_consumers() { asm volatile("bar.sync 8, %0;" ::"n"(CONSUMERS) : "memory"); }
@@ -73,11 +72,20 @@ DEVICE void store_rows(element* out, long long pitch, const float* sums, float f
 
 // A warp of the producers for each warpgroup: adds its shares of dQ to the sums.
 DEVICE void add_sums(u32 share, const Addition* addition, u32 full, u32 empty) {
+  const u32* zero = nullptr;
   for (u32 parity = 0;; parity ^= 1) {
     barrier_wait(full, parity);
     Addition next = *addition;
     if (!next.to) break;
     if (next.bytes) {
+      if (zero != next.zeroed) {
+        u32 blocks;
+        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(blocks) : "l"(next.zeroed) : "memory");
+        while (blocks < next.blocks);
+        // What others stored comes before what the copy engine adds.
+        asm volatile("fence.proxy.async.global;" ::: "memory");
+        zero = next.zeroed;
+      }
       asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(next.to),
                    "r"(share), "r"(next.bytes) : "memory");
       asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
@@ -85,6 +93,25 @@ DEVICE void add_sums(u32 share, const Addition* addition, u32 full, u32 empty) {
     barrier_arrive(empty);
   }
   asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+// A warp of the producers: zeroes the sums, a block of 64 queries of all heads at a time.
+DEVICE void zero_sums(const Arguments& a) {
+  for (;;) {
+    u32 next = 0;
+    if (threadIdx.x % 32 == 0) next = atomicAdd(a.zeroed + a.rows, 1);
+    next = __shfl_sync(~0u, next, 0);
+    if (next >= (u32)a.block_count) return;
+    int2 block = a.blocks[next];
+    int blocks = (row_of(a, block.x).n_q + 63) / 64;
+    float4* to = (float4*)a.dq_sums + ((long long)a.first_block[block.x] * a.heads * PANELS + block.y) * 1024;
+    for (int piece = 0; piece < a.heads * PANELS; piece++, to += (long long)blocks * 1024)
+#pragma unroll 8
+      for (int e = threadIdx.x % 32; e < 1024; e += 32) to[e] = make_float4(0.f, 0.f, 0.f, 0.f);
+    __threadfence();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) atomicAdd(a.zeroed + block.x, 1);
+  }
 }
 
 // Waits for a tile; its rows past the sequence belong to a neighbour.
@@ -129,9 +156,9 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
     for (int e = 0; e < WIDTH / 2; e++) dk[e] = dv[e] = 0.f;
 
     int steps = w.end > w.first ? (w.end - w.first + TILE - 1) / TILE * w.members : 0, at = w.first;
-    const long long head_sums = (long long)a.query_blocks * PANELS * 4096;
-    float* sums = a.dq_sums + w.head * a.group * head_sums +
-                  ((long long)w.first_sums * PANELS + (long long)w.blocks * panel) * 4096 + share0 * 64;
+    const long long head_sums = (long long)w.blocks * PANELS * 4096;
+    float* sums = a.dq_sums + (long long)w.first_sums * a.heads * PANELS * 4096 + w.head * a.group * head_sums +
+                  (long long)w.blocks * panel * 4096 + share0 * 64;
     // dQ of a tile: this group's share, over the keys of all.
     auto multiply_queries = [&](float* dq, u32 own_gradients) {
       u32 left_side = matrix(x + panel * X_PANEL, X_PANEL), right_side = matrix(own_gradients + share0 * 128, 16);
@@ -151,7 +178,7 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
       for (int c = 0; c < SHARE / 8; c++) to[c * 128] = make_float4(dq[c * 4], dq[c * 4 + 1], dq[c * 4 + 2], dq[c * 4 + 3]);
       if (t == 0) {
         int count = min(w.row.n_q - at - share0, SHARE);
-        additions[group] = {sums + at * 64, count > 0 ? (count + 7) / 8 * 2048u : 0};
+        additions[group] = {sums + at * 64, count > 0 ? (count + 7) / 8 * 2048u : 0, (u32)w.blocks, a.zeroed + w.b};
       }
       fence_async();
       release(sums_full);
@@ -165,7 +192,7 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
     for (int left = steps; left > 0; left--, turn ^= 1) {
       u32 tile = tiles + stage * 2 * A_BYTES, own_gradients = gradient_tiles + turn * DS_BYTES;
       int near = own0 - (at + TILE - 1) - w.row.shift, far = own0 + 63 - at - w.row.shift;
-      if (SKIP && (own0 >= w.rows || near > a.right || far < -a.left)) {
+      if (own0 >= w.rows || near > a.right || far < -a.left) {
         barrier_wait(full + 8 * stage, ring);
         if (left == 1) release(y_empty);
         for (int e = t; e < (int)DS_PANEL / 16; e += 128)
@@ -191,9 +218,8 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
         product_commit();
         product_wait<1>();
         weights_tile<TILE, true>(s, scale_log2, nullptr, statistics[stage].lse, lane);
-        if (far > a.right || near < -a.left) {
-          mask_weights<TILE, true>(s, a, w.row, own, at, w.rows, lane);
-        } else if (cut) {
+        if (far > a.right || near < -a.left) mask_weights<TILE, true>(s, a, w.row, own, at, lane);
+        if (cut) {
 #pragma unroll
           for (int e = 0; e < TILE / 2; e++)
             if (own + e / 2 % 2 * 8 >= w.rows) s[e] = 0.f;
@@ -245,12 +271,12 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
   }
   // Nothing more to add, when the last share of dQ has left its place.
   barrier_wait(sums_empty, sums_parity);
-  if (t == 0) additions[group] = {nullptr, 0};
+  if (t == 0) additions[group] = {};
   release(sums_full);
 }
 
 const int THREADS = CONSUMERS + 128;
-static_assert(GROUPS <= 3, "a warp of the producers for each warpgroup");
+static_assert(GROUPS <= 2, "a warp of the producers for each warpgroup, one for tiles and one for zeros");
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     hopper_backward_fast(Arguments a, const __grid_constant__ TensorMap map_x, const __grid_constant__ TensorMap map_y,
@@ -280,7 +306,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   if (threadIdx.x >= CONSUMERS) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
     int warp = __shfl_sync(~0u, (threadIdx.x - CONSUMERS) / 32, 0);
-    if (warp == 0) {
+    if (warp == 3) {
+      zero_sums(a);
+    } else if (warp == 0) {
       produce(a, &map_x, &map_y, &map_a, &map_b, start, tiles, statistics, b, s, &work);
     } else if (warp <= GROUPS && threadIdx.x % 32 == 0) {
       int g = warp - 1;

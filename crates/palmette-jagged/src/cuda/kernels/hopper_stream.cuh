@@ -24,7 +24,8 @@ struct Work {
   Row row;
   int b, head, row0, rows, first, end, members;
 #if FAST
-  // Where the f32 sums of the row's queries lie: their first block of 64 and how many follow.
+  // Where the f32 sums of the row's queries lie: how many blocks of 64 are before them, and how
+  // many they are themselves.
   int first_sums, blocks;
 #endif
 };
@@ -42,17 +43,11 @@ DEVICE Work work_of(const Arguments& a, u32 work) {
   w.end = FOR_KEYS ? end_query(a, w.row, row1) : end_key(a, w.row, row1);
   w.members = FOR_KEYS ? a.group : 1;
 #if FAST
-#ifndef ENDS
-#define ENDS 1
-#endif
-#if ENDS
-  // Tiles end where the row does, so that what they have too many of is hidden by a causal mask.
-  int first = (FOR_KEYS ? first_query(a, w.row, w.row0) : first_key(a, w.row, w.row0)) / 8 * 8;
-  int length = max(w.end - first, 0), spare = (length + TILE - 1) / TILE * TILE - length;
-  w.first = max(first - spare / 8 * 8, 0);
-#endif
+  // Tiles end where the queries do, so that a causal mask hides what they have too many of.
+  int first = first_query(a, w.row, w.row0) / 8 * 8, length = max(w.end - first, 0);
+  w.first = max(first - (TILE - 1 - (length + TILE - 1) % TILE) / 8 * 8, 0);
   w.first_sums = a.first_block[task.x];
-  w.blocks = a.first_block[task.x + 1] - w.first_sums;
+  w.blocks = (w.row.n_q + 63) / 64;
 #endif
   return w;
 }
