@@ -88,7 +88,7 @@ fn in_turns(
     ))
 }
 
-/// A causal mask beside none, with the shapes that plans choose; the causal forward in every shape.
+/// A causal mask beside none, with the shapes that plans choose; forward in every shape, too.
 /// Lines whose name has `only` in it.
 pub fn causal(only: &str, files: &[&str]) -> Outcome {
     let gpu = Gpu::new(0)?;
@@ -108,12 +108,11 @@ pub fn causal(only: &str, files: &[&str]) -> Outcome {
                 println!("{name}: {}", in_turns(&gpu, &causal, &full, work)?);
                 Ok(())
             };
-            let name = format!("{file} D{d} causal forward");
-            compare(&name, options, Work::Forward)?;
-            for tile in forward_tiles(d).into_iter().filter(|_| name.contains(only)) {
-                let tiled = run(Mask::Causal, GpuOptions { forward: Some(tile), ..options })?;
-                let (median, minimum) = tiled.time(&gpu, Work::Forward)?;
-                println!("    {}: {median:.3} ms, min {minimum:.3}", show(&tile));
+            compare(&format!("{file} D{d} causal forward"), options, Work::Forward)?;
+            for tile in forward_tiles(d) {
+                let name = format!("{file} D{d} causal tile {}", show(&tile));
+                let options = GpuOptions { forward: Some(tile), ..options };
+                compare(&name, options, Work::Forward)?;
             }
             for mode in [BackwardMode::Deterministic, BackwardMode::Fast] {
                 let name = format!("{file} D{d} causal both, {mode:?}");
