@@ -22,14 +22,6 @@ static_assert(TILE >= 64, "64 columns of a warpgroup's dK or dV fit its place fo
 struct SumsBarriers {
   u64 y_empty, full[GROUPS], empty[GROUPS];
 };
-// What the copy engine adds for a warpgroup: `bytes` at `to`, or nothing more where that is 0;
-// the sums of a row are zero when `zeroed` there is `blocks`.
-struct Addition {
-  float* to;
-  u32 bytes, blocks;
-  const u32* zeroed;
-};
-
 DEVICE void all_consumers() { asm volatile("bar.sync 8, %0;" ::"n"(CONSUMERS) : "memory"); }
 DEVICE void store_matrices(u32 to, u32 a, u32 b, u32 c, u32 d) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(a), "r"(b), "r"(c),
@@ -70,27 +62,49 @@ DEVICE void store_rows(element* out, long long pitch, const float* sums, float f
   }
 }
 
-// A warp of the producers for each warpgroup: adds its shares of dQ to the sums.
-DEVICE void add_sums(u32 share, const Addition* addition, u32 full, u32 empty) {
-  const u32* zero = nullptr;
+// A thread of the producers for each warpgroup: adds its shares of dQ to the sums. It has few
+// registers, so that it reads its work where that lies.
+DEVICE void add_sums(const Arguments& a, int group, u32 share, u32 barriers, u32 full, u32 empty,
+                     const volatile Work& w) {
+  const u32 block_full = barriers, block_empty = barriers + 8;
+  const int panel = group % PANELS, share0 = group / PANELS * SHARE;
+  u32 turn = 0;
   for (u32 parity = 0;; parity ^= 1) {
-    barrier_wait(full, parity);
-    Addition next = *addition;
-    if (!next.to) break;
-    if (next.bytes) {
-      if (zero != next.zeroed) {
-        u32 blocks;
-        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(blocks) : "l"(next.zeroed) : "memory");
-        while (blocks < next.blocks);
-        // What others stored comes before what the copy engine adds.
-        asm volatile("fence.proxy.async.global;" ::: "memory");
-        zero = next.zeroed;
-      }
-      asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(next.to),
-                   "r"(share), "r"(next.bytes) : "memory");
-      asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
+    barrier_wait(block_full, parity);
+    if (w.head < 0) break;
+    int steps = w.end > w.first ? (w.end - w.first + TILE - 1) / TILE * w.members : 0;
+    int at = w.first + share0;
+    float* to = nullptr;
+    if (steps > 0) {
+      u32 zeroed;
+      do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(zeroed) : "l"(a.zeroed + w.b) : "memory");
+      while (zeroed < (u32)w.blocks);
+      // What others stored comes before what the copy engine adds.
+      asm volatile("fence.proxy.async.global;" ::: "memory");
+      long long panels = ((long long)w.first_sums * a.heads + w.head * a.group * w.blocks) * PANELS + w.blocks * panel;
+      to = a.dq_sums + panels * 4096 + at * 64;
+    } else {
+      barrier_arrive(block_empty);
     }
-    barrier_arrive(empty);
+    for (; steps > 0; steps--, turn ^= 1) {
+      // Queries before the first that sees a key of the block have nothing to add.
+      int from = max(max(w.row0 - w.row.shift - a.right, 0) / 8 * 8 - at, 0);
+      int count = min((w.row.n_q - at + 7) / 8 * 8, SHARE) - from;
+      if (steps == 1) barrier_arrive(block_empty);
+      barrier_wait(full, turn);
+      if (count > 0) {
+        asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to + from * 64),
+                     "r"(share + from * 256), "r"(count * 256) : "memory");
+        asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
+      }
+      barrier_arrive(empty);
+      at += TILE, to += TILE * 64;
+      if (steps > 1 && at - share0 >= w.end) {
+        // The next head of the group.
+        to += (long long)w.blocks * PANELS * 4096 - (at - share0 - w.first) * 64;
+        at = w.first + share0;
+      }
+    }
   }
   asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
@@ -126,7 +140,7 @@ DEVICE void await_tile(u32 full, u32 ring, char* rows, int count, int group, int
 }
 
 DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradient_tiles, u32 shares,
-                    const Statistics* statistics, Addition* additions, u32 barriers, u32 sums_barriers,
+                    const Statistics* statistics, u32 barriers, u32 sums_barriers,
                     const Work* shared_work) {
   const u32 block_full = barriers, block_empty = barriers + 8, full = barriers + 16, empty = full + 8 * STAGES;
   const int group = own_group(), t = threadIdx.x % 128, lane = t % 32, warp = t / 32;
@@ -156,9 +170,6 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
     for (int e = 0; e < WIDTH / 2; e++) dk[e] = dv[e] = 0.f;
 
     int steps = w.end > w.first ? (w.end - w.first + TILE - 1) / TILE * w.members : 0, at = w.first;
-    const long long head_sums = (long long)w.blocks * PANELS * 4096;
-    float* sums = a.dq_sums + (long long)w.first_sums * a.heads * PANELS * 4096 + w.head * a.group * head_sums +
-                  (long long)w.blocks * panel * 4096 + share0 * 64;
     // dQ of a tile: this group's share, over the keys of all.
     auto multiply_queries = [&](float* dq, u32 own_gradients) {
       u32 left_side = matrix(x + panel * X_PANEL, X_PANEL), right_side = matrix(own_gradients + share0 * 128, 16);
@@ -169,17 +180,13 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
                                         further(right_side, step / 4 * DS_PANEL + step % 4 * 32), step > 0);
       product_commit();
     };
-    // Hands it to the warp that adds it to the sums.
+    // Hands it to the thread that adds it to the sums.
     auto add_queries = [&](const float* dq) {
       barrier_wait(sums_empty, sums_parity);
       sums_parity ^= 1;
       float4* to = (float4*)(bytes + (share - x)) + t;
 #pragma unroll
       for (int c = 0; c < SHARE / 8; c++) to[c * 128] = make_float4(dq[c * 4], dq[c * 4 + 1], dq[c * 4 + 2], dq[c * 4 + 3]);
-      if (t == 0) {
-        int count = min(w.row.n_q - at - share0, SHARE);
-        additions[group] = {sums + at * 64, count > 0 ? (count + 7) / 8 * 2048u : 0, (u32)w.blocks, a.zeroed + w.b};
-      }
       fence_async();
       release(sums_full);
     };
@@ -187,7 +194,7 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
       release(empty + 8 * stage);
       if (++stage == STAGES) stage = 0, ring ^= 1;
       at += TILE;
-      if (at >= w.end) at = w.first, sums += head_sums;
+      if (at >= w.end) at = w.first;
     };
     for (int left = steps; left > 0; left--, turn ^= 1) {
       u32 tile = tiles + stage * 2 * A_BYTES, own_gradients = gradient_tiles + turn * DS_BYTES;
@@ -269,10 +276,6 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
     store_rows((element*)a.dk + first, heads * D, dk, a.scale, count, own_rows, lane);
     group_barrier(group);
   }
-  // Nothing more to add, when the last share of dQ has left its place.
-  barrier_wait(sums_empty, sums_parity);
-  if (t == 0) additions[group] = {};
-  release(sums_full);
 }
 
 const int THREADS = CONSUMERS + 128;
@@ -286,13 +289,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   __shared__ SumsBarriers sums_barriers;
   __shared__ Statistics statistics[STAGES];
   __shared__ Work work;
-  __shared__ Addition additions[GROUPS];
   // The swizzle's pattern repeats every 1024 bytes.
   u32 start = (shared_address(bytes) + 1023) & ~1023u;
   u32 b = shared_address(&barriers), s = shared_address(&sums_barriers);
   if (threadIdx.x == 0) {
     barrier_init(b, 1);
-    barrier_init_of_warps(b + 8, 4 * GROUPS);
+    barrier_init(b + 8, 4 * GROUPS * ARRIVALS + GROUPS);  // and the threads that add
     for (int i = 0; i < STAGES; i++) {
       barrier_init(b + 16 + 8 * i, 32);  // every lane that writes statistics arrives
       barrier_init_of_warps(b + 16 + 8 * (STAGES + i), 4 * GROUPS);
@@ -312,11 +314,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       produce(a, &map_x, &map_y, &map_a, &map_b, start, tiles, statistics, b, s, &work);
     } else if (warp <= GROUPS && threadIdx.x % 32 == 0) {
       int g = warp - 1;
-      add_sums(shares + g * SUMS_BYTES, additions + g, s + 8 + 8 * g, s + 8 + 8 * (GROUPS + g));
+      add_sums(a, g, shares + g * SUMS_BYTES, b, s + 8 + 8 * g, s + 8 + 8 * (GROUPS + g), work);
     }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
-    consume(a, start, tiles, bytes + (start - shared_address(bytes)), gradients, shares, statistics, additions, b, s,
+    consume(a, start, tiles, bytes + (start - shared_address(bytes)), gradients, shares, statistics, b, s,
             &work);
   }
 }
