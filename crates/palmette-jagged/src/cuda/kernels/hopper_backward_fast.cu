@@ -72,8 +72,9 @@ DEVICE void add_sums(const Arguments& a, int group, u32 share, u32 barriers, u32
   for (u32 parity = 0;; parity ^= 1) {
     barrier_wait(block_full, parity);
     if (w.head < 0) break;
-    int steps = w.end > w.first ? (w.end - w.first + TILE - 1) / TILE * w.members : 0;
-    int at = w.first + share0;
+    int steps = max(w.end - w.first + TILE - 1, 0) / TILE * w.members, top = 0;
+    if (DOWN) top = max(w.end - w.first + TILE - 1, 0) / TILE * TILE - TILE;
+    int at = w.first + top + share0;
     float* to = nullptr;
     if (steps > 0) {
       u32 zeroed;
@@ -98,11 +99,11 @@ DEVICE void add_sums(const Arguments& a, int group, u32 share, u32 barriers, u32
         asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
       }
       barrier_arrive(empty);
-      at += TILE, to += TILE * 64;
-      if (steps > 1 && at - share0 >= w.end) {
+      at += DOWN ? -TILE : TILE, to += DOWN ? -TILE * 64 : TILE * 64;
+      if (steps > 1 && (DOWN ? at - share0 < w.first : at - share0 >= w.end)) {
         // The next head of the group.
-        to += (long long)w.blocks * PANELS * 4096 - (at - share0 - w.first) * 64;
-        at = w.first + share0;
+        to += (long long)w.blocks * PANELS * 4096 + (w.first + top + share0 - at) * 64;
+        at = w.first + top + share0;
       }
     }
   }
@@ -169,7 +170,7 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
 #pragma unroll
     for (int e = 0; e < WIDTH / 2; e++) dk[e] = dv[e] = 0.f;
 
-    int steps = w.end > w.first ? (w.end - w.first + TILE - 1) / TILE * w.members : 0, at = w.first;
+    int steps = w.steps(), at = w.begin();
     // dQ of a tile: this group's share, over the keys of all.
     auto multiply_queries = [&](float* dq, u32 own_gradients) {
       u32 left_side = matrix(x + panel * X_PANEL, X_PANEL), right_side = matrix(own_gradients + share0 * 128, 16);
@@ -193,13 +194,24 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
     auto next_tile = [&]() {
       release(empty + 8 * stage);
       if (++stage == STAGES) stage = 0, ring ^= 1;
-      at += TILE;
-      if (at >= w.end) at = w.first;
+      w.advance(at);
     };
+    // dK and dV, through a place of score gradients that nobody reads any more.
+    auto store_keys = [&](u32 place) {
+      char* own_rows = bytes + (place - x) + group * DS_PANEL + warp * 16 * 128;
+      int heads = a.heads / a.group, count = own1 - own0 - warp * 16;
+      long long first = ((w.row.start_k + own0 + warp * 16) * heads + w.head) * D;
+      store_rows((element*)a.dv + first, heads * D, dv, 1.f, count, own_rows, lane);
+      store_rows((element*)a.dk + first, heads * D, dk, a.scale, count, own_rows, lane);
+      group_barrier(group);
+    };
+    bool stored = false;
     for (int left = steps; left > 0; left--, turn ^= 1) {
       u32 tile = tiles + stage * 2 * A_BYTES, own_gradients = gradient_tiles + turn * DS_BYTES;
       int near = own0 - (at + TILE - 1) - w.row.shift, far = own0 + 63 - at - w.row.shift;
       if (own0 >= w.rows || near > a.right || far < -a.left) {
+        // The last tile, which is the mask's: while the other groups are at it.
+        if (DOWN && left == 1) store_keys(own_gradients), stored = true;
         barrier_wait(full + 8 * stage, ring);
         if (left == 1) release(y_empty);
         for (int e = t; e < (int)DS_PANEL / 16; e += 128)
@@ -268,13 +280,7 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
       next_tile();
     }
     if (steps == 0) release(y_empty), release(block_empty);
-    // dK and dV pass through the place of the next tile's dS, which nobody reads any more.
-    char* own_rows = bytes + (gradient_tiles - x) + turn * DS_BYTES + group * DS_PANEL + warp * 16 * 128;
-    int heads = a.heads / a.group, count = own1 - own0 - warp * 16;
-    long long first = ((w.row.start_k + own0 + warp * 16) * heads + w.head) * D;
-    store_rows((element*)a.dv + first, heads * D, dv, 1.f, count, own_rows, lane);
-    store_rows((element*)a.dk + first, heads * D, dk, a.scale, count, own_rows, lane);
-    group_barrier(group);
+    if (!stored) store_keys(gradient_tiles + turn * DS_BYTES);
   }
 }
 

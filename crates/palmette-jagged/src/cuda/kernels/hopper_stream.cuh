@@ -18,6 +18,12 @@ struct Statistics {
   float lse[TILE], delta[TILE];
 };
 
+#ifndef FAST
+#define FAST 0
+#endif
+#ifndef DOWN
+#define DOWN FAST
+#endif
 // What a block has to do: resolved by the producer, so that consumers do not wait for two
 // dependent loads from device memory.
 struct Work {
@@ -28,6 +34,17 @@ struct Work {
   // many they are themselves.
   int first_sums, blocks;
 #endif
+  DEVICE int tiles() const { return max(end - first + TILE - 1, 0) / TILE; }
+  DEVICE int steps() const { return tiles() * members; }
+  // The fast backward's tiles come last first.
+  DEVICE int begin() const { return DOWN ? first + (tiles() - 1) * TILE : first; }
+  // To the next tile; whether that is the next member's.
+  DEVICE bool advance(int& at) const {
+    at += DOWN ? -TILE : TILE;
+    if (DOWN ? at >= first : at < end) return false;
+    at = begin();
+    return true;
+  }
 };
 DEVICE Work work_of(const Arguments& a, u32 work) {
   int heads = FOR_KEYS ? a.heads / a.group : a.heads;
@@ -80,7 +97,7 @@ DEVICE void produce(const Arguments& a, const TensorMap* map_x, const TensorMap*
         for (int p = 0; p < PANELS; p++)
           tensor_load(x + X_BYTES + p * X_PANEL, map_y, block_full, p * 64, w.head, (int)start_x + w.row0);
     }
-    int steps = w.end > w.first ? (w.end - w.first + TILE - 1) / TILE * w.members : 0, at = w.first, member = 0;
+    int steps = w.steps(), at = w.begin(), member = 0;
     for (int step = 0; step <= steps; step++) {
       // With an early Y the first tile, too, is on its way before X is.
       if (step == (y_empty ? min(steps, 1) : 0)) {
@@ -128,8 +145,7 @@ DEVICE void produce(const Arguments& a, const TensorMap* map_x, const TensorMap*
         }
       }
       if (++stage == STAGES) stage = 0, ring ^= 1;
-      at += TILE;
-      if (at >= w.end) at = w.first, member++;
+      member += w.advance(at);
     }
   }
 }
