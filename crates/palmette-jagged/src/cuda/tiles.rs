@@ -108,7 +108,7 @@ impl ForwardTile {
         match padded(head_dim) {
             64 => tile(1, 2, 3, None),
             128 if longest <= 1024 => tile(1, 2, 2, None),
-            128 => tile(3, 3, 1, Some((160, 32))),
+            128 => tile(3, 4, 1, Some((160, 32))),
             _ => tile(2, 2, 1, Some((240, 24))),
         }
     }

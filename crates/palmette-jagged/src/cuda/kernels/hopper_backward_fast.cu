@@ -72,8 +72,8 @@ DEVICE void add_sums(const Arguments& a, int group, u32 share, u32 barriers, u32
   for (u32 parity = 0;; parity ^= 1) {
     barrier_wait(block_full, parity);
     if (w.head < 0) break;
-    int steps = max(w.end - w.first + TILE - 1, 0) / TILE * w.members, top = 0;
-    if (DOWN) top = max(w.end - w.first + TILE - 1, 0) / TILE * TILE - TILE;
+    int steps = max(w.end - w.first + TILE - 1, 0) / TILE * w.members;
+    const int top = max(w.end - w.first + TILE - 1, 0) / TILE * TILE - TILE;
     int at = w.first + top + share0;
     float* to = nullptr;
     if (steps > 0) {
@@ -99,8 +99,8 @@ DEVICE void add_sums(const Arguments& a, int group, u32 share, u32 barriers, u32
         asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
       }
       barrier_arrive(empty);
-      at += DOWN ? -TILE : TILE, to += DOWN ? -TILE * 64 : TILE * 64;
-      if (steps > 1 && (DOWN ? at - share0 < w.first : at - share0 >= w.end)) {
+      at -= TILE, to -= TILE * 64;
+      if (steps > 1 && at - share0 < w.first) {
         // The next head of the group.
         to += (long long)w.blocks * PANELS * 4096 + (w.first + top + share0 - at) * 64;
         at = w.first + top + share0;
@@ -210,8 +210,8 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
       u32 tile = tiles + stage * 2 * A_BYTES, own_gradients = gradient_tiles + turn * DS_BYTES;
       int near = own0 - (at + TILE - 1) - w.row.shift, far = own0 + 63 - at - w.row.shift;
       if (own0 >= w.rows || near > a.right || far < -a.left) {
-        // The last tile, which is the mask's: while the other groups are at it.
-        if (DOWN && left == 1) store_keys(own_gradients), stored = true;
+        // The last tile is nothing to this group: its sums leave while the others are at it.
+        if (left == 1) store_keys(own_gradients), stored = true;
         barrier_wait(full + 8 * stage, ring);
         if (left == 1) release(y_empty);
         for (int e = t; e < (int)DS_PANEL / 16; e += 128)

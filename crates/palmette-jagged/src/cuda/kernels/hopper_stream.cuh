@@ -21,9 +21,6 @@ struct Statistics {
 #ifndef FAST
 #define FAST 0
 #endif
-#ifndef DOWN
-#define DOWN FAST
-#endif
 // What a block has to do: resolved by the producer, so that consumers do not wait for two
 // dependent loads from device memory.
 struct Work {
@@ -36,12 +33,12 @@ struct Work {
 #endif
   DEVICE int tiles() const { return max(end - first + TILE - 1, 0) / TILE; }
   DEVICE int steps() const { return tiles() * members; }
-  // The fast backward's tiles come last first.
-  DEVICE int begin() const { return DOWN ? first + (tiles() - 1) * TILE : first; }
+  // The fast backward takes the last tile first, and ends with the one that a causal mask cuts.
+  DEVICE int begin() const { return FAST ? first + (tiles() - 1) * TILE : first; }
   // To the next tile; whether that is the next member's.
   DEVICE bool advance(int& at) const {
-    at += DOWN ? -TILE : TILE;
-    if (DOWN ? at >= first : at < end) return false;
+    at += FAST ? -TILE : TILE;
+    if (FAST ? at >= first : at < end) return false;
     at = begin();
     return true;
   }
