@@ -267,6 +267,7 @@ fn cases() -> Vec<Case> {
         add(name, masks[0], [2, 2, 64], lengths(), lengths(), None, size);
     }
     add("empty rows", masks[0], [2, 2, 64], rows(&[0, 0]), rows(&[0, 0]), None, 1.0);
+    add("no keys", masks[0], [2, 1, 64], rows(&[5, 70]), rows(&[0, 0]), None, 1.0);
     add("no rows", masks[0], [2, 2, 64], rows(&[]), rows(&[]), None, 1.0);
     add("one long row", masks[0], [1, 1, 64], rows(&[1500]), rows(&[1500]), None, 1.0);
     for bias in [(1, 1), (1, 4), (5, 1), (5, 4)] {

@@ -43,7 +43,7 @@ pub struct FastTile {
     /// Queries of a streamed tile: 64, 80 or 128. Warpgroups share the gradient of these queries:
     /// 64 columns of all or some of them each.
     pub tile: u32,
-    /// Warpgroups of 64 keys that stay in place.
+    /// Warpgroups of 64 keys that stay in place: one or two.
     pub groups: u32,
     /// Tiles in flight.
     pub stages: u32,
