@@ -4,8 +4,8 @@ exact in f64 from the same bf16 operands.
 
     python bench/jagged/row_errors.py
 
-"times 8": queries and keys eight times as large, so that the softmax is nearly one key's; of those,
-after a stroke, also the error of all rows and heads together.
+"times 3", "times 8": queries and keys that much larger, so that the softmax is nearly one key's; of
+those, after a stroke, also the error of all rows and heads together.
 
 Gradients of queries and keys of a short row are differences of nearly equal numbers (with one
 key exactly 0), of which 16-bit operands and outputs leave little, whoever computes them.
@@ -94,7 +94,7 @@ def main():
                     whole = [(f.double() - e).norm() / e.norm() for f, e in zip(found, expected)]
                     cell += " / " + " ".join(f"{100 * x.item():.2f}" for x in whole)
                 cells.append(cell)
-            print(f"| {length}{' times 8' if size > 1 else ''} | " + " | ".join(cells) + " |")
+            print(f"| {length}{f' times {size}' if size > 1 else ''} | " + " | ".join(cells) + " |")
     print("\nper cent, the largest over", ROWS * HEADS, "rows and heads")
 
 

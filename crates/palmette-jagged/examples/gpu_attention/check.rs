@@ -11,6 +11,7 @@ use palmette_jagged::{
 use palmette_random::{Draw, stream};
 use std::fmt;
 use std::ops::Range;
+use std::slice;
 use std::sync::Arc;
 
 use crate::Outcome;
@@ -175,8 +176,9 @@ where
     let errors = |found: &[T], exact: &[f64], terms: Option<&[f64]>, ranges: &[Range<usize>]| {
         let plain = relative_error(found, exact);
         let row = worst(found, exact, terms.unwrap_or(exact), ranges);
+        let whole = 0..exact.len();
         let all = match terms {
-            Some(terms) if case.cancels() => worst(found, exact, terms, &[0..exact.len()]),
+            Some(terms) if case.cancels() => worst(found, exact, terms, slice::from_ref(&whole)),
             _ => plain,
         };
         Error { plain, all, row }

@@ -351,7 +351,12 @@ impl GpuAttention {
             let stay = |(address, queries): (u64, bool)| (address, queries, true);
             let pass = |(address, queries): (u64, bool)| (address, queries, false);
             let maps = [stay(k), stay(v), pass(q), pass(g)];
-            if let Some(fast) = &self.fast {
+            if self.fast.as_ref().is_some_and(|fast| fast.queries() == 0) {
+                // No queries: nothing is added to the gradients of keys, and there is no workspace.
+                let rows = self.tokens.1 * self.attention.kv_heads();
+                self.zero(stream, buffers.dk, rows)?;
+                self.zero(stream, buffers.dv, rows)?;
+            } else if let Some(fast) = &self.fast {
                 let bytes = fast.workspace_bytes();
                 if bytes > 0 && buffers.workspace == 0 {
                     return Err(gpu_error(format!(

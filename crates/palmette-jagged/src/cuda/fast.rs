@@ -91,6 +91,11 @@ impl Fast {
         self.sums_bytes + self.flag_bytes
     }
 
+    /// Blocks of 64 queries.
+    pub(super) fn queries(&self) -> usize {
+        self.finish.count
+    }
+
     /// What of the workspace is to be zeroed before the first kernel, which zeroes the sums where it
     /// runs: start and bytes.
     pub(super) fn to_zero(&self, workspace: u64) -> (u64, usize) {

@@ -22,6 +22,7 @@ static_assert(TILE >= 64, "64 columns of a warpgroup's dK or dV fit its place fo
 struct SumsBarriers {
   u64 y_empty, full[GROUPS], empty[GROUPS];
 };
+
 DEVICE void all_consumers() { asm volatile("bar.sync 8, %0;" ::"n"(CONSUMERS) : "memory"); }
 DEVICE void store_matrices(u32 to, u32 a, u32 b, u32 c, u32 d) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(a), "r"(b), "r"(c),
@@ -62,8 +63,8 @@ DEVICE void store_rows(element* out, long long pitch, const float* sums, float f
   }
 }
 
-// A thread of the producers for each warpgroup: adds its shares of dQ to the sums. It has few
-// registers, so that it reads its work where that lies.
+// A thread of the producers for each warpgroup: adds its shares of dQ to the sums. It reads its work
+// where that lies: with one spilled register here the assembler serialises every product.
 DEVICE void add_sums(const Arguments& a, int group, u32 share, u32 barriers, u32 full, u32 empty,
                      const volatile Work& w) {
   const u32 block_full = barriers, block_empty = barriers + 8;
@@ -209,6 +210,7 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* bytes, u32 gradi
     for (int left = steps; left > 0; left--, turn ^= 1) {
       u32 tile = tiles + stage * 2 * A_BYTES, own_gradients = gradient_tiles + turn * DS_BYTES;
       int near = own0 - (at + TILE - 1) - w.row.shift, far = own0 + 63 - at - w.row.shift;
+      // Hidden from this group, by the mask or the keys' end: its part of dS is zero.
       if (own0 >= w.rows || near > a.right || far < -a.left) {
         // The last tile is nothing to this group: its sums leave while the others are at it.
         if (left == 1) store_keys(own_gradients), stored = true;
