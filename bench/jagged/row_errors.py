@@ -4,7 +4,8 @@ exact in f64 from the same bf16 operands.
 
     python bench/jagged/row_errors.py
 
-"times 8": queries and keys eight times as large, so that the softmax is nearly one key's.
+"times 3", "times 8": queries and keys that much larger, so that the softmax is nearly one key's; of
+those, after a stroke, also the error of all rows and heads together.
 
 Gradients of queries and keys of a short row are differences of nearly equal numbers (with one
 key exactly 0), of which 16-bit operands and outputs leave little, whoever computes them.
@@ -75,7 +76,7 @@ def main():
         print(f"FlashAttention-4: {error}")
     for dim in (64, 128):
         print(f"\nD {dim}: output, dq, dk, dv\n\n| length | " + " | ".join(peers) + " |\n|---|" + "---|" * len(peers))
-        for length, size in [*((n, 1) for n in LENGTHS), (200, 8)]:
+        for length, size in [*((n, 1) for n in LENGTHS), (200, 3), (200, 8)]:
             generator = torch.Generator(device=DEVICE).manual_seed(length)
             draw = lambda: torch.randn(ROWS, HEADS, length, dim, device=DEVICE, dtype=TYPE, generator=generator)
             operands = [draw() * size, draw() * size, draw(), draw()]
@@ -88,8 +89,12 @@ def main():
                     cells.append(str(problem).splitlines()[0][:60])
                     continue
                 norms = [((f.double() - e).flatten(2).norm(dim=2) / e.flatten(2).norm(dim=2)) for f, e in zip(found, expected)]
-                cells.append(" ".join(f"{100 * x.max().item():.2f}" for x in norms))
-            print(f"| {length}{' times 8' if size > 1 else ''} | " + " | ".join(cells) + " |")
+                cell = " ".join(f"{100 * x.max().item():.2f}" for x in norms)
+                if size > 1:
+                    whole = [(f.double() - e).norm() / e.norm() for f, e in zip(found, expected)]
+                    cell += " / " + " ".join(f"{100 * x.item():.2f}" for x in whole)
+                cells.append(cell)
+            print(f"| {length}{f' times {size}' if size > 1 else ''} | " + " | ".join(cells) + " |")
     print("\nper cent, the largest over", ROWS * HEADS, "rows and heads")
 
 

@@ -30,7 +30,7 @@ pub fn forward_tiles(d: usize) -> Vec<ForwardTile> {
         &[
             (64, 1, 2, 2, true, None),
             (128, 2, 2, 1, true, ONE_OF_TWO),
-            (64, 3, 3, 1, true, ONE_OF_THREE),
+            (64, 3, 4, 1, true, ONE_OF_THREE),
         ]
     };
     let tile = |&(keys, groups, stages, blocks, lookahead, registers): &Shape| ForwardTile {

@@ -10,7 +10,7 @@
 //! gpu_attention small [--only WORD] FILE...   time the small operators, or those with WORD in their name
 //! gpu_attention bench FILE...         time the workloads whose row lengths (i32) the files hold
 //! gpu_attention fast FILE...          of those, only the fast mode's backward
-//! gpu_attention causal FILE...        a causal mask beside none, in turns
+//! gpu_attention causal [--only WORD] FILE...   a causal mask beside none, in turns, or the lines with WORD
 //! gpu_attention types FILE...         f16 beside bf16, in turns
 //! ```
 
@@ -46,10 +46,11 @@ fn main() -> ExitCode {
         ["small", ref files @ ..] => small::bench("", files),
         ["bench", ref files @ ..] => bench::bench(files),
         ["fast", ref files @ ..] => turns::fast(files),
-        ["causal", ref files @ ..] => turns::causal(files),
+        ["causal", "--only", word, ref files @ ..] => turns::causal(word, files),
+        ["causal", ref files @ ..] => turns::causal("", files),
         ["types", ref files @ ..] => turns::types(files),
         _ => {
-            Err("usage: gpu_attention compile [ARCH] | check [--require wgmma] [--only WORD] | operators [--only WORD] | small [--only WORD] FILE... | bench FILE... | fast FILE... | causal FILE... | types FILE..."
+            Err("usage: gpu_attention compile [ARCH] | check [--require wgmma] [--only WORD] | operators [--only WORD] | small [--only WORD] FILE... | bench FILE... | fast FILE... | causal [--only WORD] FILE... | types FILE..."
                 .into())
         }
     };

@@ -10,8 +10,10 @@ use std::ops::Range;
 
 use palmette_jagged::{Attention, AttentionInput, Element, Offsets, Real, ReferenceAttention};
 
-/// Sums of the absolute values of the terms of gradients, in their layouts.
+/// Sums of the absolute values of the terms of gradients, in their layouts, and of scores.
 pub struct Terms {
+    /// For each log-sum-exp the softmax's mean of `scale sum_c |q_c k_c| + |bias|`.
+    pub products: Vec<f64>,
     pub dq: Vec<f64>,
     pub dk: Vec<f64>,
     pub dbias: Vec<f64>,
@@ -31,6 +33,7 @@ impl Terms {
         };
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
         let mut terms = Self {
+            products: vec![0.0; exact.lse.len()],
             dq: vec![0.0; input.q.len()],
             dk: vec![0.0; input.k.len()],
             dbias: vec![0.0; input.bias.as_ref().map_or(0, |bias| bias.values.len())],
@@ -40,7 +43,8 @@ impl Terms {
             for (i, h) in (0..queries.len()).flat_map(|i| (0..heads).map(move |h| (i, h))) {
                 let at_q = ((queries.start + i) * heads + h) * d;
                 let (q, g) = (wide(input.q, at_q), wide(d_output, at_q));
-                let lse = exact.lse[h * tokens + queries.start + i];
+                let at_lse = h * tokens + queries.start + i;
+                let lse = exact.lse[at_lse];
                 let delta = dot(&g, &exact.output[at_q..at_q + d]);
                 let bias_at = input.bias.as_ref().map(|bias| {
                     let row = if bias.batch == 1 { 0 } else { b };
@@ -56,6 +60,8 @@ impl Terms {
                     };
                     let p = (scale * dot(&q, &k) + bias - lse).exp();
                     let term = p * (dot(&g, &v).abs() + delta.abs());
+                    let products: f64 = q.iter().zip(&k).map(|(x, y)| (x * y).abs()).sum();
+                    terms.products[at_lse] += p * (scale * products + bias.abs());
                     for c in 0..d {
                         terms.dq[at_q + c] += scale * term * k[c].abs();
                         terms.dk[at_k + c] += scale * term * q[c].abs();

@@ -88,8 +88,9 @@ fn in_turns(
     ))
 }
 
-/// A causal mask beside none, with the shapes that plans choose; the causal forward in every shape.
-pub fn causal(files: &[&str]) -> Outcome {
+/// A causal mask beside none, with the shapes that plans choose; forward in every shape, too.
+/// Lines whose name has `only` in it.
+pub fn causal(only: &str, files: &[&str]) -> Outcome {
     let gpu = Gpu::new(0)?;
     let s = gpu.stream().clone();
     let pool = pool::<bf16>(&s)?;
@@ -99,19 +100,23 @@ pub fn causal(files: &[&str]) -> Outcome {
             let run =
                 |mask, options| Run::new(&gpu, &workload, (GpuElement::Bf16, d, mask), options);
             let options = GpuOptions::default();
-            let (causal, full) = (run(Mask::Causal, options)?, run(Mask::Full, options)?);
-            let forward = in_turns(&gpu, &causal, &full, Work::Forward)?;
-            println!("{file} D{d} causal forward: {forward}");
+            let compare = |name: &str, options, work| -> Outcome {
+                if !name.contains(only) {
+                    return Ok(());
+                }
+                let (causal, full) = (run(Mask::Causal, options)?, run(Mask::Full, options)?);
+                println!("{name}: {}", in_turns(&gpu, &causal, &full, work)?);
+                Ok(())
+            };
+            compare(&format!("{file} D{d} causal forward"), options, Work::Forward)?;
             for tile in forward_tiles(d) {
-                let tiled = run(Mask::Causal, GpuOptions { forward: Some(tile), ..options })?;
-                let (median, minimum) = tiled.time(&gpu, Work::Forward)?;
-                println!("    {}: {median:.3} ms, min {minimum:.3}", show(&tile));
+                let name = format!("{file} D{d} causal tile {}", show(&tile));
+                let options = GpuOptions { forward: Some(tile), ..options };
+                compare(&name, options, Work::Forward)?;
             }
             for mode in [BackwardMode::Deterministic, BackwardMode::Fast] {
-                let options = GpuOptions { mode, ..options };
-                let (causal, full) = (run(Mask::Causal, options)?, run(Mask::Full, options)?);
-                let both = in_turns(&gpu, &causal, &full, Work::Both)?;
-                println!("{file} D{d} causal both, {mode:?}: {both}");
+                let name = format!("{file} D{d} causal both, {mode:?}");
+                compare(&name, GpuOptions { mode, ..options }, Work::Both)?;
             }
         }
     }

@@ -33,6 +33,8 @@ pub(super) struct Arguments {
     pub(super) tasks: u64,
     pub(super) dq_sums: u64,
     pub(super) first_block: u64,
+    pub(super) blocks: u64,
+    pub(super) zeroed: u64,
     pub(super) counter: u64,
     pub(super) tokens_q: i64,
     pub(super) max_q: i32,
@@ -48,7 +50,7 @@ pub(super) struct Arguments {
     pub(super) bias_k: i32,
     pub(super) rows: i32,
     pub(super) task_count: i32,
-    pub(super) query_blocks: i32,
+    pub(super) block_count: i32,
     pub(super) bias_transposed: i32,
     pub(super) scale: f32,
 }

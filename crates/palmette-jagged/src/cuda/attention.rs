@@ -351,14 +351,20 @@ impl GpuAttention {
             let stay = |(address, queries): (u64, bool)| (address, queries, true);
             let pass = |(address, queries): (u64, bool)| (address, queries, false);
             let maps = [stay(k), stay(v), pass(q), pass(g)];
-            if let Some(fast) = &self.fast {
+            if self.fast.as_ref().is_some_and(|fast| fast.queries() == 0) {
+                // No queries: nothing is added to the gradients of keys, and there is no workspace.
+                let rows = self.tokens.1 * self.attention.kv_heads();
+                self.zero(stream, buffers.dk, rows)?;
+                self.zero(stream, buffers.dv, rows)?;
+            } else if let Some(fast) = &self.fast {
                 let bytes = fast.workspace_bytes();
                 if bytes > 0 && buffers.workspace == 0 {
                     return Err(gpu_error(format!(
                         "the fast backward needs a workspace of {bytes} bytes"
                     )));
                 }
-                memset_d8_async(buffers.workspace, 0, bytes, stream.cu_stream()).map_err(driver)?;
+                let (start, bytes) = fast.to_zero(buffers.workspace);
+                memset_d8_async(start, 0, bytes, stream.cu_stream()).map_err(driver)?;
                 fast.describe(stream, buffers.workspace, &mut arguments);
                 self.launch(stream, &fast.keys, arguments, &maps, self.backward_path)?;
                 self.launch(stream, &fast.finish, arguments, &[], GpuPath::Plain)?;

@@ -19,8 +19,8 @@ pub(super) struct Fast {
     pub(super) keys: Launch,
     pub(super) finish: Launch,
     first_block: CudaSlice<i32>,
-    blocks: usize,
-    bytes_a_block: usize,
+    sums_bytes: usize,
+    flag_bytes: usize,
 }
 
 impl Fast {
@@ -70,26 +70,39 @@ impl Fast {
             (0, 0),
             &whole,
         )?;
-        let mut first_block = Vec::with_capacity(offsets_q.rows() + 1);
+        let mut first_block = vec![0; offsets_q.rows() + 1];
         let mut blocks = 0usize;
-        for b in 0..offsets_q.rows() {
-            first_block.push(i32::try_from(blocks).unwrap_or(i32::MAX));
-            blocks += offsets_q.length(b).div_ceil(BLOCK);
+        for &b in offsets_q.longest_first() {
+            first_block[b as usize] = i32::try_from(blocks).unwrap_or(i32::MAX);
+            blocks += offsets_q.length(b as usize).div_ceil(BLOCK);
         }
-        first_block.push(i32::try_from(blocks).unwrap_or(i32::MAX));
         let width = if d <= 64 { 64 } else { 128 };
         Ok(Self {
             keys,
             finish,
             first_block: stream.clone_htod(&first_block).map_err(driver)?,
-            blocks,
-            bytes_a_block: heads * BLOCK * width * 4,
+            sums_bytes: blocks * heads * BLOCK * width * 4,
+            flag_bytes: if blocks > 0 { 4 * (offsets_q.rows() + 1) } else { 0 },
         })
     }
 
-    /// Size of the sums.
+    /// Size of the sums and of what says how much of them is zero.
     pub(super) fn workspace_bytes(&self) -> usize {
-        self.blocks * self.bytes_a_block
+        self.sums_bytes + self.flag_bytes
+    }
+
+    /// Blocks of 64 queries.
+    pub(super) fn queries(&self) -> usize {
+        self.finish.count
+    }
+
+    /// What of the workspace is to be zeroed before the first kernel, which zeroes the sums where it
+    /// runs: start and bytes.
+    pub(super) fn to_zero(&self, workspace: u64) -> (u64, usize) {
+        match self.keys.count {
+            0 => (workspace, self.workspace_bytes()),
+            _ => (workspace + self.sums_bytes as u64, self.flag_bytes),
+        }
     }
 
     /// Tells kernels where the sums are.
@@ -101,6 +114,8 @@ impl Fast {
     ) {
         arguments.dq_sums = workspace;
         arguments.first_block = address(stream, &self.first_block);
-        arguments.query_blocks = self.blocks as i32;
+        arguments.blocks = address(stream, &self.finish.tasks);
+        arguments.block_count = self.finish.count as i32;
+        arguments.zeroed = workspace + self.sums_bytes as u64;
     }
 }

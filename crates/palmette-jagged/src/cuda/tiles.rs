@@ -43,7 +43,7 @@ pub struct FastTile {
     /// Queries of a streamed tile: 64, 80 or 128. Warpgroups share the gradient of these queries:
     /// 64 columns of all or some of them each.
     pub tile: u32,
-    /// Warpgroups of 64 keys that stay in place.
+    /// Warpgroups of 64 keys that stay in place: one or two.
     pub groups: u32,
     /// Tiles in flight.
     pub stages: u32,
@@ -108,7 +108,7 @@ impl ForwardTile {
         match padded(head_dim) {
             64 => tile(1, 2, 3, None),
             128 if longest <= 1024 => tile(1, 2, 2, None),
-            128 => tile(3, 3, 1, Some((160, 32))),
+            128 => tile(3, 4, 1, Some((160, 32))),
             _ => tile(2, 2, 1, Some((240, 24))),
         }
     }
@@ -220,13 +220,13 @@ impl FastTile {
         }
     }
 
-    /// Whether warpgroups can share the gradient of a tile's queries evenly, and a share has room
-    /// for the warpgroup's rows of dK.
+    /// Whether warpgroups can share the gradient of a tile's queries evenly, and 64 columns of a
+    /// warpgroup's dK find room where its score gradients are.
     pub(super) fn fits(&self, head_dim: usize) -> bool {
         let width = padded(head_dim);
         let share = width / 64 * self.tile / self.groups.max(1);
         let even = share * self.groups == width / 64 * self.tile && share.is_multiple_of(8);
-        even && share <= self.tile && width / 2 + 4 <= share
+        even && share <= self.tile && self.tile >= 64 && self.groups <= 2
     }
 
     /// Keys of a block.

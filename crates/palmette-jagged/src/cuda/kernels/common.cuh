@@ -18,13 +18,15 @@ struct Arguments {
   const int2 *tasks;  // row, block; longest row first
   float *dq_sums;          // the fast backward's sums, in blocks of 64 queries
   const int *first_block;  // each row's first of them
+  const int2 *blocks;      // row, block of 64 queries; longest row first
+  u32 *zeroed;             // how many of a row's blocks are zero, and, after all rows, taken to be zeroed
   u32 *counter;
   long long tokens_q;
   int max_q, max_k;  // truncation limits
   int heads, group, head_dim;
   int left, right;  // a key may be `left` before the query's own position, `right` after
   int bias_batch, bias_heads, bias_q, bias_k;
-  int rows, task_count, query_blocks, bias_transposed;
+  int rows, task_count, block_count, bias_transposed;
   float scale;
 };
 

@@ -52,6 +52,17 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* tile_bytes, cons
     for (int left = steps; left > 0; left--) {
       u32 tile = tiles + stage * 2 * A_BYTES;
       barrier_wait(full + 8 * stage, ring);
+      // The distance grows with the key and falls with the query.
+      int near = (FOR_KEYS ? own0 - (at + TILE - 1) : at - (own0 + 63)) - w.row.shift;
+      int far = (FOR_KEYS ? own0 + 63 - at : at + TILE - 1 - own0) - w.row.shift;
+      // A tile that the mask hides from this group alone.
+      if (GROUPS > 1 && !OVERLAP && (near > a.right || far < -a.left)) {
+        release(empty + 8 * stage);
+        if (++stage == STAGES) stage = 0, ring ^= 1;
+        at += TILE;
+        if (at >= w.end) at = w.first;
+        continue;
+      }
       if (at + TILE > length) {
         char* rows = tile_bytes + stage * 2 * A_BYTES;
         clear_rows(rows, A_PANEL, length - at, TILE, t);
@@ -71,11 +82,8 @@ DEVICE void consume(const Arguments& a, u32 x, u32 tiles, char* tile_bytes, cons
       if (OVERLAP && left != steps) release(empty + 8 * (stage ? stage - 1 : STAGES - 1));
       const Statistics& columns = statistics[stage];
       weights_tile<TILE, FOR_KEYS>(s, scale_log2, row_lse, columns.lse, lane);
-      // The distance grows with the key and falls with the query.
-      int near = FOR_KEYS ? own0 - (at + TILE - 1) : at - (own0 + 63);
-      int far = FOR_KEYS ? own0 + 63 - at : at + TILE - 1 - own0;
-      if (far - w.row.shift > a.right || near - w.row.shift < -a.left || (!FOR_KEYS && at + TILE > length))
-        mask_weights<TILE, FOR_KEYS>(s, a, w.row, own, at, FOR_KEYS ? 1 << 30 : length, lane);
+      if (far > a.right || near < -a.left || (!FOR_KEYS && at + TILE > length))
+        mask_weights<TILE, FOR_KEYS>(s, a, w.row, own, at, lane);
       if (FOR_KEYS) {
 #pragma unroll
         for (int e = 0; e < TILE / 4; e++) weights[e] = pack(s[e * 2], s[e * 2 + 1]);

@@ -18,15 +18,30 @@ struct Statistics {
   float lse[TILE], delta[TILE];
 };
 
+#ifndef FAST
+#define FAST 0
+#endif
 // What a block has to do: resolved by the producer, so that consumers do not wait for two
 // dependent loads from device memory.
 struct Work {
   Row row;
   int b, head, row0, rows, first, end, members;
 #if FAST
-  // Where the f32 sums of the row's queries lie: their first block of 64 and how many follow.
+  // Where the f32 sums of the row's queries lie: how many blocks of 64 are before them, and how
+  // many they are themselves.
   int first_sums, blocks;
 #endif
+  DEVICE int tiles() const { return max(end - first + TILE - 1, 0) / TILE; }
+  DEVICE int steps() const { return tiles() * members; }
+  // The fast backward takes the last tile first, and ends with the one that a causal mask cuts.
+  DEVICE int begin() const { return FAST ? first + (tiles() - 1) * TILE : first; }
+  // To the next tile; whether that is the next member's.
+  DEVICE bool advance(int& at) const {
+    at += FAST ? -TILE : TILE;
+    if (FAST ? at >= first : at < end) return false;
+    at = begin();
+    return true;
+  }
 };
 DEVICE Work work_of(const Arguments& a, u32 work) {
   int heads = FOR_KEYS ? a.heads / a.group : a.heads;
@@ -42,8 +57,11 @@ DEVICE Work work_of(const Arguments& a, u32 work) {
   w.end = FOR_KEYS ? end_query(a, w.row, row1) : end_key(a, w.row, row1);
   w.members = FOR_KEYS ? a.group : 1;
 #if FAST
+  // Tiles end where the queries do, so that a causal mask hides what they have too many of.
+  int first = first_query(a, w.row, w.row0) / 8 * 8, length = max(w.end - first, 0);
+  w.first = max(first - (TILE - 1 - (length + TILE - 1) % TILE) / 8 * 8, 0);
   w.first_sums = a.first_block[task.x];
-  w.blocks = a.first_block[task.x + 1] - w.first_sums;
+  w.blocks = (w.row.n_q + 63) / 64;
 #endif
   return w;
 }
@@ -76,7 +94,7 @@ DEVICE void produce(const Arguments& a, const TensorMap* map_x, const TensorMap*
         for (int p = 0; p < PANELS; p++)
           tensor_load(x + X_BYTES + p * X_PANEL, map_y, block_full, p * 64, w.head, (int)start_x + w.row0);
     }
-    int steps = w.end > w.first ? (w.end - w.first + TILE - 1) / TILE * w.members : 0, at = w.first, member = 0;
+    int steps = w.steps(), at = w.begin(), member = 0;
     for (int step = 0; step <= steps; step++) {
       // With an early Y the first tile, too, is on its way before X is.
       if (step == (y_empty ? min(steps, 1) : 0)) {
@@ -124,8 +142,7 @@ DEVICE void produce(const Arguments& a, const TensorMap* map_x, const TensorMap*
         }
       }
       if (++stage == STAGES) stage = 0, ring ^= 1;
-      at += TILE;
-      if (at >= w.end) at = w.first, member++;
+      member += w.advance(at);
     }
   }
 }

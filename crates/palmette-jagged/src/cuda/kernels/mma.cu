@@ -129,7 +129,7 @@ template <bool FOR_KEYS> DEVICE void backward(const Arguments& a) {
       int near = FOR_KEYS ? row0 - (at + TILE - 1) : at - (row0 + ROWS - 1);
       int far = FOR_KEYS ? row0 + ROWS - 1 - at : at + TILE - 1 - row0;
       if (far - r.shift > a.right || near - r.shift < -a.left || at + TILE > length)
-        mask_weights<TILE, FOR_KEYS>(s, a, r, own, at, FOR_KEYS ? 1 << 30 : length, lane);
+        mask_weights<TILE, FOR_KEYS>(s, a, r, own, at, lane);
       scores<TILE>(dp, y, tb);
       if (FOR_KEYS) {
 #pragma unroll

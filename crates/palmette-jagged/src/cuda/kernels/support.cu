@@ -32,8 +32,9 @@ extern "C" __global__ void __launch_bounds__(256) finish_queries(Arguments a) {
   int2 task = a.tasks[blockIdx.x / a.heads];
   int h = blockIdx.x % a.heads, t = threadIdx.x;
   Row r = row_of(a, task.x);
-  int first = a.first_block[task.x], blocks = a.first_block[task.x + 1] - first;
-  const float4* sums = (const float4*)a.dq_sums + (h * (long long)a.query_blocks + first) * PANELS * 1024 + task.y * 1024;
+  int blocks = (r.n_q + 63) / 64;
+  const float4* sums = (const float4*)a.dq_sums +
+                       (((long long)a.first_block[task.x] * a.heads + h * blocks) * PANELS + task.y) * 1024;
 #pragma unroll
   for (int e = t; e < PANELS * 1024; e += 256) {
     float4 x = sums[(long long)(e / 1024) * blocks * 1024 + e % 1024];

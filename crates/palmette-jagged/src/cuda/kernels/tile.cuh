@@ -56,15 +56,30 @@ template <int N, bool BIASED = false> DEVICE bool softmax_tile(float* s, Softmax
   return grown;
 }
 
+// Which of a tile's columns a thread's two rows see, counted from its first column: `first` is the
+// first row's first, the second's is 8 further; both see `count` from there on, up to `limit`.
+struct Seen {
+  int first, limit;
+  u32 count;
+  DEVICE bool has(int x, int second) const { return (u32)(x - first - second * 8) < count && x < limit; }
+};
+// `own` is the thread's first row, `at` the tile's first column.
+DEVICE Seen keys_seen(const Arguments& a, const Row& r, int own, int at, int lane) {
+  int column = at + (lane & 3) * 2;
+  return {own + r.shift - a.left - column, r.n_k - column, (u32)a.left + (u32)a.right + 1};
+}
+DEVICE Seen queries_seen(const Arguments& a, const Row& r, int own, int at, int lane) {
+  int column = at + (lane & 3) * 2;
+  return {own - r.shift - a.right - column, 1 << 30, (u32)a.left + (u32)a.right + 1};
+}
+
 template <int N> DEVICE void mask_tile(float* s, const Arguments& a, const Row& r, int i, int j0, int lane) {
+  Seen seen = keys_seen(a, r, i, j0, lane);
 #pragma unroll
   for (int j = 0; j < N / 8; j++)
 #pragma unroll
-    for (int e = 0; e < 4; e++) {
-      int key = j0 + j * 8 + (lane & 3) * 2 + (e & 1);
-      int distance = key - (i + (e / 2) * 8) - r.shift;
-      if (key >= r.n_k || distance > a.right || distance < -a.left) s[j * 4 + e] = NEG_INFINITY;
-    }
+    for (int e = 0; e < 4; e++)
+      if (!seen.has(j * 8 + (e & 1), e / 2)) s[j * 4 + e] = NEG_INFINITY;
 }
 
 // Divides the sums by the weights' total and writes output and log-sum-exp of rows below `end`.
@@ -101,18 +116,15 @@ DEVICE void weights_tile(float* s, float scale_log2, const float* row_lse, const
   }
 }
 
-// Zeroes what the mask hides: `own` is the thread's first row, `at` the tile's first column,
-// `length` the end of the keys, wherever those are.
+// Zeroes what the mask hides; rows past the keys' end, which nobody writes, are left.
 template <int N, bool KEY_ROWS>
-DEVICE void mask_weights(float* s, const Arguments& a, const Row& r, int own, int at, int length, int lane) {
+DEVICE void mask_weights(float* s, const Arguments& a, const Row& r, int own, int at, int lane) {
+  Seen seen = KEY_ROWS ? queries_seen(a, r, own, at, lane) : keys_seen(a, r, own, at, lane);
 #pragma unroll
   for (int j = 0; j < N / 8; j++)
 #pragma unroll
-    for (int e = 0; e < 4; e++) {
-      int mine = own + e / 2 * 8, other = at + j * 8 + (lane & 3) * 2 + (e & 1);
-      int distance = (KEY_ROWS ? mine - other : other - mine) - r.shift;
-      if ((KEY_ROWS ? mine : other) >= length || distance > a.right || distance < -a.left) s[j * 4 + e] = 0.f;
-    }
+    for (int e = 0; e < 4; e++)
+      if (!seen.has(j * 8 + (e & 1), e / 2)) s[j * 4 + e] = 0.f;
 }
 
 // ds = p (dp - delta), rounded to operands of a product.
