@@ -130,6 +130,11 @@ impl LimitedSpace {
         Ok(self)
     }
 
+    /// The space without that limit.
+    pub fn without_peak(self) -> Self {
+        Self { peak: None, ..self }
+    }
+
     /// Sum over violated limits of value / limit - 1.
     fn excess_of(&self, path: &Path) -> f64 {
         let peak = self.peak.as_ref().map_or(0.0, |bound| bound.excess(path));

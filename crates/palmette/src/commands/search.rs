@@ -78,8 +78,8 @@ pub struct Args {
     resume: Option<PathBuf>,
 }
 
-/// Files of datasets, models and runs: a folder that holds one is no place for a new run.
-const OF_OTHERS: [&str; 4] = ["manifest.json", "model.json", "journal.jsonl", "report.html"];
+/// Files of datasets, models and finished runs: a folder that holds one is no place for a new run.
+const OF_OTHERS: [&str; 3] = ["manifest.json", "model.json", "report.html"];
 
 pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let (config, dir) = match &args.resume {
@@ -89,7 +89,11 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
             let dir = if !run.exists() && named.exists() { &named } else { run };
             let file = dir.join("config.toml");
             if !file.is_file() {
-                bail!("{} is no run folder (no config.toml)", dir.display());
+                bail!(
+                    "{} is no run folder (no config.toml: nothing has happened there, start the \
+                     search anew)",
+                    dir.display()
+                );
             }
             let config = Config::load(Some(&file), &[])?;
             note_fallback(&config, console);

@@ -225,6 +225,12 @@ impl RunMemory {
         self.program + phases.iter().map(|phase| least(phase.1)).max().unwrap_or(0)
     }
 
+    /// The most of the phases that hold less where candidates are smaller networks.
+    pub fn of_candidates(&self) -> u64 {
+        let phases = [&self.latency, &self.ranking, &self.networks, &self.final_fits];
+        self.program + phases.map(|parts| sum(parts)).into_iter().max().unwrap_or(0)
+    }
+
     /// The peak, the phase it is in, and what holds most there.
     pub fn describe(&self) -> String {
         let (phase, parts) = self.largest();

@@ -10,7 +10,7 @@ use palmette_engine::{Arenas, Footprint, ParamLayout, Program};
 use palmette_random::stream;
 use palmette_space::{Domain, Genotype};
 
-use super::plan::Plan;
+use super::plan::{MemoryBound, Plan};
 use super::ranking::siblings;
 use super::setup::Run;
 use super::side_by_side::Trainings;
@@ -32,6 +32,8 @@ const FAMILIES: usize = 24;
 const MUTATIONS: usize = 6;
 /// Random networks that stand for those that a search will choose.
 const NETWORKS: usize = 32;
+/// A limit on networks is lowered by this part of it until their rankers fit as well.
+const TIGHTER: u64 = 16;
 /// Numbers of a row that is scored beside its inputs: its label, and its weight in f64.
 const SCORED_NUMBERS: usize = 3;
 
@@ -55,7 +57,11 @@ fn between(what: [&'static str; 2], mut held: Vec<[u64; 2]>) -> Vec<MemoryPart> 
     held.sort_by_key(|parts| parts.iter().sum::<u64>());
     let (Some(least), Some(most)) = (held.first(), held.last()) else { return Vec::new() };
     let parts = what.into_iter().zip(most).zip(least).filter(|((_, most), _)| **most > 0);
-    let part = |((what, &bytes), &least)| MemoryPart { what, bytes, at_least: Some(least) };
+    let part = |((what, &bytes), &least): ((_, &u64), &u64)| MemoryPart {
+        what,
+        bytes,
+        at_least: Some(least.min(bytes)),
+    };
     parts.map(part).collect()
 }
 
@@ -249,23 +255,49 @@ impl Run<'_, '_> {
         Ok(random.iter().map(|genotype| self.network(genotype)).collect())
     }
 
-    /// Holds candidates to the limit on peak memory, where there is one, on so many threads: as many
-    /// networks as these train side by side have to fit. The number of threads that then counts.
+    /// Holds candidates to the limit on peak memory, where there is one, with this many threads: as
+    /// many networks as these train side by side have to fit, and to score them, too.
     ///
     /// # Errors
     /// Not even the cheapest network of the space fits.
-    pub(super) fn limit_memory(&mut self, plan: &Plan, threads: usize) -> Result<Option<usize>> {
+    pub(super) fn limit_memory(&mut self, plan: &Plan) -> Result<Option<MemoryBound>> {
         let Some(limit) = self.context.config.cost.limits()?.peak_memory else { return Ok(None) };
-        let phases = self.training_phases(plan.top_k, threads)?;
-        match self.space.clone().with_peak(phases.bound(limit)) {
-            Ok(space) => self.space = space,
-            Err(_) => return Err(self.too_much(&limit_name(limit), &self.memory(plan)?)),
+        let threads = rayon::current_num_threads();
+        let mut bound = MemoryBound { bytes: limit, threads };
+        if !self.bound_memory(plan, bound)? {
+            return Err(self.too_much(&limit_name(limit), &self.memory(plan)?, None));
         }
-        Ok(Some(threads))
+        // Rankers hold less where networks are smaller, but what is not known.
+        while self.memory(plan)?.of_candidates() > limit {
+            let tighter = MemoryBound { bytes: bound.bytes - bound.bytes / TIGHTER, threads };
+            if !self.bound_memory(plan, tighter)? {
+                // The run is refused with the candidates of the last bound that leaves any.
+                self.bound_memory(plan, bound)?;
+                break;
+            }
+            bound = tighter;
+        }
+        Ok(Some(bound))
+    }
+
+    /// Holds candidates to `bound`; whether there are any.
+    pub(super) fn bound_memory(&mut self, plan: &Plan, bound: MemoryBound) -> Result<bool> {
+        // What an earlier bound left must not decide what this one is.
+        self.space = self.space.clone().without_peak();
+        let phases = self.training_phases(plan.top_k, bound.threads)?;
+        match self.space.clone().with_peak(phases.bound(bound.bytes)) {
+            Ok(space) => self.space = space,
+            Err(_) => return Ok(false),
+        }
+        Ok(true)
     }
 
     /// Fails where the run cannot fit its limit on peak memory, or this machine.
-    pub(super) fn check_memory(&self, memory: &RunMemory) -> Result<()> {
+    pub(super) fn check_memory(
+        &self,
+        memory: &RunMemory,
+        begun: Option<MemoryBound>,
+    ) -> Result<()> {
         let (least, most) = (memory.held_at_least(), memory.held());
         let limit = self.context.config.cost.limits()?.peak_memory;
         let available = available_memory();
@@ -285,21 +317,29 @@ impl Run<'_, '_> {
             }
             _ => return Ok(()),
         };
-        Err(self.too_much(&over, memory))
+        Err(self.too_much(&over, memory, begun))
     }
 
-    fn too_much(&self, over: &str, memory: &RunMemory) -> anyhow::Error {
+    fn too_much(
+        &self,
+        over: &str,
+        memory: &RunMemory,
+        begun: Option<MemoryBound>,
+    ) -> anyhow::Error {
+        let lowers = match begun.filter(|bound| bound.threads < rayon::current_num_threads()) {
+            Some(bound) => format!("--threads {}, with which it was begun", bound.threads),
+            None => self.what_lowers(),
+        };
         anyhow!(
-            "this run would hold more than {over} ({}). Less takes: {}",
-            memory.describe(),
-            self.what_lowers()
+            "this run would hold more than {over} ({}). Less takes: {lowers}",
+            memory.describe()
         )
     }
 
     /// Settings that would lower the peak, those that change least first.
     fn what_lowers(&self) -> String {
         let config = self.context.config;
-        let cap = self.search_tables().into_iter().max().unwrap_or(0) / 4;
+        let cap = (self.search_tables().into_iter().max().unwrap_or(0) / 4).max(1);
         let mut ways = Vec::new();
         if config.run.table_files.is_none() {
             ways.push("--table-files DIR (tables in files)".to_owned());
@@ -315,10 +355,13 @@ impl Run<'_, '_> {
         }
         ways.push(format!("smaller tables (--limit memory=..., --set search.table_cap={cap})"));
         ways.push(
-            "smaller batches (search.supernet.batch_size, train.network.batch_size, \
+            "smaller batches (batch_size of search.supernet, search.ranking and train.network, \
              train.final_batch_size)"
                 .into(),
         );
+        if !config.train.baselines.is_empty() {
+            ways.push("fewer hand-made models (train.baselines)".into());
+        }
         ways.push("a smaller space (space.blocks, space.dense_widths)".into());
         ways.join(", ")
     }

@@ -26,10 +26,19 @@ pub struct Plan {
     pub top_k: usize,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
-    /// Threads that candidates' memory was foretold for, where it has a limit: a resumed run keeps
-    /// to them, whatever it has itself.
+    /// What candidates are held to, where peak memory has a limit: a resumed run keeps to it,
+    /// whatever threads it has itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub memory_threads: Option<usize>,
+    pub memory: Option<MemoryBound>,
+}
+
+/// What the trainings of a candidate may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryBound {
+    /// Bytes at their peak.
+    pub bytes: u64,
+    /// Threads that they are foretold for.
+    pub threads: usize,
 }
 
 /// Seconds that a plan is expected to take, by phase.
@@ -162,7 +171,7 @@ impl Plan {
             },
             top_k: search.top_k.min(search.evaluations),
             checkpoint_every: config.run.checkpoint_every,
-            memory_threads: None,
+            memory: None,
         }
     }
 

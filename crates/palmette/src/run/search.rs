@@ -10,10 +10,10 @@ use palmette_data::Split;
 use serde::Deserialize;
 
 use super::context::RunContext;
-use super::plan::{Plan, Prediction, Rates};
+use super::plan::{MemoryBound, Plan, Prediction, Rates};
 use super::results::Summary;
 use super::setup::Run;
-use super::store::RunStore;
+use super::store::{RunStore, read_journal};
 use super::trials::record;
 use super::workers::{table_bytes, trainings_at_a_time};
 use crate::measured::{RunMemory, peak_memory};
@@ -30,8 +30,18 @@ pub struct Outcome {
 pub fn foretell_memory(context: &RunContext<'_>) -> Result<RunMemory> {
     let plan = Plan::configured(context.config, context.dataset.rows(Split::Validation));
     let mut run = Run::new(context)?;
-    run.limit_memory(&plan, rayon::current_num_threads())?;
+    run.limit_memory(&plan)?;
     run.memory(&plan)
+}
+
+/// The plan of a run that has begun in this folder.
+fn planned(dir: &FilePath) -> Result<Option<Plan>> {
+    if !dir.join("journal.jsonl").exists() {
+        return Ok(None);
+    }
+    let events = read_journal(dir)?;
+    let plan = events.iter().find(|event| event["event"] == "plan");
+    Ok(plan.map(|event| Plan::deserialize(&event["result"])).transpose()?)
 }
 
 /// Searches, retrains, compares, exports and reports; continues where the journal ends.
@@ -44,15 +54,13 @@ pub fn search(
     run.check_test_part()?;
     let configured = Plan::configured(context.config, context.dataset.rows(Split::Validation));
     // Limits that nobody can meet are said before the folder holds a run.
-    let threads = run.limit_memory(&configured, rayon::current_num_threads())?;
-    run.check_memory(&run.memory(&configured)?)?;
+    let begun = planned(dir)?.and_then(|plan| plan.memory);
+    let memory = match begun {
+        Some(bound) => run.bound_memory(&configured, bound)?.then_some(bound),
+        None => run.limit_memory(&configured)?,
+    };
+    run.check_memory(&run.memory(&configured)?, begun)?;
     let mut store = run.open(dir)?;
-    if let Some(event) = store.find("plan", "") {
-        let begun = Plan::deserialize(&event["result"])?.memory_threads;
-        if let Some(begun) = begun.filter(|_| begun != threads) {
-            run.limit_memory(&configured, begun)?;
-        }
-    }
     if store.find("study", "").is_some() {
         bail!(
             "{} holds a study of rankings, which `palmette bench ranking` continues; a search needs \
@@ -61,7 +69,7 @@ pub fn search(
         );
     }
     let plan = run.calibrate_latency(&mut store);
-    let plan = match plan.and_then(|()| run.plan(&mut store, budget_seconds, threads)) {
+    let plan = match plan.and_then(|()| run.plan(&mut store, budget_seconds, memory)) {
         Ok(plan) => plan,
         Err(error) => {
             store.discard_if_empty();
@@ -86,7 +94,7 @@ impl Run<'_, '_> {
         &self,
         store: &mut RunStore,
         budget_seconds: Option<f64>,
-        memory_threads: Option<usize>,
+        memory: Option<MemoryBound>,
     ) -> Result<Plan> {
         if let Some(event) = store.find("plan", "") {
             return Ok(Plan::deserialize(&event["result"])?);
@@ -108,7 +116,7 @@ impl Run<'_, '_> {
             Some(seconds) => Plan::for_budget(config, rates, &macs, [train, validation], seconds)?,
             None => Plan::configured(config, validation),
         };
-        let plan = Plan { memory_threads, ..plan };
+        let plan = Plan { memory, ..plan };
         let prediction = plan.predict(config, rates, &macs, [train, validation]);
         self.announce(&plan, &prediction, supernet_bytes);
         self.context.console.note(&self.memory(&plan)?.describe());

@@ -258,7 +258,7 @@ fn networks_keep_the_limit_on_peak_memory() {
     assert!(held <= limit as f64, "{held} for {limit}, {free} without");
     let journal = place.journal("runs/held");
     let plan = journal.iter().find(|event| event["event"] == "plan").unwrap();
-    assert_eq!(plan["result"]["memory_threads"], 2);
+    assert_eq!(plan["result"]["memory"]["threads"], 2);
 
     // Resumed with other threads from the middle of its ranking.
     let run = place.path("runs/cut");
