@@ -118,7 +118,10 @@ impl<'c> Run<'_, 'c> {
                 store.files().save_checkpoint("supernet", &supernet.progress, &supernet.model)?;
                 self.context.stop.check()?;
             }
-            supernet.advance()?;
+            supernet.advance().context(
+                "the supernet (search.supernet.layer_norm=true or a lower \
+                 search.supernet.learning_rate may help)",
+            )?;
             progress.set(supernet.progress.step);
             if supernet.progress.step % plan.checkpoint_every == 0
                 || supernet.progress.step == steps

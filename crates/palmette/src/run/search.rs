@@ -52,6 +52,9 @@ pub fn search(
 ) -> Result<Outcome> {
     let mut run = Run::new(context)?;
     run.check_test_part()?;
+    if let Some(folder) = context.config.run.table_files.as_ref().filter(|path| !path.is_dir()) {
+        bail!("{}: there is no such folder for tables (--table-files)", folder.display());
+    }
     let configured = Plan::configured(context.config, context.dataset.rows(Split::Validation));
     // Limits that nobody can meet are said before the folder holds a run.
     let begun = planned(dir)?.and_then(|plan| plan.memory);
