@@ -175,13 +175,9 @@ impl Program {
     /// The panels that [`Program::place_panels`] gives places and that a step fills.
     fn add_panels(&self, rows: usize, found: &mut Footprint) {
         let bytes = |terms, columns| F32 * panels_len(terms, columns) as u64;
-        let (mut places, mut gaps) = (0, 0);
-        let mut factor = |columns| {
-            let written = bytes(rows, columns);
-            places += written;
-            gaps += written.min(HUGE_PAGE);
-        };
-        let (mut placed, mut weights) = (vec![false; self.buffers.len()], HashSet::new());
+        // What products read of each buffer: its values, and its gradients.
+        let mut factors = vec![[false; 2]; self.buffers.len()];
+        let mut weights = HashSet::new();
         for op in &self.ops {
             let Op::Linear(op) = op else { continue };
             let uses = &self.inputs[op.inputs.range()];
@@ -198,19 +194,23 @@ impl Program {
                 if self.buffers[input.buffer.0 as usize].needs_grad {
                     found.backward_panels += bytes(width, columns);
                 }
-                if !std::mem::replace(&mut placed[input.buffer.0 as usize], true) {
-                    factor(columns);
-                }
+                factors[input.buffer.0 as usize][0] = true;
             }
-            if !self.is_shared() {
-                placed[op.pre.0 as usize] = true;
-                factor(self.width(op.pre));
-            }
+            factors[op.pre.0 as usize][1] |= !self.is_shared();
         }
-        // Values and gradients have arenas of equal length. What is written in one of them is left
-        // out in the other, where huge pages around it are held nevertheless.
+        let (mut places, mut written, mut gaps) = (0, 0, 0);
+        for (buffer, &uses) in self.buffers.iter().zip(&factors) {
+            let Extent::Rows { width } = buffer.extent else { continue };
+            let factor = bytes(rows, width);
+            let arenas = uses.into_iter().filter(|&used| used).count() as u64;
+            places += factor * arenas.min(1);
+            written += factor * arenas;
+            gaps += if arenas == 1 { factor.min(HUGE_PAGE) } else { 0 };
+        }
+        // Values and gradients have arenas of equal length. What is written in one of them only is
+        // left out in the other, where huge pages around it are held nevertheless.
         let huge = places + places / 4 >= HUGE_PAGES_FROM as u64;
-        found.backward_panels += places + if huge { gaps } else { 0 };
+        found.backward_panels += written + if huge { gaps } else { 0 };
     }
 }
 
@@ -244,13 +244,16 @@ mod tests {
             // A chunk alone has no panels.
             let weights =
                 [[3, 4], [4, 4], [4, 4]].map(|[terms, columns]| panels_len(terms, columns));
-            let factors = 3 * panels_len(rows, 4);
-            let written = weights.iter().sum::<usize>() + factors;
+            let weights = weights.iter().sum::<usize>();
+            // Values of the input, gradients of the last sums, both of what is between.
+            let factor = panels_len(rows, 4);
+            let written = weights + 4 * factor;
             let panels = footprint.forward_panels + footprint.backward_panels;
             assert_eq!(panels, if rows > 128 { 4 * written as u64 } else { 0 }, "{rows}");
-            // The first layer needs no gradient of its input, and of the arenas of values and
-            // gradients each leaves out what the other holds.
-            assert_eq!(program.panel_numbers(), written + panels_len(4, 3) + factors, "{rows}");
+            // The first layer needs no gradient of its input; arenas of values and of gradients
+            // have a place for each of the three.
+            let places = weights + panels_len(4, 3) + 2 * 3 * factor;
+            assert_eq!(program.panel_numbers(), places, "{rows}");
             assert_eq!(footprint.values, 4 * program.arena_len as u64, "{rows}");
             program.place_lists(rows, true, std::iter::empty()).unwrap();
             assert_eq!(footprint.predicted_values, 4 * program.arena_len as u64, "{rows}");

@@ -4,7 +4,7 @@ use palmette_cost::format_bytes;
 use palmette_ctr::CompiledModel;
 use palmette_ctr::train::{Keeping, PREDICT_ROWS};
 use palmette_data::{Dataset, Split};
-use palmette_engine::{Arenas, ParamLayout, Program};
+use palmette_engine::{Arenas, ParamLayout};
 use serde::Serialize;
 
 /// Code that was read, buffers of readers and writers, thread stacks: what the process of a
@@ -100,10 +100,20 @@ pub fn model_bytes(
 
 /// Bytes that the arenas of trainings and predictions hold: of a step with `batch_rows` rows, and
 /// afterwards, while rows are predicted, on `threads` threads each.
-fn arenas(program: &Program, batch_rows: u64, predicted_rows: usize, threads: usize) -> [u64; 2] {
-    let batch_rows = usize::try_from(batch_rows).unwrap_or(usize::MAX);
+fn arenas(
+    compiled: &CompiledModel,
+    batch_rows: u64,
+    predicted_rows: usize,
+    threads: usize,
+) -> [u64; 2] {
+    let program = &compiled.program;
+    let mut step = program.footprint(usize::try_from(batch_rows).unwrap_or(usize::MAX), threads);
+    // The footprint has a sum of gradients, and its number, for every row of every field.
+    let beyond = |(rows, dim)| batch_rows.saturating_sub(rows) * (dim + 1) * F32;
+    let sums: u64 = compiled.table_sizes().map(beyond).sum();
+    step.weight_gradients = step.weight_gradients.saturating_sub(sums);
     let mut arenas = Arenas::default();
-    arenas.run(program.footprint(batch_rows, threads));
+    arenas.run(step);
     let of_step = arenas.held();
     arenas.run(program.footprint(predicted_rows, threads).predicting());
     [of_step, arenas.held()]
@@ -140,8 +150,7 @@ impl TrainingMemory {
     ) -> Self {
         let (model, files) = model_bytes(&compiled.layout, compiled.table_sizes(), keeping);
         let batch_rows = batch_rows.min(dataset.trained_rows as u64);
-        let [training, evaluation] =
-            arenas(&compiled.program, batch_rows, dataset.predicted_rows, threads);
+        let [training, evaluation] = arenas(compiled, batch_rows, dataset.predicted_rows, threads);
         // Weights are read while they are written, those of one tensor at a time.
         let tensors = compiled.tensors.iter();
         let largest = tensors.map(|t| t.shape.iter().product::<usize>()).max().unwrap_or(0);
