@@ -109,8 +109,9 @@ fn arenas(
     let program = &compiled.program;
     let mut step = program.footprint(usize::try_from(batch_rows).unwrap_or(usize::MAX), threads);
     // The footprint has a sum of gradients, and its number, for every row of every field.
-    let beyond = |(rows, dim)| batch_rows.saturating_sub(rows) * (dim + 1) * F32;
-    let sums: u64 = compiled.table_sizes().map(beyond).sum();
+    let beyond =
+        |(rows, dim): (u64, u64)| batch_rows.saturating_sub(rows).saturating_mul((dim + 1) * F32);
+    let sums = compiled.table_sizes().map(beyond).fold(0, u64::saturating_add);
     step.weight_gradients = step.weight_gradients.saturating_sub(sums);
     let mut arenas = Arenas::default();
     arenas.run(step);
