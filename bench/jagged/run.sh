@@ -39,9 +39,10 @@ timeout 60 python3 "$here/row_errors.py" > row_errors.txt || echo "row errors fa
 (cd lengths && timeout 60 "$program" small 1024 2048 4096) > small.txt || echo "small failed"
 (cd lengths && timeout 400 python3 "$here/peers.py" --seconds 350 --markdown ../peers.md 1024 2048 4096) > peers.txt || echo "peers failed"
 (cd lengths && timeout 100 python3 "$here/peers.py" --seconds 80 --markdown ../fuller.md --only palmette,FlashAttention-4,varlen,cuDNN 1024_50 1024_90) > fuller.txt || echo "fuller rows failed"
+(cd lengths && timeout 200 python3 "$here/profile_step.py" 1024_50 1024_90 2048 4096) > steps.txt || echo "profiles failed"
 taskset -c 0,1 timeout 200 python3 "$here/cpu_peers.py" 2 256 lengths/1024 > cpu.txt || echo "cpu peers failed"
 test -z "$data" || timeout 300 python3 "$here/histories.py" "$data" > histories.txt || echo "histories failed"
 tail -n 3 check.txt operators.txt python.txt
 for workload in 1024 2048 4096; do tail -n 7 "bench_$workload.txt"; done
-cat causal.txt types.txt forms.txt row_errors.txt small.txt peers.md fuller.md cpu.txt
+cat causal.txt types.txt forms.txt row_errors.txt small.txt peers.md fuller.md steps.txt cpu.txt
 test -z "$data" || cat histories.txt
