@@ -68,7 +68,7 @@ fn main() -> Result<(), Error> {
     candidates.push(("nasrec".into(), vec![nasrec]));
     let normed = CompiledModel::nasrec(&path(), &inputs, true);
     candidates.push(("nasrec-norm".into(), vec![normed]));
-    for name in Baseline::NAMES.iter().filter(|&&name| name != "mlp" && name != "history") {
+    for name in Baseline::KINDS.iter().filter(|&&name| name != "mlp" && name != "history") {
         candidates.push((name.to_string(), vec![Baseline::named(name)?.compile(&inputs)?]));
     }
     let mut mlp_loss = None;

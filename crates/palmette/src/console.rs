@@ -41,8 +41,8 @@ pub struct ConsoleArgs {
     #[arg(long, global = true)]
     pub quiet: bool,
     /// Worker threads (default: all cores); results do not depend on it
-    #[arg(long, global = true, value_name = "N")]
-    pub threads: Option<usize>,
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
 }
 
 /// Prints results, progress and errors as the user asked.
@@ -59,7 +59,7 @@ impl Console {
     pub fn new(args: &ConsoleArgs) -> Self {
         if let Some(threads) = args.threads {
             // this only fails if the pool exists, and nothing has run before
-            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global();
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global();
         }
         // Scripts that ask for JSON find nothing else on either stream.
         Self { format: args.format, quiet: args.quiet || args.format == Format::Json }

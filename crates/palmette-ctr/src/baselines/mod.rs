@@ -86,9 +86,28 @@ pub enum Baseline {
 }
 
 impl Baseline {
-    /// Names of all baselines, simplest first.
-    pub const NAMES: [&'static str; 9] =
+    /// What kinds there are, simplest first; each is a name, too.
+    pub const KINDS: [&'static str; 9] =
         ["lr", "fm", "mlp", "deepfm", "dlrm", "dcn-v2", "autoint-plus", "xdeepfm", "history"];
+
+    /// Names of all baselines, sizes and poolings among them.
+    pub const NAMES: [&'static str; 15] = [
+        "lr",
+        "fm",
+        "mlp",
+        "mlp-small",
+        "mlp-medium",
+        "mlp-large",
+        "deepfm",
+        "dlrm",
+        "dcn-v2",
+        "autoint-plus",
+        "xdeepfm",
+        "xdeepfm-small",
+        "history",
+        "history-mean",
+        "history-self-attention",
+    ];
 
     /// The baseline of this name with its paper's hyper-parameters.
     ///
@@ -124,7 +143,7 @@ impl Baseline {
         })
     }
 
-    /// Its name.
+    /// The name of its kind.
     pub fn name(&self) -> &'static str {
         let index = match self {
             Self::LogisticRegression(_) => 0,
@@ -137,7 +156,7 @@ impl Baseline {
             Self::XDeepFm(_) => 7,
             Self::History(_) => 8,
         };
-        Self::NAMES[index]
+        Self::KINDS[index]
     }
 
     /// Declares and builds the model.

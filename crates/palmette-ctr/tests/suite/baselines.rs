@@ -480,7 +480,7 @@ fn interaction_network_is_the_papers_formula() {
 #[test]
 fn models_do_without_dense_inputs_and_without_fields() {
     let mut rng = stream(1, "test/part", 0);
-    let all = Baseline::NAMES.map(|name| Baseline::named(name).unwrap());
+    let all = Baseline::KINDS.map(|name| Baseline::named(name).unwrap());
     // the last one needs lists
     for baseline in all[..8].iter().chain(&small()) {
         for inputs in [
@@ -508,11 +508,15 @@ fn models_do_without_dense_inputs_and_without_fields() {
 #[test]
 fn settings_are_read_and_checked() {
     let read = |text: &str| serde_json::from_str::<Baseline>(text).unwrap();
-    for name in Baseline::NAMES {
+    for name in Baseline::KINDS {
         let baseline = Baseline::named(name).unwrap();
         assert_eq!(baseline.name(), name);
         assert_eq!(read(&format!("{{\"kind\": \"{name}\"}}")), baseline, "defaults");
         assert_eq!(read(&serde_json::to_string(&baseline).unwrap()), baseline);
+    }
+    for name in Baseline::NAMES {
+        let kind = Baseline::named(name).unwrap().name();
+        assert!(name.starts_with(kind), "{name} is a {kind}");
     }
     let wrong = serde_json::from_str::<Baseline>(r#"{"kind": "mlp", "hiden": [3]}"#).unwrap_err();
     assert!(wrong.to_string().contains("hiden"), "{wrong}");

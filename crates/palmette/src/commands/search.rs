@@ -61,7 +61,7 @@ pub struct Args {
     /// Seed of everything
     #[arg(long)]
     seed: Option<u64>,
-    /// Say what memory the run would take, phase by phase, and start nothing
+    /// Say what memory the run would take, phase by phase, and whether it may start; start nothing
     #[arg(long)]
     dry_run: bool,
     /// Folder of the run, instead of one under --runs
@@ -108,8 +108,7 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let context =
         RunContext { config: &config, dataset: &dataset, console, stop: Stop::on_interrupt() };
     if args.dry_run {
-        let memory = run::foretell_memory(&context)?;
-        console.result(&memory, || memory.describe())?;
+        run::dry_run(&context, |memory| console.result(memory, || memory.phase_by_phase()))?;
         return Ok(ExitCode::SUCCESS);
     }
     match run::search(&context, &dir, config.run.budget_seconds) {

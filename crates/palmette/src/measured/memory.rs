@@ -267,6 +267,18 @@ impl RunMemory {
         text
     }
 
+    /// A line for the peak and one for each phase.
+    pub fn phase_by_phase(&self) -> String {
+        let phases = self.phases().into_iter().filter(|(_, parts)| !parts.is_empty());
+        let lines = phases.map(|(phase, parts)| {
+            let held = format_bytes(self.program + sum(parts));
+            let parts = parts.iter().map(|p| format!("{} {}", p.what, format_bytes(p.bytes)));
+            let parts = parts.collect::<Vec<_>>().join(", ");
+            format!("\n  {phase:<30} {held:>12}   {parts}")
+        });
+        self.describe() + &lines.collect::<String>()
+    }
+
     /// What it holds at most where there is room for the pages.
     pub fn peak(&self) -> u64 {
         self.held() + self.pages

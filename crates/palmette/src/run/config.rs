@@ -8,6 +8,8 @@ use palmette_ctr::nasrec::{NasRecConfig, NasRecSpace, Operators};
 use palmette_ctr::train::{Keeping, Numbers, RankingSettings, SupernetSettings, TrainSettings};
 use serde::{Deserialize, Serialize};
 
+use super::config_error::explain;
+
 /// A run's configuration; the resolved one is written into the run folder.
 ///
 /// Precedence: `--set` over the file over the preset's defaults.
@@ -239,13 +241,8 @@ impl Config {
             }
             merge(&mut table, own);
         }
-        let config = Self::deserialize(table).map_err(|error| {
-            let message = error.to_string();
-            match suggestion(&message) {
-                Some(near) => anyhow!("configuration: {}; did you mean `{near}`?", message.trim()),
-                None => anyhow!("configuration: {}", message.trim()),
-            }
-        })?;
+        let known = toml::Table::try_from(Self::default())?;
+        let config = Self::deserialize(table).map_err(|error| anyhow!(explain(&error, &known)))?;
         super::check::check(&config)?;
         Ok(config)
     }
@@ -279,21 +276,6 @@ fn merge(into: &mut toml::Table, own: toml::Table) {
             }
         }
     }
-}
-
-/// The nearest of the expected keys that serde lists behind an unknown one.
-fn suggestion(message: &str) -> Option<String> {
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let (unknown, expected) = quoted.split_first()?;
-    if !message.contains("unknown field") {
-        return None;
-    }
-    expected
-        .iter()
-        .map(|&name| (strsim::jaro_winkler(unknown, name), name))
-        .filter(|&(score, _)| score > 0.7)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, name)| name.to_owned())
 }
 
 #[cfg(test)]
@@ -340,14 +322,6 @@ mod tests {
         assert_eq!(config.train.network.batch_size, 128);
         assert_eq!(config.train.network.clip_norm, 5.0);
         assert_eq!(config.space.name, "nasrec-small");
-    }
-
-    #[test]
-    fn an_unknown_key_names_the_nearest() {
-        let error = Config::load(None, &["search.evalutions=64".into()]).unwrap_err().to_string();
-        assert!(error.contains("did you mean `evaluations`?"), "{error}");
-        let error = Config::load(None, &["serch.evaluations=64".into()]).unwrap_err().to_string();
-        assert!(error.contains("did you mean `search`?"), "{error}");
     }
 
     #[test]

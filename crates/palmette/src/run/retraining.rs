@@ -158,7 +158,9 @@ impl Run<'_, '_> {
                 let inputs = self.context.inputs(&self.search_tables());
                 Baseline::Mlp(Mlp::with_macs(&inputs, searched_macs))
             }
-            name => Baseline::named(name).map_err(|e| anyhow!("[train] baselines: {e}"))?,
+            name => Baseline::named(name).map_err(|e| {
+                anyhow!("[train] baselines: {e}, and mlp-equal, as large as the searched network")
+            })?,
         })
     }
 }

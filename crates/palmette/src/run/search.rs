@@ -27,11 +27,36 @@ pub struct Outcome {
 }
 
 /// What a run of this configuration would hold in memory; nothing is written.
-pub fn foretell_memory(context: &RunContext<'_>) -> Result<RunMemory> {
-    let plan = Plan::configured(context.config, context.dataset.rows(Split::Validation));
+///
+/// # Errors
+/// What refuses the run before its folder holds anything, its memory after `show` has had it.
+pub fn dry_run(
+    context: &RunContext<'_>,
+    show: impl FnOnce(&RunMemory) -> Result<()>,
+) -> Result<()> {
+    let (run, memory, _) = checked(context, None)?;
+    show(&memory)?;
+    run.check_memory(&memory, None)
+}
+
+/// A run on data and folders that it can use, its memory, and what bounds that; `begun` is what
+/// bounded it when it began.
+fn checked<'c, 'd>(
+    context: &'c RunContext<'d>,
+    begun: Option<MemoryBound>,
+) -> Result<(Run<'c, 'd>, RunMemory, Option<MemoryBound>)> {
     let mut run = Run::new(context)?;
-    run.limit_memory(&plan)?;
-    run.memory(&plan)
+    run.check_test_part()?;
+    if let Some(folder) = context.config.run.table_files.as_ref().filter(|path| !path.is_dir()) {
+        bail!("{}: there is no such folder for tables (--table-files)", folder.display());
+    }
+    let plan = Plan::configured(context.config, context.dataset.rows(Split::Validation));
+    let bound = match begun {
+        Some(bound) => run.bound_memory(&plan, bound)?.then_some(bound),
+        None => run.limit_memory(&plan)?,
+    };
+    let memory = run.memory(&plan)?;
+    Ok((run, memory, bound))
 }
 
 /// The plan of a run that has begun in this folder.
@@ -50,19 +75,10 @@ pub fn search(
     dir: &FilePath,
     budget_seconds: Option<f64>,
 ) -> Result<Outcome> {
-    let mut run = Run::new(context)?;
-    run.check_test_part()?;
-    if let Some(folder) = context.config.run.table_files.as_ref().filter(|path| !path.is_dir()) {
-        bail!("{}: there is no such folder for tables (--table-files)", folder.display());
-    }
-    let configured = Plan::configured(context.config, context.dataset.rows(Split::Validation));
     // Limits that nobody can meet are said before the folder holds a run.
     let begun = planned(dir)?.and_then(|plan| plan.memory);
-    let memory = match begun {
-        Some(bound) => run.bound_memory(&configured, bound)?.then_some(bound),
-        None => run.limit_memory(&configured)?,
-    };
-    run.check_memory(&run.memory(&configured)?, begun)?;
+    let (mut run, memory, bound) = checked(context, begun)?;
+    run.check_memory(&memory, begun)?;
     let mut store = run.open(dir)?;
     if store.find("study", "").is_some() {
         bail!(
@@ -72,7 +88,7 @@ pub fn search(
         );
     }
     let plan = run.calibrate_latency(&mut store);
-    let plan = match plan.and_then(|()| run.plan(&mut store, budget_seconds, memory)) {
+    let plan = match plan.and_then(|()| run.plan(&mut store, budget_seconds, bound)) {
         Ok(plan) => plan,
         Err(error) => {
             store.discard_if_empty();

@@ -78,15 +78,10 @@ fn a_study_ranks_trains_and_compares() {
     // A study that was killed goes on where it was, to the same bits.
     let journal = place.read("runs/study/journal.jsonl");
     let lines: Vec<&str> = journal.lines().collect();
-    std::fs::create_dir(place.path("runs/cut")).unwrap();
-    for file in ["config.toml", "env.json"] {
-        let (from, to) = (format!("runs/study/{file}"), format!("runs/cut/{file}"));
-        std::fs::copy(place.path(&from), place.path(&to)).unwrap();
-    }
     // With the supernet and three scores, and half of the line of the fourth.
     let kept = lines.iter().filter(|l| l.contains("\"score\"")).nth(3).unwrap();
     let cut = journal.find(kept).unwrap() + kept.len() / 2;
-    std::fs::write(place.path("runs/cut/journal.jsonl"), &journal[..cut]).unwrap();
+    place.cut_at("runs/study", cut, "runs/cut");
     let mut again = STUDY[..STUDY.len() - 1].to_vec();
     again[STUDY.len() - 2] = "cut";
     let resumed = place.json(&again);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 fn description(seed: u64) -> Value {
     let space = NasRecSpace::published(Operators::Full);
     let contender = match seed {
-        0..9 => Contender::Baseline(Baseline::named(Baseline::NAMES[seed as usize]).unwrap()),
+        0..9 => Contender::Baseline(Baseline::named(Baseline::KINDS[seed as usize]).unwrap()),
         _ => Contender::Network(space.random_path(&mut stream(seed, "test/damage", 0))),
     };
     let list = |name: &str, table| List { name: name.into(), table };

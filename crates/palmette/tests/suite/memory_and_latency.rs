@@ -261,14 +261,7 @@ fn networks_keep_the_limit_on_peak_memory() {
     assert_eq!(plan["result"]["memory"]["threads"], 2);
 
     // Resumed with other threads from the middle of its ranking.
-    let run = place.path("runs/cut");
-    std::fs::create_dir_all(&run).unwrap();
-    let journal = place.read("runs/held/journal.jsonl");
-    let kept: Vec<&str> = journal.lines().take(6).collect();
-    std::fs::write(run.join("journal.jsonl"), kept.join("\n") + "\n").unwrap();
-    for file in ["config.toml", "env.json"] {
-        std::fs::copy(place.path("runs/held").join(file), run.join(file)).unwrap();
-    }
+    place.cut_after("runs/held", 6, "runs/cut");
     succeed(&place.palmette(&["search", "--resume", "runs/cut", "--threads", "1"]));
     assert_eq!(place.journal("runs/cut"), place.journal("runs/held"));
 }
@@ -290,6 +283,17 @@ fn a_search_that_cannot_fit_is_refused_before_it_starts() {
         assert!(text.contains(expected), "{text} lacks {expected}");
     }
     assert!(!place.path("runs/large").exists());
+    // A dry run shows every phase, and says the same.
+    let plan = ["search", "dataset", "--config", "search.toml", "--dry-run", "--limit"];
+    let output = place.palmette(&[&plan[..], &["peak_memory=40MiB"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(stderr(&output), text);
+    let output = place.palmette(&[&plan[..], &["peak_memory=64GiB"]].concat());
+    succeed(&output);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for phase in ["\n  training the supernet", "\n  ranking candidates", "\n  comparing models"] {
+        assert!(text.contains(phase), "{text} lacks {phase}");
+    }
     // This machine's own memory is a limit as well.
     let output = search(
         &place,
@@ -324,14 +328,7 @@ fn latency_limits_are_foretold_measured_and_journalled() {
     assert!(latencies.iter().all(|e| e["result"]["median"].as_f64().unwrap() > 0.0));
 
     // The run again from the middle of its ranking: what was measured stays as it is.
-    let run = place.path("runs/cut");
-    std::fs::create_dir_all(&run).unwrap();
-    let text = place.read("runs/whole/journal.jsonl");
-    let kept: Vec<&str> = text.lines().take(8).collect();
-    std::fs::write(run.join("journal.jsonl"), kept.join("\n") + "\n").unwrap();
-    for file in ["config.toml", "env.json"] {
-        std::fs::copy(place.path("runs/whole").join(file), run.join(file)).unwrap();
-    }
+    place.cut_after("runs/whole", 8, "runs/cut");
     succeed(&place.palmette(&["search", "--resume", "runs/cut"]));
     let again = place.journal("runs/cut");
     let without = |journal: &[Value]| -> Vec<Value> {

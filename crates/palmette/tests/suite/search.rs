@@ -237,7 +237,7 @@ fn bad_configurations_name_what_would_be_right() {
         assert!(stderr(&output).contains(expected), "{arguments:?}: {}", stderr(&output));
         assert!(!place.path("runs/bad/config.toml").exists(), "{arguments:?} left a run");
     };
-    check(&["--set", "search.evalutions=3"], "did you mean `evaluations`?");
+    check(&["--set", "search.evalutions=3"], "did you mean `search.evaluations`?");
     check(&["--set", "serch.evaluations=3"], "did you mean `search`?");
     check(&["--set", "search.evaluations=many"], "many");
     check(&["--set", "space.name=nasrec"], "nasrec-full");

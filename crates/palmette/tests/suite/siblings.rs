@@ -43,15 +43,9 @@ fn a_group_that_was_cut_goes_on_to_the_same_scores() {
     let first = lines.iter().position(is_score).unwrap();
     assert!(lines[first..first + 13].iter().all(is_score), "scores lie together");
     for kept in [1, 2, 6, 8] {
-        let run = format!("cut-{kept}");
-        succeed(&search(&place, &run, &[SIBLINGS, &threads].concat()));
-        let journal = place.read(&format!("runs/{run}/journal.jsonl"));
-        let cut: Vec<&str> = journal.lines().take(first + kept).collect();
-        let journal = place.path(&format!("runs/{run}/journal.jsonl"));
-        std::fs::write(journal, cut.join("\n") + "\n").unwrap();
-        let path = place.path("runs").join(&run);
-        let resume = ["search", "--resume", path.to_str().unwrap(), threads[0], threads[1]];
-        succeed(&place.palmette(&resume));
-        assert_eq!(place.journal(&format!("runs/{run}")), place.journal("runs/whole"), "{kept}");
+        let run = format!("runs/cut-{kept}");
+        place.cut_after("runs/whole", first + kept, &run);
+        succeed(&place.palmette(&["search", "--resume", &run, threads[0], threads[1]]));
+        assert_eq!(place.journal(&run), place.journal("runs/whole"), "{kept}");
     }
 }

@@ -131,6 +131,22 @@ impl Place {
         };
         self.read(&format!("{run}/journal.jsonl")).lines().map(without_time).collect()
     }
+
+    /// Makes of `run` the run `cut`, killed when its journal had these first lines.
+    pub fn cut_after(&self, run: &str, lines: usize, cut: &str) {
+        let journal = self.read(&format!("{run}/journal.jsonl"));
+        self.cut_at(run, journal.split_inclusive('\n').take(lines).map(str::len).sum(), cut);
+    }
+
+    /// Makes of `run` the run `cut`, killed when its journal had these first bytes.
+    pub fn cut_at(&self, run: &str, bytes: usize, cut: &str) {
+        let journal = self.read(&format!("{run}/journal.jsonl"));
+        std::fs::create_dir_all(self.path(cut)).unwrap();
+        std::fs::write(self.path(cut).join("journal.jsonl"), &journal[..bytes]).unwrap();
+        for file in ["config.toml", "env.json"] {
+            std::fs::copy(self.path(run).join(file), self.path(cut).join(file)).unwrap();
+        }
+    }
 }
 
 /// `palmette search` on the dataset as run `name`.
