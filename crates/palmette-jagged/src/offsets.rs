@@ -126,6 +126,14 @@ impl Offsets {
         self.longest
     }
 
+    /// The length of the row that a token is in, mean over the tokens that operators see:
+    /// `sum_b n_b^2 / sum_b n_b`, rounded down; 0 without tokens.
+    pub fn usual_length(&self) -> usize {
+        let sums = (0..self.rows()).map(|b| self.length(b) as u128);
+        let (squares, total) = sums.fold((0, 0), |(s, t), n| (s + n * n, t + n));
+        (squares / total.max(1)) as usize
+    }
+
     /// The offsets themselves.
     pub fn as_slice(&self) -> &[i64] {
         &self.offsets
@@ -263,6 +271,17 @@ mod tests {
         let offsets =
             Offsets::new(&[0i64, 3_000_000_000, 3_000_000_001], 1 << 40, Overflow::Error).unwrap();
         assert_eq!(offsets.range(1), 3_000_000_000..3_000_000_001);
+    }
+
+    #[test]
+    fn a_usual_token_is_in_a_long_row() {
+        let usual = |lengths: &[i64]| Offsets::from_lengths(lengths).unwrap().usual_length();
+        assert_eq!(
+            [usual(&[]), usual(&[0, 0]), usual(&[7, 7, 7]), usual(&[1, 0, 9])],
+            [0, 0, 7, 8]
+        );
+        let cut = Offsets::new(&[0i64, 100, 101], 9, Overflow::Truncate).unwrap();
+        assert_eq!(cut.usual_length(), 8);
     }
 
     #[test]

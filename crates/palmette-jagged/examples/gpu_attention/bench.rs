@@ -24,7 +24,10 @@ pub fn forward_tiles(d: usize) -> Vec<ForwardTile> {
         &[
             (64, 1, 2, 3, true, None),
             (64, 1, 2, 4, false, Some((104, 24))),
+            (64, 3, 4, 1, true, ONE_OF_THREE),
+            (128, 2, 2, 1, true, ONE_OF_TWO),
             (128, 3, 2, 1, true, ONE_OF_THREE),
+            (128, 3, 3, 1, true, ONE_OF_THREE),
         ]
     } else {
         &[
@@ -164,7 +167,7 @@ pub fn bench(files: &[&str]) -> Outcome {
                 }
                 Ok(())
             };
-            let mut best = (f64::MAX, ForwardTile::best(d, offsets.longest()));
+            let mut best = (f64::MAX, ForwardTile::best(d, 0, true));
             for tile in forward_tiles(d) {
                 let plan =
                     plan(attention, GpuOptions { forward: Some(tile), ..Default::default() })?;

@@ -201,7 +201,7 @@ fn rows(lengths: &[i64]) -> Offsets {
 
 fn large_tiles(d: usize) -> GpuOptions {
     GpuOptions {
-        forward: Some(ForwardTile::best(d, usize::MAX)),
+        forward: Some(ForwardTile::best(d, usize::MAX, true)),
         fast: Some(FastTile::best(d, usize::MAX)),
         ..GpuOptions::default()
     }

@@ -11,6 +11,7 @@
 //! gpu_attention bench FILE...         time the workloads whose row lengths (i32) the files hold
 //! gpu_attention fast FILE...          of those, only the fast mode's backward
 //! gpu_attention causal [--only WORD] FILE...   a causal mask beside none, in turns, or the lines with WORD
+//! gpu_attention shapes [--only WORD] FILE...   the forward's shapes beside the one that plans choose, in turns
 //! gpu_attention types FILE...         f16 beside bf16, in turns
 //! ```
 
@@ -48,9 +49,11 @@ fn main() -> ExitCode {
         ["fast", ref files @ ..] => turns::fast(files),
         ["causal", "--only", word, ref files @ ..] => turns::causal(word, files),
         ["causal", ref files @ ..] => turns::causal("", files),
+        ["shapes", "--only", word, ref files @ ..] => turns::shapes(word, files),
+        ["shapes", ref files @ ..] => turns::shapes("", files),
         ["types", ref files @ ..] => turns::types(files),
         _ => {
-            Err("usage: gpu_attention compile [ARCH] | check [--require wgmma] [--only WORD] | operators [--only WORD] | small [--only WORD] FILE... | bench FILE... | fast FILE... | causal [--only WORD] FILE... | types FILE..."
+            Err("usage: gpu_attention compile [ARCH] | check [--require wgmma] [--only WORD] | operators [--only WORD] | small [--only WORD] FILE... | bench FILE... | fast FILE... | causal [--only WORD] FILE... | shapes [--only WORD] FILE... | types FILE..."
                 .into())
         }
     };

@@ -123,6 +123,37 @@ pub fn causal(only: &str, files: &[&str]) -> Outcome {
     Ok(())
 }
 
+/// Forward, and the fast mode's forward and backward, in every shape of the forward's tile beside
+/// the shape that plans choose. Lines whose name has `only` in it.
+pub fn shapes(only: &str, files: &[&str]) -> Outcome {
+    let gpu = Gpu::new(0)?;
+    let s = gpu.stream().clone();
+    let pool = pool::<bf16>(&s)?;
+    for file in files {
+        for d in [64, 128] {
+            let workload = Workload::new(&s, &pool, file, d)?;
+            for (mask, masked) in [(Mask::Full, "full"), (Mask::Causal, "causal")] {
+                let run = |forward| {
+                    let options =
+                        GpuOptions { mode: BackwardMode::Fast, forward, ..GpuOptions::default() };
+                    Run::new(&gpu, &workload, (GpuElement::Bf16, d, mask), options)
+                };
+                let chosen = run(None)?;
+                for tile in forward_tiles(d) {
+                    for (work, pass) in [(Work::Forward, "forward"), (Work::Both, "both")] {
+                        let name = format!("{file} D{d} {masked} tile {} {pass}", show(&tile));
+                        if name.contains(only) {
+                            let other = run(Some(tile))?;
+                            println!("{name}: {}", in_turns(&gpu, &other, &chosen, work)?);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// f16 beside bf16, with the shapes that plans choose.
 pub fn types(files: &[&str]) -> Outcome {
     let gpu = Gpu::new(0)?;

