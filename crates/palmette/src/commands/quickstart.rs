@@ -56,7 +56,8 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let schema_file = args.dir.join("schema.toml");
     write_whole(&schema_file, |out| Ok(out.write_all(SCHEMA.as_bytes())?))?;
     let dataset_dir = args.dir.join("dataset");
-    if Dataset::open(&dataset_dir).is_err() {
+    let prepares = Dataset::open(&dataset_dir).is_err();
+    if prepares {
         let schema = Schema::load(&schema_file.to_string_lossy())?;
         prepare(&PrepareOptions::new(schema, vec![csv], dataset_dir.clone()), &())?;
     }
@@ -68,6 +69,9 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let dir = args.dir.join("run");
     match run::search(&context, &dir, None) {
         Ok(outcome) => {
+            if prepares {
+                console.note("(with what making the log and the dataset left in the process)");
+            }
             print_summary(console, &outcome.summary, &outcome.dir)?;
             Ok(ExitCode::SUCCESS)
         }
