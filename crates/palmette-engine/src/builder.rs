@@ -195,6 +195,7 @@ impl Program {
         width: usize,
         epilogue: Epilogue,
     ) -> BufferId {
+        assert!(!sources.is_empty(), "a linear layer takes at least one source");
         self.assert_rows("a linear layer", sources.iter().map(|s| s.0));
         let inputs = self.add_inputs(sources.iter().map(|s| s.0));
         let weights = self.add_weights(sources, width);

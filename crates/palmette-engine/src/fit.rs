@@ -170,6 +170,21 @@ pub(crate) fn check_single_head(program: &Program) -> Result<(), EngineError> {
     }
 }
 
+/// Fails where nothing reads what an operator computes: its gradient would be whatever the arena
+/// holds there, and would go on to what the operator reads.
+fn check_all_read(program: &Program) -> Result<(), EngineError> {
+    let unread = program.ops.iter().position(|op| {
+        let passes_on = !matches!(op, Op::Head(_)) && !op.inputs().range().is_empty();
+        passes_on && !program.buffer(op.out()).read
+    });
+    match unread {
+        None => Ok(()),
+        Some(index) => {
+            Err(EngineError::Unfit(format!("nothing reads what operator {index} computes")))
+        }
+    }
+}
+
 /// The model was made for an optimiser with less state.
 pub(crate) fn state_is_missing(optimizer: Optimizer, found: usize) -> EngineError {
     let needed = optimizer.state_slots();
@@ -185,7 +200,7 @@ pub(crate) struct Uses {
 }
 
 impl Uses {
-    /// Fails where gradients would need what the batch lacks, or where two threads would move one
+    /// Fails where gradients would need what the batch or a reader lacks, or where two threads would move one
     /// parameter or one table: each may occur once in a program that trains.
     ///
     /// [`check_forward`] comes first.
@@ -205,6 +220,9 @@ impl Uses {
         }
         let all = (!heads_only).then_some(0..program.slices.len());
         let heads = program.heads().filter(|_| heads_only).map(|head| head.slices.range());
+        if !heads_only {
+            check_all_read(program)?;
+        }
         self.named.clear();
         for slice in all.into_iter().chain(heads).flat_map(|range| &program.slices[range]) {
             if self.name(slice.param.0 as usize) {

@@ -244,7 +244,8 @@ fn supernet_block(path: &Path, shape: Shape, block: &Block, live: BlockLiveness)
     if live.sparse_output && block.dense_to_sparse {
         macs += d * MERGE_WIDTH;
     }
-    if block.adds_pairs(live) {
+    // No merge of the supernet is a view, so that the dense output alone reads the pairs.
+    if live.dense_output && block.sparse_to_dense {
         macs += E * d;
     }
     macs

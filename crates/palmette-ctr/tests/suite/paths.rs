@@ -1,5 +1,6 @@
 //! A path costs what the path costs, and touches nothing else: NASRec-Full on Criteo's shape.
 
+use palmette_ctr::baselines::Baseline;
 use palmette_ctr::nasrec::*;
 use palmette_ctr::{CompiledModel, ModelInputs};
 use palmette_engine::*;
@@ -103,6 +104,43 @@ fn a_thousand_random_paths_multiply_no_more_than_they_say() {
         );
         assert!(standalone > 0.5 * own_standalone, "{standalone} of {own_standalone} is no count");
     });
+}
+
+/// The first operator whose output no other reads. Inputs are there whether or not they are read.
+fn unread(program: &Program) -> Option<usize> {
+    let ops = program.ops();
+    let read: Vec<_> = ops.iter().flat_map(|op| program.inputs(op.inputs())).collect();
+    let is_read = |op: &ops::Op| {
+        let is_input = program.inputs(op.inputs()).len() == 0;
+        is_input || matches!(op, ops::Op::Head(_)) || read.contains(&op.out())
+    };
+    ops.iter().position(|op| !is_read(op))
+}
+
+/// What nothing reads has no gradient of its own, and would pass on what an arena holds.
+#[test]
+fn every_operator_of_a_model_is_read() {
+    let mut program = Program::new();
+    for [dense, fields] in [[13, 26], [0, 26], [4, 1], [1, 0], [16, 3]] {
+        let shape = Shape { dense, fields };
+        let inputs = ModelInputs::numbered(dense, &vec![TABLE_ROWS; fields]);
+        for operators in [Operators::Small, Operators::Full] {
+            let space = NasRecSpace::published(operators);
+            let supernet = Network::supernet(space.config(), shape, true);
+            for i in 0..300 {
+                let path = space.random_path(&mut stream(22, "test/read", i));
+                supernet.build(&path, &mut program);
+                assert_eq!(unread(&program), None, "supernet, {shape:?}: {path:?}");
+                let alone = CompiledModel::nasrec(&path, &inputs, false);
+                assert_eq!(unread(&alone.program), None, "standalone, {shape:?}: {path:?}");
+            }
+        }
+        for name in Baseline::NAMES {
+            // Some need columns that there are not.
+            let Ok(model) = Baseline::named(name).unwrap().compile(&inputs) else { continue };
+            assert_eq!(unread(&model.program), None, "{name}, {shape:?}");
+        }
+    }
 }
 
 /// A NaN whose bits no computation makes.

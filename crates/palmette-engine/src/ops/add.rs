@@ -78,7 +78,8 @@ impl Add {
                     y[x_len..].fill(T::ZERO);
                 }
                 if last && self.relu {
-                    y.iter_mut().for_each(|y| *y = y.max(T::ZERO));
+                    // What is not a number stays so.
+                    y.iter_mut().for_each(|y| *y = if *y <= T::ZERO { T::ZERO } else { *y });
                 }
             });
         }

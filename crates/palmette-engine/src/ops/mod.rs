@@ -44,7 +44,7 @@ use pulp::Simd;
 
 use crate::Real;
 use crate::chunk::Chunk;
-use crate::program::{Program, Span};
+use crate::program::{BufferId, Program, Span};
 
 /// A typed operator with explicit forward and backward.
 ///
@@ -123,6 +123,11 @@ impl Op {
     /// The span of inputs in the program's pool.
     pub fn inputs(&self) -> Span {
         each!(self, op => op.inputs())
+    }
+
+    /// What it computes.
+    pub fn out(&self) -> BufferId {
+        each!(self, op => op.out)
     }
 
     /// Multiply-accumulates of one row's forward pass.

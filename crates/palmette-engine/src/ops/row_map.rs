@@ -212,7 +212,8 @@ impl<T: Real> Map<T> {
                     update(acc, self.column(i), |w, a| w.mul_add(*x, a));
                 }
                 for (y, &a) in y.iter_mut().zip(acc.iter()) {
-                    put(y, if relu { a.max(T::ZERO) } else { a }, accumulate);
+                    // What is not a number stays so.
+                    put(y, if relu && a <= T::ZERO { T::ZERO } else { a }, accumulate);
                 }
             }
         }

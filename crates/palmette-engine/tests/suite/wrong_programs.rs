@@ -125,6 +125,9 @@ fn operators_refuse_buffers_of_another_shape() {
             let other = p.zero_fields(2, 8);
             p.outer(e, other);
         }),
+        ("layer without sources", |p, _, _, _| {
+            let _ = p.linear(&[], 8, Epilogue::default());
+        }),
         ("nine inputs of the head", |p, _, x, _| {
             let _ = p.head(&[(x, HeadInput::Constant(1.0)); 9], None);
         }),
@@ -222,6 +225,15 @@ fn models_refuse_programs_of_another_layout() {
     check(
         |p, w| {
             let (x, _) = inputs(p);
+            let y = p.linear(&[(x, w[0])], 8, Epilogue::default());
+            let _unread = p.linear(&[(y, w[1])], 8, Epilogue::default());
+            p.head(&[(y, HeadInput::Weight(w[2]))], None);
+        },
+        "nothing reads what operator 3 computes",
+    );
+    check(
+        |p, w| {
+            let (x, _) = inputs(p);
             let wide = p.zero_rows(1 << 25);
             p.add(&[x, wide], false);
 
@@ -274,4 +286,34 @@ fn a_program_that_grew_after_it_was_placed_is_placed_again() {
     fresh.head(&[(y, HeadInput::Weight(weights[1]))], None);
     assert_eq!(grown, executor.forward(&model, &mut fresh, &batch()).unwrap());
     assert!(grown.iter().any(|&z| z != 0.0));
+}
+
+/// An input that is not a number makes a logit that is none, through every ReLU.
+#[test]
+fn no_relu_hides_what_is_not_a_number() {
+    type Build = fn(&mut Program, &[ParamId], BufferId) -> BufferId;
+    let cases: &[(&str, Build)] = &[
+        ("sum", |p, _, x| p.add(&[x, x], true)),
+        ("linear", |p, w, x| {
+            p.linear(&[(x, w[0])], 8, Epilogue { relu: true, ..Epilogue::default() })
+        }),
+        ("row map", |p, w, x| {
+            let fields = p.fields_from_rows(x, 2);
+            p.row_map(fields, w[0], 3, None, true)
+        }),
+        ("field mix", |p, w, x| {
+            let fields = p.fields_from_rows(x, 2);
+            p.field_mix(&[(fields, w[0])], 3, Epilogue { relu: true, ..Epilogue::default() })
+        }),
+    ];
+    let (model, weights) = model();
+    for (name, build) in cases {
+        let mut program = Program::new();
+        let x = program.dense_input(2);
+        let y = build(&mut program, &weights, x);
+        program.head(&[(y, HeadInput::Constant(1.0))], None);
+        let batch = Batch { dense: &[0.5, 0.5, f32::NAN, f32::NAN, 0.5, 0.5], ..batch() };
+        let logits = Executor::new().forward(&model, &mut program, &batch).unwrap().to_vec();
+        assert_eq!([0, 1, 2].map(|r| logits[r].is_nan()), [false, true, false], "{name}");
+    }
 }
