@@ -200,8 +200,8 @@ pub(crate) struct Uses {
 }
 
 impl Uses {
-    /// Fails where gradients would need what the batch or a reader lacks, or where two threads would move one
-    /// parameter or one table: each may occur once in a program that trains.
+    /// Fails where gradients would need what the batch or a reader lacks, or where two threads would
+    /// move one parameter or one table: each may occur once in a program that trains.
     ///
     /// [`check_forward`] comes first.
     pub(crate) fn check_gradients<T: Real>(
