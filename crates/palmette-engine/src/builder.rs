@@ -120,13 +120,21 @@ impl Program {
     }
 
     /// Rows of tables `first_table ..`, one a field of the batch, `[fields, rows, dim]`.
+    ///
+    /// # Panics
+    /// Without channels.
     pub fn embedding(&mut self, first_table: usize, fields: usize, dim: usize) -> BufferId {
+        assert!(dim > 0, "an embedding has at least one channel");
         let out = self.add_buffer(Extent::Fields { fields, dim }, true);
         self.push(Op::Embedding(Embedding { out, first_table, dim }), out)
     }
 
     /// Rows of one table for the values of a list, `[values, dim]`; see [`JaggedEmbedding`].
+    ///
+    /// # Panics
+    /// Without channels.
     pub fn jagged_embedding(&mut self, list: usize, table: usize, dim: usize) -> BufferId {
+        assert!(dim > 0, "an embedding has at least one channel");
         let out = self.add_buffer(Extent::Jagged { list, dim }, true);
         self.push(Op::JaggedEmbedding(JaggedEmbedding { out, list, table, dim }), out)
     }

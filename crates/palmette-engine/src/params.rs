@@ -183,17 +183,19 @@ impl<T: Real> ParamStore<T> {
 }
 
 fn initialise<T: Real>(spec: &ParamSpec, part: &mut [T], seed: u64) {
+    // A matrix without columns has no rows to draw.
+    let stride = spec.stride.max(1);
     match spec.init {
         Init::Constant(0.0) => {}
         Init::Constant(value) => {
-            for row in part.chunks_mut(spec.stride) {
+            for row in part.chunks_mut(stride) {
                 row[..spec.cols].fill(T::from_f64(value));
             }
         }
         Init::XavierUniform { fan_in, fan_out } => {
             let bound = (6.0 / (fan_in + fan_out) as f64).sqrt();
             let mut rng = stream(seed, &spec.name, 0);
-            for row in part.chunks_mut(spec.stride) {
+            for row in part.chunks_mut(stride) {
                 for value in &mut row[..spec.cols] {
                     *value = T::from_f64((2.0 * rng.unit() - 1.0) * bound);
                 }

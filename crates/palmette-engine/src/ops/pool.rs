@@ -1,5 +1,7 @@
 //! A list as one vector.
 
+use std::cmp::Ordering;
+
 use pulp::Simd;
 
 use crate::Real;
@@ -66,7 +68,7 @@ impl Pool {
             for x in rest.chunks_exact(self.dim) {
                 match self.pooling {
                     Pooling::Sum | Pooling::Mean => update(y, x, |x, y| y + x),
-                    Pooling::Max => update(y, x, |x, y| y.max(x)),
+                    Pooling::Max => update(y, x, larger),
                 }
             }
             if self.pooling == Pooling::Mean {
@@ -123,5 +125,27 @@ impl Pool {
                 }
             }
         }
+    }
+}
+
+/// What is not a number stays so.
+#[inline(always)]
+fn larger<T: Real>(x: T, y: T) -> T {
+    match x.partial_cmp(&y) {
+        Some(Ordering::Greater) => x,
+        Some(_) => y,
+        None => x + y,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::larger;
+
+    #[test]
+    fn the_larger_hides_nothing() {
+        assert_eq!([larger(2.0, 1.0), larger(1.0, 2.0), larger(-1.0, -1.0)], [2.0, 2.0, -1.0]);
+        assert!(larger(f32::NAN, 1.0).is_nan() && larger(1.0, f32::NAN).is_nan());
+        assert_eq!(larger(f64::NEG_INFINITY, f64::INFINITY), f64::INFINITY);
     }
 }

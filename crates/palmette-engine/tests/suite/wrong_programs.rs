@@ -125,6 +125,12 @@ fn operators_refuse_buffers_of_another_shape() {
             let other = p.zero_fields(2, 8);
             p.outer(e, other);
         }),
+        ("embedding without channels", |p, _, _, _| {
+            let _ = p.embedding(0, 2, 0);
+        }),
+        ("list without channels", |p, _, _, _| {
+            let _ = p.jagged_embedding(0, 0, 0);
+        }),
         ("layer without sources", |p, _, _, _| {
             let _ = p.linear(&[], 8, Epilogue::default());
         }),
