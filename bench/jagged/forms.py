@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from palmette import jagged
 from peers import DEVICE, HEADS, TYPE, Workload, extra_bytes, in_turns
+from profile_step import kernels
 
 DIM, TARGETS = 64, 8
 
@@ -89,11 +90,7 @@ def measure(form, w):
 def on_device(call):
     """What the kernels of a call take, ms, without what Python takes to launch them."""
     call()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        for _ in range(5):
-            call()
-        torch.cuda.synchronize()
-    return sum(event.self_device_time_total for event in profile.key_averages()) / 5000
+    return sum(kernels(call).values())
 
 
 def main():

@@ -27,7 +27,7 @@ def kernels(step):
         for _ in range(STEPS):
             step()
         torch.cuda.synchronize()
-    times = collections.OrderedDict()
+    times = {}
     for event in sorted(profile.events(), key=lambda event: event.time_range.start):
         if event.self_device_time_total:
             times[event.name] = times.get(event.name, 0) + event.self_device_time_total / 1000 / STEPS

@@ -57,6 +57,12 @@ pub(crate) fn sum_of_squares<T: Real>(row: &[T]) -> f64 {
     sum2(row, row, |x, y, acc| x.mul_add(y, acc)).to_f64()
 }
 
+/// `max(x, 0)`; what is not a number stays so.
+#[inline(always)]
+pub(crate) fn relu<T: Real>(x: T) -> T {
+    if x <= T::ZERO { T::ZERO } else { x }
+}
+
 /// `y_i = f(x_i, y_i)`.
 #[inline(always)]
 pub(crate) fn update<T: Real>(y: &mut [T], x: &[T], f: impl Fn(T, T) -> T) {

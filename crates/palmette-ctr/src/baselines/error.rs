@@ -6,7 +6,7 @@ use super::Baseline;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BaselineError {
     /// No model has this name.
-    #[error("there is no baseline `{name}`; there are {}", Baseline::NAMES.join(", "))]
+    #[error("there is no baseline `{name}`; there are {}", Baseline::names().collect::<Vec<_>>().join(", "))]
     UnknownName {
         /// The name asked for.
         name: String,

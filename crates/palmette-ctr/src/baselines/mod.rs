@@ -85,66 +85,65 @@ pub enum Baseline {
     History(History),
 }
 
+/// A baseline with its paper's hyper-parameters.
+type Make = fn() -> Baseline;
+
+/// All baselines by name.
+const NAMED: [(&str, Make); 15] = [
+    ("lr", || Baseline::LogisticRegression(LogisticRegression::default())),
+    ("fm", || Baseline::FactorizationMachine(FactorizationMachine::default())),
+    ("mlp", || Baseline::Mlp(Mlp::default())),
+    ("mlp-small", || {
+        let [small, _, _] = Mlp::three_sizes();
+        Baseline::Mlp(small)
+    }),
+    ("mlp-medium", || {
+        let [_, medium, _] = Mlp::three_sizes();
+        Baseline::Mlp(medium)
+    }),
+    ("mlp-large", || {
+        let [_, _, large] = Mlp::three_sizes();
+        Baseline::Mlp(large)
+    }),
+    ("deepfm", || Baseline::DeepFm(DeepFm::default())),
+    ("dlrm", || Baseline::Dlrm(Dlrm::default())),
+    ("dcn-v2", || Baseline::DcnV2(DcnV2::default())),
+    ("autoint-plus", || Baseline::AutoIntPlus(AutoIntPlus::default())),
+    ("xdeepfm", || Baseline::XDeepFm(XDeepFm::default())),
+    // The published interaction layers cost 55 M multiply-accumulates a sample.
+    ("xdeepfm-small", || {
+        Baseline::XDeepFm(XDeepFm { interaction: vec![24, 24], ..XDeepFm::default() })
+    }),
+    ("history", || Baseline::History(History::default())),
+    ("history-mean", || {
+        Baseline::History(History { pooling: HistoryPooling::Mean, ..History::default() })
+    }),
+    ("history-self-attention", || {
+        Baseline::History(History { pooling: HistoryPooling::SelfAttention, ..History::default() })
+    }),
+];
+
 impl Baseline {
     /// What kinds there are, simplest first; each is a name, too.
     pub const KINDS: [&'static str; 9] =
         ["lr", "fm", "mlp", "deepfm", "dlrm", "dcn-v2", "autoint-plus", "xdeepfm", "history"];
 
     /// Names of all baselines, sizes and poolings among them.
-    pub const NAMES: [&'static str; 15] = [
-        "lr",
-        "fm",
-        "mlp",
-        "mlp-small",
-        "mlp-medium",
-        "mlp-large",
-        "deepfm",
-        "dlrm",
-        "dcn-v2",
-        "autoint-plus",
-        "xdeepfm",
-        "xdeepfm-small",
-        "history",
-        "history-mean",
-        "history-self-attention",
-    ];
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        NAMED.iter().map(|&(name, _)| name)
+    }
 
     /// The baseline of this name with its paper's hyper-parameters.
     ///
     /// # Errors
     /// [`BaselineError::UnknownName`].
     pub fn named(name: &str) -> Result<Self, BaselineError> {
-        let [small, medium, large] = Mlp::three_sizes();
-        Ok(match name {
-            "lr" => Self::LogisticRegression(LogisticRegression::default()),
-            "fm" => Self::FactorizationMachine(FactorizationMachine::default()),
-            "mlp" => Self::Mlp(Mlp::default()),
-            "mlp-small" => Self::Mlp(small),
-            "mlp-medium" => Self::Mlp(medium),
-            "mlp-large" => Self::Mlp(large),
-            "deepfm" => Self::DeepFm(DeepFm::default()),
-            "dlrm" => Self::Dlrm(Dlrm::default()),
-            "dcn-v2" => Self::DcnV2(DcnV2::default()),
-            "autoint-plus" => Self::AutoIntPlus(AutoIntPlus::default()),
-            "xdeepfm" => Self::XDeepFm(XDeepFm::default()),
-            "history" => Self::History(History::default()),
-            "history-mean" => {
-                Self::History(History { pooling: HistoryPooling::Mean, ..History::default() })
-            }
-            "history-self-attention" => {
-                let pooling = HistoryPooling::SelfAttention;
-                Self::History(History { pooling, ..History::default() })
-            }
-            // The published interaction layers cost 55 M multiply-accumulates a sample.
-            "xdeepfm-small" => {
-                Self::XDeepFm(XDeepFm { interaction: vec![24, 24], ..XDeepFm::default() })
-            }
-            _ => return Err(BaselineError::UnknownName { name: name.to_owned() }),
-        })
+        let unknown = || BaselineError::UnknownName { name: name.to_owned() };
+        NAMED.iter().find(|named| named.0 == name).map(|named| named.1()).ok_or_else(unknown)
     }
 
     /// The name of its kind.
-    pub fn name(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         let index = match self {
             Self::LogisticRegression(_) => 0,
             Self::FactorizationMachine(_) => 1,

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::{
-    Block, BlockLiveness, DenseOp, EMBEDDING_DIM, MAX_BLOCKS, Path, Set, SparseOp,
+    Block, BlockLiveness, DenseOp, EMBEDDING_DIM, Form, MAX_BLOCKS, Path, Set, SparseOp,
     liveness::live_blocks,
 };
 
@@ -92,7 +92,7 @@ fn canonical_block(block: &Block, live: BlockLiveness, rename: impl Fn(Set) -> S
         dense_width: if live.dense_operator { block.dense_width } else { EMBEDDING_DIM as u16 },
         sparse_width: if live.sparse_operator { block.sparse_width } else { EMBEDDING_DIM as u16 },
         dense_to_sparse: block.dense_to_sparse && live.sparse_output,
-        sparse_to_dense: block.adds_pairs(live),
+        sparse_to_dense: block.adds_pairs(live, Form::Standalone),
     }
 }
 

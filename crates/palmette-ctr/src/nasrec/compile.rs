@@ -78,17 +78,15 @@ impl Compiler<'_> {
     fn block(&mut self, choice: &Block, params: &BlockParams, live: BlockLiveness) {
         let sparse = live.sparse_operator.then(|| self.sparse_operators(choice, params));
         let operators = live.dense_operator.then(|| self.dense_operators(choice, params));
-        // In the supernet the merge never reads the sum with the pairs, which then has no reader where
-        // no later block takes it.
-        let aliased = self.network.form == Form::Standalone && choice.merge_is_a_view();
         let dense = match operators {
-            Some(dense) if choice.adds_pairs(live) && (live.dense_output || aliased) => {
+            Some(dense) if choice.adds_pairs(live, self.network.form) => {
                 Some(self.add_pairs(choice, params, dense, sparse))
             }
             other => other,
         };
         let merge = match operators {
             Some(before_pairs) if live.sparse_output && choice.dense_to_sparse => {
+                let aliased = choice.merge_is_a_view(self.network.form);
                 let source = if aliased { dense } else { Some(before_pairs) };
                 source.map(|source| self.merge(params, source))
             }

@@ -7,7 +7,7 @@
 //! calls FLOPs.
 
 use super::{
-    Block, BlockLiveness, DenseOp, EMBEDDING_DIM, MERGE_FIELDS, Path, Shape, SparseOp,
+    Block, BlockLiveness, DenseOp, EMBEDDING_DIM, Form, MERGE_FIELDS, Path, Shape, SparseOp,
     liveness::live_blocks,
 };
 
@@ -127,7 +127,7 @@ fn block_parts(path: &Path, shape: Shape, block: &Block, live: BlockLiveness) ->
     if live.sparse_output && block.dense_to_sparse {
         parts[2] += projection(d, MERGE_WIDTH);
     }
-    if block.adds_pairs(live) {
+    if block.adds_pairs(live, Form::Standalone) {
         parts[3] += projection(E, d);
     }
     parts
@@ -244,8 +244,7 @@ fn supernet_block(path: &Path, shape: Shape, block: &Block, live: BlockLiveness)
     if live.sparse_output && block.dense_to_sparse {
         macs += d * MERGE_WIDTH;
     }
-    // No merge of the supernet is a view, so that the dense output alone reads the pairs.
-    if live.dense_output && block.sparse_to_dense {
+    if block.adds_pairs(live, Form::Supernet) {
         macs += E * d;
     }
     macs

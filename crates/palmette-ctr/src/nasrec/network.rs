@@ -277,7 +277,7 @@ impl Network {
                         .then(|| d.layer("dense_to_sparse", &[Some(width)], MERGE_WIDTH)),
                 );
             }
-            if choice.adds_pairs(*live) {
+            if choice.adds_pairs(*live, Form::Standalone) {
                 block.sparse_to_dense = Some(
                     (width != EMBEDDING_DIM)
                         .then(|| d.layer("sparse_to_dense", &[Some(EMBEDDING_DIM)], width)),

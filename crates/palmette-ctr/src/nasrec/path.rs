@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Form;
+
 /// Embedding dimension of every table in the NASRec spaces (E).
 pub const EMBEDDING_DIM: usize = 16;
 /// Fields that the dense-to-sparse merge appends.
@@ -170,14 +172,15 @@ impl Block {
     ///
     /// The released code then takes a view, which the in-place addition of the
     /// sparse-to-dense merge changes: with d = 128 alone the appended fields
-    /// include that term. Standalone networks compute what that code computes.
-    pub fn merge_is_a_view(&self) -> bool {
-        usize::from(self.dense_width) == EMBEDDING_DIM * MERGE_FIELDS
+    /// include that term. Standalone networks compute what that code computes; the supernet
+    /// always projects.
+    pub fn merge_is_a_view(&self, form: Form) -> bool {
+        form == Form::Standalone && usize::from(self.dense_width) == EMBEDDING_DIM * MERGE_FIELDS
     }
 
-    /// Whether the sparse-to-dense merge runs.
-    pub fn adds_pairs(&self, live: super::BlockLiveness) -> bool {
-        let through_view = live.sparse_output && self.dense_to_sparse && self.merge_is_a_view();
+    /// Whether the sparse-to-dense merge runs: something reads the sum that it makes.
+    pub fn adds_pairs(&self, live: super::BlockLiveness, form: Form) -> bool {
+        let through_view = live.sparse_output && self.dense_to_sparse && self.merge_is_a_view(form);
         self.sparse_to_dense && (live.dense_output || through_view)
     }
 

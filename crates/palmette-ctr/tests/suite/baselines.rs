@@ -127,7 +127,7 @@ fn multiply_accumulates_and_weights_equal_closed_forms() {
     ];
     let values: usize = TABLE_ROWS.iter().sum();
     for (baseline, (macs, params, channels)) in small().iter().zip(expect) {
-        let name = baseline.name();
+        let name = baseline.kind();
         let model = baseline.compile(&inputs()).unwrap();
         assert_eq!(model.macs(), macs as u64, "{name}: macs");
         assert_eq!(model.params(), params as u64, "{name}: weights");
@@ -140,7 +140,7 @@ fn multiply_accumulates_and_weights_equal_closed_forms() {
 #[test]
 fn gradients_equal_central_differences() {
     for (seed, baseline) in small().iter().enumerate() {
-        let (name, seed) = (baseline.name(), seed as u64);
+        let (name, seed) = (baseline.kind(), seed as u64);
         let mut compiled = baseline.compile(&inputs()).unwrap();
         let mut model = compiled.initialise::<f64>(seed, 1).unwrap();
         let data = data::<f64>(37, seed);
@@ -204,7 +204,7 @@ fn f32_agrees_with_f64() {
         let exact = Executor::new().forward(&wide, program, &x.batch()).unwrap().to_vec();
         let close = Executor::new().forward(&narrow, program, &y.batch()).unwrap().to_vec();
         for (a, b) in exact.iter().zip(&close) {
-            let name = baseline.name();
+            let name = baseline.kind();
             assert!((a - f64::from(*b)).abs() < 2e-5 * (1.0 + a.abs()), "{name}: {a} {b}");
         }
     }
@@ -237,7 +237,7 @@ fn every_model_but_logistic_regression_learns_a_pair() {
         }
         match baseline {
             Baseline::LogisticRegression(_) => assert!(last > 0.6, "lr: {last}"),
-            _ => assert!(last < 0.2, "{}: {last}", baseline.name()),
+            _ => assert!(last < 0.2, "{}: {last}", baseline.kind()),
         }
     }
 }
@@ -489,7 +489,7 @@ fn models_do_without_dense_inputs_and_without_fields() {
             ModelInputs::numbered(ND, &[]),
             ModelInputs::numbered(1, &TABLE_ROWS[..1]),
         ] {
-            let name = baseline.name();
+            let name = baseline.kind();
             let mut compiled = baseline.compile(&inputs).unwrap();
             let model = compiled.initialise::<f32>(1, 0).unwrap();
             let dense: Vec<f32> = (0..4 * inputs.dense).map(|_| rng.normal() as f32).collect();
@@ -510,12 +510,12 @@ fn settings_are_read_and_checked() {
     let read = |text: &str| serde_json::from_str::<Baseline>(text).unwrap();
     for name in Baseline::KINDS {
         let baseline = Baseline::named(name).unwrap();
-        assert_eq!(baseline.name(), name);
+        assert_eq!(baseline.kind(), name);
         assert_eq!(read(&format!("{{\"kind\": \"{name}\"}}")), baseline, "defaults");
         assert_eq!(read(&serde_json::to_string(&baseline).unwrap()), baseline);
     }
-    for name in Baseline::NAMES {
-        let kind = Baseline::named(name).unwrap().name();
+    for name in Baseline::names() {
+        let kind = Baseline::named(name).unwrap().kind();
         assert!(name.starts_with(kind), "{name} is a {kind}");
     }
     let wrong = serde_json::from_str::<Baseline>(r#"{"kind": "mlp", "hiden": [3]}"#).unwrap_err();

@@ -4,7 +4,7 @@ use pulp::Simd;
 
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
-use crate::lanes::{put, update};
+use crate::lanes::{put, relu, update};
 use crate::program::{BufferId, Extent, Program, Span};
 
 /// `y = relu?(sum_j x_j)`.
@@ -78,8 +78,7 @@ impl Add {
                     y[x_len..].fill(T::ZERO);
                 }
                 if last && self.relu {
-                    // What is not a number stays so.
-                    y.iter_mut().for_each(|y| *y = if *y <= T::ZERO { T::ZERO } else { *y });
+                    y.iter_mut().for_each(|y| *y = relu(*y));
                 }
             });
         }

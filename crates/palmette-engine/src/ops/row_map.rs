@@ -6,7 +6,7 @@ use pulp::Simd;
 
 use crate::Real;
 use crate::chunk::{Chunk, slice, slice_mut};
-use crate::lanes::{put, update};
+use crate::lanes::{self, put, update};
 use crate::matmul::Strided;
 use crate::program::{BufferId, Program, SliceId, Span};
 use crate::simd::BLOCK;
@@ -212,8 +212,7 @@ impl<T: Real> Map<T> {
                     update(acc, self.column(i), |w, a| w.mul_add(*x, a));
                 }
                 for (y, &a) in y.iter_mut().zip(acc.iter()) {
-                    // What is not a number stays so.
-                    put(y, if relu && a <= T::ZERO { T::ZERO } else { a }, accumulate);
+                    put(y, if relu { lanes::relu(a) } else { a }, accumulate);
                 }
             }
         }

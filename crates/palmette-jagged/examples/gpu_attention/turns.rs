@@ -88,70 +88,85 @@ fn in_turns(
     ))
 }
 
-/// A causal mask beside none, with the shapes that plans choose; forward in every shape, too.
-/// Lines whose name has `only` in it.
-pub fn causal(only: &str, files: &[&str]) -> Outcome {
+/// Plans in bf16 on one workload after the other.
+struct Plans<'a> {
+    gpu: &'a Arc<Gpu>,
+    workload: &'a Workload,
+    /// File and head dimension.
+    name: String,
+    d: usize,
+}
+
+impl Plans<'_> {
+    fn run(&self, mask: Mask, options: GpuOptions) -> Result<Run<'_>, Box<dyn std::error::Error>> {
+        Run::new(self.gpu, self.workload, (GpuElement::Bf16, self.d, mask), options)
+    }
+}
+
+/// Does `measure` for each file and head dimension.
+fn each_workload(files: &[&str], measure: impl Fn(&Plans<'_>) -> Outcome) -> Outcome {
     let gpu = Gpu::new(0)?;
     let s = gpu.stream().clone();
     let pool = pool::<bf16>(&s)?;
     for file in files {
         for d in [64, 128] {
-            let workload = Workload::new(&s, &pool, file, d)?;
-            let run =
-                |mask, options| Run::new(&gpu, &workload, (GpuElement::Bf16, d, mask), options);
-            let options = GpuOptions::default();
-            let compare = |name: &str, options, work| -> Outcome {
-                if !name.contains(only) {
-                    return Ok(());
-                }
-                let (causal, full) = (run(Mask::Causal, options)?, run(Mask::Full, options)?);
-                println!("{name}: {}", in_turns(&gpu, &causal, &full, work)?);
-                Ok(())
-            };
-            compare(&format!("{file} D{d} causal forward"), options, Work::Forward)?;
-            for tile in forward_tiles(d) {
-                let name = format!("{file} D{d} causal tile {}", show(&tile));
-                let options = GpuOptions { forward: Some(tile), ..options };
-                compare(&name, options, Work::Forward)?;
-            }
-            for mode in [BackwardMode::Deterministic, BackwardMode::Fast] {
-                let name = format!("{file} D{d} causal both, {mode:?}");
-                compare(&name, GpuOptions { mode, ..options }, Work::Both)?;
-            }
+            let workload = &Workload::new(&s, &pool, file, d)?;
+            measure(&Plans { gpu: &gpu, workload, name: format!("{file} D{d}"), d })?;
         }
     }
     Ok(())
 }
 
+/// A causal mask beside none, with the shapes that plans choose; forward in every shape, too.
+/// Lines whose name has `only` in it.
+pub fn causal(only: &str, files: &[&str]) -> Outcome {
+    each_workload(files, |plans| {
+        let options = GpuOptions::default();
+        let compare = |name: &str, options, work| -> Outcome {
+            let name = format!("{} causal {name}", plans.name);
+            if !name.contains(only) {
+                return Ok(());
+            }
+            let [causal, full] =
+                [plans.run(Mask::Causal, options)?, plans.run(Mask::Full, options)?];
+            println!("{name}: {}", in_turns(plans.gpu, &causal, &full, work)?);
+            Ok(())
+        };
+        compare("forward", options, Work::Forward)?;
+        for tile in forward_tiles(plans.d) {
+            let options = GpuOptions { forward: Some(tile), ..options };
+            compare(&format!("tile {}", show(&tile)), options, Work::Forward)?;
+        }
+        for mode in [BackwardMode::Deterministic, BackwardMode::Fast] {
+            let options = GpuOptions { mode, ..options };
+            compare(&format!("both, {mode:?}"), options, Work::Both)?;
+        }
+        Ok(())
+    })
+}
+
 /// Forward, and the fast mode's forward and backward, in every shape of the forward's tile beside
 /// the shape that plans choose. Lines whose name has `only` in it.
 pub fn shapes(only: &str, files: &[&str]) -> Outcome {
-    let gpu = Gpu::new(0)?;
-    let s = gpu.stream().clone();
-    let pool = pool::<bf16>(&s)?;
-    for file in files {
-        for d in [64, 128] {
-            let workload = Workload::new(&s, &pool, file, d)?;
-            for (mask, masked) in [(Mask::Full, "full"), (Mask::Causal, "causal")] {
-                let run = |forward| {
-                    let options =
-                        GpuOptions { mode: BackwardMode::Fast, forward, ..GpuOptions::default() };
-                    Run::new(&gpu, &workload, (GpuElement::Bf16, d, mask), options)
-                };
-                let chosen = run(None)?;
-                for tile in forward_tiles(d) {
-                    for (work, pass) in [(Work::Forward, "forward"), (Work::Both, "both")] {
-                        let name = format!("{file} D{d} {masked} tile {} {pass}", show(&tile));
-                        if name.contains(only) {
-                            let other = run(Some(tile))?;
-                            println!("{name}: {}", in_turns(&gpu, &other, &chosen, work)?);
-                        }
+    each_workload(files, |plans| {
+        for (mask, masked) in [(Mask::Full, "full"), (Mask::Causal, "causal")] {
+            let run = |forward| {
+                let mode = BackwardMode::Fast;
+                plans.run(mask, GpuOptions { mode, forward, ..GpuOptions::default() })
+            };
+            let chosen = run(None)?;
+            for tile in forward_tiles(plans.d) {
+                for (work, pass) in [(Work::Forward, "forward"), (Work::Both, "both")] {
+                    let name = format!("{} {masked} tile {} {pass}", plans.name, show(&tile));
+                    if name.contains(only) {
+                        let other = run(Some(tile))?;
+                        println!("{name}: {}", in_turns(plans.gpu, &other, &chosen, work)?);
                     }
                 }
             }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// f16 beside bf16, with the shapes that plans choose.
@@ -192,21 +207,16 @@ pub fn types(files: &[&str]) -> Outcome {
 
 /// The fast mode's backward, and forward with it, with the shapes that plans choose.
 pub fn fast(files: &[&str]) -> Outcome {
-    let gpu = Gpu::new(0)?;
-    let s = gpu.stream().clone();
-    let pool = pool::<bf16>(&s)?;
-    for file in files {
-        for d in [64, 128] {
-            let workload = Workload::new(&s, &pool, file, d)?;
-            let options = GpuOptions { mode: BackwardMode::Fast, ..GpuOptions::default() };
-            let run = Run::new(&gpu, &workload, (GpuElement::Bf16, d, Mask::Full), options)?;
-            run.call(&s, Work::Forward)?;
-            let (alone, both) = (run.time(&gpu, Work::Backward)?, run.time(&gpu, Work::Both)?);
-            println!(
-                "{file} D{d}: backward {:.3} ms, min {:.3}, both {:.3}, min {:.3}",
-                alone.0, alone.1, both.0, both.1
-            );
-        }
-    }
-    Ok(())
+    each_workload(files, |plans| {
+        let options = GpuOptions { mode: BackwardMode::Fast, ..GpuOptions::default() };
+        let run = plans.run(Mask::Full, options)?;
+        run.call(plans.gpu.stream(), Work::Forward)?;
+        let (alone, both) =
+            (run.time(plans.gpu, Work::Backward)?, run.time(plans.gpu, Work::Both)?);
+        println!(
+            "{}: backward {:.3} ms, min {:.3}, both {:.3}, min {:.3}",
+            plans.name, alone.0, alone.1, both.0, both.1
+        );
+        Ok(())
+    })
 }

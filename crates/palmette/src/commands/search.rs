@@ -108,7 +108,7 @@ pub fn run(args: &Args, console: &Console) -> Result<ExitCode> {
     let context =
         RunContext { config: &config, dataset: &dataset, console, stop: Stop::on_interrupt() };
     if args.dry_run {
-        run::dry_run(&context, |memory| console.result(memory, || memory.phase_by_phase()))?;
+        run::dry_run(&context, &dir, |memory| console.result(memory, || memory.phase_by_phase()))?;
         return Ok(ExitCode::SUCCESS);
     }
     match run::search(&context, &dir, config.run.budget_seconds) {

@@ -241,8 +241,7 @@ impl Config {
             }
             merge(&mut table, own);
         }
-        let known = toml::Table::try_from(Self::default())?;
-        let config = Self::deserialize(table).map_err(|error| anyhow!(explain(&error, &known)))?;
+        let config = Self::deserialize(table).map_err(|error| anyhow!(explain(&error)))?;
         super::check::check(&config)?;
         Ok(config)
     }

@@ -1,5 +1,7 @@
 //! What serde says about a configuration, in the words of those who write one.
 
+use super::Config;
+
 /// What serde calls the types of numbers and tables, and what they are in a file.
 const TYPES: [(&str, &str); 8] = [
     ("u64", "a whole number, 0 or more"),
@@ -13,8 +15,8 @@ const TYPES: [(&str, &str); 8] = [
 ];
 
 /// The error with its key first; for an unknown key also what may have been meant, one beside it or
-/// one of the same name in another section of `known`.
-pub(super) fn explain(error: &toml::de::Error, known: &toml::Table) -> String {
+/// one of the same name in another section.
+pub(super) fn explain(error: &toml::de::Error) -> String {
     let message = error.to_string();
     let (message, key) = match message.trim().rsplit_once("\nin `") {
         Some((message, key)) => (message, key.trim_end_matches('`')),
@@ -24,7 +26,7 @@ pub(super) fn explain(error: &toml::de::Error, known: &toml::Table) -> String {
         Some((before, expected)) => format!("{before}expected {}", in_words(expected)),
         None => message.to_owned(),
     };
-    let near = match suggestion(message, key, known) {
+    let near = match suggestion(message, key) {
         Some(near) => format!("; did you mean `{near}`?"),
         None => String::new(),
     };
@@ -43,7 +45,7 @@ fn in_words(expected: &str) -> &str {
 
 /// The nearest of the expected keys that serde lists behind an unknown one, or its namesakes in
 /// other sections.
-fn suggestion(message: &str, section: &str, known: &toml::Table) -> Option<String> {
+fn suggestion(message: &str, section: &str) -> Option<String> {
     if !message.contains("unknown field") {
         return None;
     }
@@ -54,7 +56,8 @@ fn suggestion(message: &str, section: &str, known: &toml::Table) -> Option<Strin
         section => format!("{section}.{name}"),
     };
     let mut elsewhere = Vec::new();
-    namesakes(known, "", unknown, &mut elsewhere);
+    let known = toml::Table::try_from(Config::default()).ok()?;
+    namesakes(&known, "", unknown, &mut elsewhere);
     expected
         .iter()
         .map(|name| (strsim::jaro_winkler(unknown, name), name))

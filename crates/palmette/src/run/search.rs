@@ -26,17 +26,19 @@ pub struct Outcome {
     pub dir: std::path::PathBuf,
 }
 
-/// What a run of this configuration would hold in memory; nothing is written.
+/// What a run in this folder would hold in memory; nothing is written.
 ///
 /// # Errors
 /// What refuses the run before its folder holds anything, its memory after `show` has had it.
 pub fn dry_run(
     context: &RunContext<'_>,
+    dir: &FilePath,
     show: impl FnOnce(&RunMemory) -> Result<()>,
 ) -> Result<()> {
-    let (run, memory, _) = checked(context, None)?;
+    let begun = bound_of(dir)?;
+    let (run, memory, _) = checked(context, begun)?;
     show(&memory)?;
-    run.check_memory(&memory, None)
+    run.check_memory(&memory, begun)
 }
 
 /// A run on data and folders that it can use, its memory, and what bounds that; `begun` is what
@@ -59,14 +61,15 @@ fn checked<'c, 'd>(
     Ok((run, memory, bound))
 }
 
-/// The plan of a run that has begun in this folder.
-fn planned(dir: &FilePath) -> Result<Option<Plan>> {
+/// What bounds the memory of the run that has begun in this folder.
+fn bound_of(dir: &FilePath) -> Result<Option<MemoryBound>> {
     if !dir.join("journal.jsonl").exists() {
         return Ok(None);
     }
     let events = read_journal(dir)?;
     let plan = events.iter().find(|event| event["event"] == "plan");
-    Ok(plan.map(|event| Plan::deserialize(&event["result"])).transpose()?)
+    let plan = plan.map(|event| Plan::deserialize(&event["result"])).transpose()?;
+    Ok(plan.and_then(|plan| plan.memory))
 }
 
 /// Searches, retrains, compares, exports and reports; continues where the journal ends.
@@ -76,7 +79,7 @@ pub fn search(
     budget_seconds: Option<f64>,
 ) -> Result<Outcome> {
     // Limits that nobody can meet are said before the folder holds a run.
-    let begun = planned(dir)?.and_then(|plan| plan.memory);
+    let begun = bound_of(dir)?;
     let (mut run, memory, bound) = checked(context, begun)?;
     run.check_memory(&memory, begun)?;
     let mut store = run.open(dir)?;

@@ -38,7 +38,7 @@ impl Contender {
                 Ok(CompiledModel::nasrec(path, inputs, layer_norm))
             }
             Self::Baseline(baseline) => {
-                baseline.compile(inputs).with_context(|| format!("baseline {}", baseline.name()))
+                baseline.compile(inputs).with_context(|| format!("baseline {}", baseline.kind()))
             }
         }
     }
